@@ -1,0 +1,1 @@
+//! Certificates embedded in kubeconfigs.

@@ -1,0 +1,9 @@
+//! meshcert watches the certificates of hosted service meshes and exports when they end.
+
+pub mod cert;
+pub mod config;
+pub mod inventory;
+pub mod mesh;
+pub mod ports;
+pub mod secret;
+pub mod time;

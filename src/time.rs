@@ -1,0 +1,110 @@
+//! Moments as certificates state them: whole seconds since the Unix epoch, before 1970 and up to the end of year 9999.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// Seconds in a day.
+pub const DAY: i64 = 86_400;
+
+/// A moment in whole seconds since 1970-01-01T00:00:00Z; negative before it.
+///
+/// Not `jiff::Timestamp`: RFC 5280 section 4.1.2.5 uses 99991231235959Z for "no end", which lies beyond that type's range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(pub i64);
+
+impl UnixTime {
+    /// Seconds from `self` until `later`; negative where it lies before.
+    pub fn seconds_until(self, later: Self) -> i64 {
+        later.0.saturating_sub(self.0)
+    }
+
+    /// The moment `seconds` later.
+    pub fn plus(self, seconds: i64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+}
+
+/// RFC 3339 in UTC, such as `2026-11-23T20:21:00Z`.
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let days = self.0.div_euclid(DAY);
+        let second = self.0.rem_euclid(DAY);
+        let (year, month, day) = civil(days);
+        let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z")
+    }
+}
+
+impl Serialize for UnixTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The time between two moments in words for a person: `12 days`, `3 hours`, `expired 2 days ago`.
+pub fn time_left(now: UnixTime, end: UnixTime) -> String {
+    let seconds = now.seconds_until(end);
+    if seconds <= 0 { format!("expired {} ago", in_words(-seconds)) } else { in_words(seconds) }
+}
+
+fn in_words(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        s if s >= 2 * 365 * DAY => (s / (365 * DAY), "year"),
+        s if s >= 2 * DAY => (s / DAY, "day"),
+        s if s >= 2 * 3600 => (s / 3600, "hour"),
+        s if s >= 120 => (s / 60, "minute"),
+        s => (s, "second"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Days since the epoch to (year, month, day) in the proleptic Gregorian calendar.
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Eras of 400 years that start on 1 March, so that a leap day is the last day of its year.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_print_as_rfc_3339_over_the_whole_range() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (-631_152_000, "1950-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (2_524_608_000, "2050-01-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(UnixTime(seconds).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn time_left_is_said_in_the_largest_fitting_unit() {
+        let now = UnixTime(1_000_000_000);
+        for (seconds, words) in [
+            (1, "1 second"),
+            (119, "119 seconds"),
+            (7_199, "119 minutes"),
+            (2 * DAY - 1, "47 hours"),
+            (12 * DAY + 5, "12 days"),
+            (3_650 * DAY, "10 years"),
+            (0, "expired 0 seconds ago"),
+            (-2 * DAY, "expired 2 days ago"),
+        ] {
+            assert_eq!(time_left(now, now.plus(seconds)), words);
+        }
+    }
+}
