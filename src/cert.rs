@@ -10,6 +10,8 @@ use crate::time::UnixTime;
 pub mod chain;
 pub mod kubeconfig;
 pub mod parse;
+mod pem;
+mod x509;
 
 /// The facts of one X.509 certificate (RFC 5280).
 #[derive(Clone, Debug, PartialEq, Eq)]

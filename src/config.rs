@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::mesh::{InvalidNaming, Naming};
+use crate::mesh::Naming;
 use crate::secret::SecretRule;
 use crate::time::DAY;
 
+pub use duration::Duration;
+
+mod duration;
+
 /// `meshcert.yaml`. Every field has a default; unknown fields are refused.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[derive(Default)]
 pub struct Config {
     /// Control plane clusters. Empty: the current kubeconfig context, or the cluster this process runs in.
     pub clusters: Vec<ClusterConfig>,
@@ -102,10 +106,6 @@ pub struct PolicyConfig {
     pub renew_before: Duration,
 }
 
-/// A length of time in whole seconds, written as Prometheus does: `30d`, `1h30m`, `90s`; units y, w, d, h, m, s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Duration(pub i64);
-
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -162,21 +162,33 @@ impl Config {
         Self::parse(&text)
     }
 
-    /// Reads and checks a configuration text.
+    /// Reads and checks a configuration text; an empty one is the default.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn parse(_text: &str) -> Result<Self, ConfigError> {
-        todo!()
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        // By way of a JSON value, so that an error can name its path within the document.
+        let document: serde_json::Value =
+            serde_saphyr::from_str(text).map_err(|error| invalid("the document", error.to_string()))?;
+        let document = if document.is_null() { serde_json::json!({}) } else { document };
+        let config: Self = serde_path_to_error::deserialize(document)
+            .map_err(|error| invalid(&error.path().to_string(), error.inner().to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The JSON schema of the file.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(Self)
     }
 
     /// The templates as the core takes them.
     ///
     /// # Errors
     /// A template that cannot work.
-    pub fn naming(&self) -> Result<Naming, InvalidNaming> {
+    pub fn naming(&self) -> Result<Naming, ConfigError> {
         let NamingConfig { kube_certs, etcd_certs, admin_kubeconfig } = &self.naming;
-        Naming::new([kube_certs, etcd_certs, admin_kubeconfig])
+        Naming::new([kube_certs, etcd_certs, admin_kubeconfig]).map_err(|error| invalid("naming", error.to_string()))
     }
 
     /// The rules as the core takes them.
@@ -184,28 +196,156 @@ impl Config {
     /// # Errors
     /// A regular expression that does not compile.
     pub fn rules(&self) -> Result<Vec<SecretRule>, ConfigError> {
-        todo!()
+        self.secret_rules.iter().enumerate().map(|(index, rule)| rule.compile(index)).collect()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy } = self;
+        for (index, cluster) in clusters.iter().enumerate() {
+            let path = format!("clusters[{index}]");
+            check_name(&format!("{path}.name"), &cluster.name)?;
+            if let Some(twin) = clusters.iter().take(index).position(|other| other.name == cluster.name) {
+                let message = format!("{:?} is the name of clusters[{twin}] already; give each its own", cluster.name);
+                return Err(invalid(&format!("{path}.name"), message));
+            }
+            if cluster.in_cluster && (cluster.kubeconfig.is_some() || cluster.context.is_some()) {
+                return Err(invalid(&path, "inCluster excludes kubeconfig and context; keep one of them".to_owned()));
+            }
+            check_namespaces(&format!("{path}.namespaces"), &cluster.namespaces)?;
+        }
+        if let Some(secrets) = cluster_secrets {
+            check_namespaces("clusterSecrets.namespaces", &secrets.namespaces)?;
+        }
+        if policy.renew_before.0 == 0 {
+            return Err(invalid("policy.renewBefore", "must be longer than 0s, such as 30d".to_owned()));
+        }
+        self.naming()?;
+        self.rules()?;
+        Ok(())
     }
 }
 
-impl Serialize for Duration {
-    fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
-        todo!()
+impl SecretRuleConfig {
+    fn compile(&self, index: usize) -> Result<SecretRule, ConfigError> {
+        let whole = |field: &str, pattern: &str| {
+            Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
+                let message = format!("{pattern:?} is no regular expression: {error}");
+                invalid(&format!("secretRules[{index}].{field}"), message)
+            })
+        };
+        if let Some(empty) = self.namespaces.iter().position(String::is_empty) {
+            return Err(invalid(
+                &format!("secretRules[{index}].namespaces[{empty}]"),
+                "a namespace cannot be empty; leave the list out for every watched one".to_owned(),
+            ));
+        }
+        Ok(SecretRule {
+            secret_type: self.secret_type.clone(),
+            namespaces: self.namespaces.clone(),
+            match_labels: self.match_labels.clone(),
+            name: self.name.as_deref().map(|name| whole("name", name)).transpose()?,
+            key: whole("key", &self.key)?,
+        })
     }
 }
 
-impl<'de> Deserialize<'de> for Duration {
-    fn deserialize<D: Deserializer<'de>>(_deserializer: D) -> Result<Self, D::Error> {
-        todo!()
-    }
+/// The namespaces as the core takes them: `None` for all.
+pub fn namespaces(names: &[String]) -> Option<Vec<String>> {
+    (names != ["*"]).then(|| names.to_vec())
 }
 
-impl JsonSchema for Duration {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
+fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if name.len() <= 63 && name.chars().all(inner) && edge(name.chars().next()) && edge(name.chars().last()) {
+        return Ok(());
+    }
+    let message = "must be 1 to 63 letters, digits, '-', '_' or '.', and begin and end with a letter or digit";
+    Err(invalid(path, format!("{name:?} {message}")))
+}
+
+fn check_namespaces(path: &str, names: &[String]) -> Result<(), ConfigError> {
+    let message = if names.is_empty() {
+        "name at least one namespace, or [\"*\"] for all"
+    } else if names.len() > 1 && names.iter().any(|name| name == "*") {
+        "\"*\" means all namespaces and stands alone"
+    } else if names.iter().any(String::is_empty) {
+        "a namespace cannot be empty"
+    } else {
+        return Ok(());
+    };
+    Err(invalid(path, message.to_owned()))
+}
+
+fn invalid(path: &str, message: String) -> ConfigError {
+    let path = if path == "." { "the document" } else { path };
+    ConfigError::Invalid { path: path.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(text: &str) -> String {
+        Config::parse(text).expect_err("the text is invalid").to_string()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^([0-9]+(y|w|d|h|m|s))+$" })
+    #[test]
+    fn an_empty_file_is_the_default() {
+        for text in ["", "{}", "# nothing\n"] {
+            assert_eq!(Config::parse(text).unwrap(), Config::default());
+        }
+        assert_eq!(Config::default().policy.renew_before, Duration(30 * DAY));
+    }
+
+    #[test]
+    fn everything_can_be_said_and_written_back() {
+        let text = "
+clusters:
+  - {name: cp-1, inCluster: true, namespaces: [istio-system]}
+  - {name: cp-2, kubeconfig: /etc/meshcert/cp-2.yaml, context: admin, namespaces: ['*']}
+clusterSecrets: {namespace: meshcert, istioRemoteSecrets: true}
+naming: {kubeCerts: 'x-{mesh}-kube'}
+secretRules:
+  - {type: kubernetes.io/tls, matchLabels: {app: web}, name: 'web-.*', key: 'tls\\.crt|ca\\.crt'}
+policy: {renewBefore: 45d}
+";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.clusters[1].namespaces, ["*"]);
+        assert_eq!(namespaces(&config.clusters[1].namespaces), None);
+        assert_eq!(config.policy.renew_before, Duration(45 * DAY));
+        let written = serde_json::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&written).unwrap(), config);
+    }
+
+    #[test]
+    fn an_error_names_the_path_and_what_is_allowed() {
+        for (text, path, remedy) in [
+            ("polcy: {}", "polcy", "expected one of `clusters`"),
+            ("clusters: [{name: a, kubecfg: b}]", "clusters[0].kubecfg", "`kubeconfig`"),
+            ("clusters: [{name: ''}]", "clusters[0].name", "1 to 63 letters"),
+            ("clusters: [{name: a}, {name: a}]", "clusters[1].name", "clusters[0] already"),
+            ("clusters: [{name: a, inCluster: true, context: b}]", "clusters[0]", "keep one"),
+            ("clusters: [{name: a, namespaces: []}]", "clusters[0].namespaces", "[\"*\"] for all"),
+            ("clusters: [{name: a, namespaces: ['*', b]}]", "clusters[0].namespaces", "stands alone"),
+            ("policy: {renewBefore: soon}", "policy.renewBefore", "30d"),
+            ("policy: {renewBefore: 0s}", "policy.renewBefore", "longer than 0s"),
+            ("naming: {kubeCerts: certs}", "naming", "{mesh} exactly once"),
+            ("secretRules: [{key: '('}]", "secretRules[0].key", "no regular expression"),
+            ("a: [", "the document", ""),
+        ] {
+            let error = error_of(text);
+            assert!(error.starts_with(path), "{text}: {error}");
+            assert!(error.contains(remedy), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_schema_accepts_what_is_accepted_and_refuses_unknown_fields() {
+        let schema = serde_json::to_value(Config::schema()).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        assert!(validator.is_valid(&serde_json::to_value(Config::default()).unwrap()));
+        assert!(!validator.is_valid(&serde_json::json!({ "polcy": {} })));
+        assert!(!validator.is_valid(&serde_json::json!({ "policy": { "renewBefore": "soon" } })));
     }
 }

@@ -6,4 +6,6 @@ pub mod inventory;
 pub mod mesh;
 pub mod ports;
 pub mod secret;
+#[cfg(all(test, feature = "demo"))]
+mod testpki;
 pub mod time;

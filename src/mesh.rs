@@ -4,11 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::cert::{Certificate, Position, ProblemReason};
 use crate::secret::SecretFacts;
 use crate::time::UnixTime;
+
+mod assemble;
 
 /// The id of a hosted mesh: `^[a-z]([-a-z0-9]*[a-z0-9])?$`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -266,3 +266,51 @@ pub enum Reason {
     /// RSA below 2048 bits.
     WeakKey,
 }
+
+impl Reason {
+    /// The stable code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable(reason) => reason.as_str(),
+            Self::SecretMissing => "secret_missing",
+            Self::CertificateMissing => "certificate_missing",
+            Self::WrongCa => "wrong_ca",
+            Self::CaEndsBeforeLeaf => "ca_ends_before_leaf",
+            Self::CaExpired => "ca_expired",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::SanMissing => "san_missing",
+            Self::KubeconfigWrongCa => "kubeconfig_wrong_ca",
+            Self::KubeconfigWrongServer => "kubeconfig_wrong_server",
+            Self::WeakKey => "weak_key",
+        }
+    }
+
+    /// Whether it is exported as `meshcert_certificate_invalid`: a missing Secret has a metric of its own, an end is told by the signal, and the rest is advice.
+    pub fn breaks(self) -> bool {
+        !matches!(self, Self::SecretMissing | Self::Expired | Self::CaExpired | Self::CaEndsBeforeLeaf | Self::WeakKey)
+    }
+}
+
+impl Component {
+    /// The label value of `component`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apiserver => "apiserver",
+            Self::ApiserverKubeletClient => "apiserver-kubelet-client",
+            Self::ApiserverEtcdClient => "apiserver-etcd-client",
+            Self::FrontProxyClient => "front-proxy-client",
+            Self::EtcdServer => "etcd-server",
+            Self::EtcdPeer => "etcd-peer",
+            Self::EtcdHealthcheckClient => "etcd-healthcheck-client",
+            Self::Admin => "admin",
+            Self::Ca => "ca",
+            Self::FrontProxyCa => "front-proxy-ca",
+            Self::EtcdCa => "etcd-ca",
+            Self::Other => "other",
+        }
+    }
+}
+
+#[cfg(all(test, feature = "demo"))]
+mod tests;

@@ -3,7 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::cert::{Entry, Name};
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use zeroize::Zeroizing;
+
+use crate::cert::{Entry, Name, Position, Positioned, Problem, ProblemReason, kubeconfig, pem, x509};
 
 /// What is kept of a certificate beside its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +52,140 @@ impl NamePool {
     }
 }
 
-/// Reads one entry: PEM bundle, DER or kubeconfig, whichever it is.
-pub fn read_entry(_bytes: &[u8], _retain: Retain, _names: &mut NamePool) -> Entry {
-    todo!()
+/// Base64 as people store it: with or without padding.
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Reads one entry: PEM bundle, DER or kubeconfig, whichever it is, also where it was encoded in base64 once more.
+///
+/// Never fails: what cannot be read is a problem in the answer, beside everything that can.
+pub fn read_entry(bytes: &[u8], retain: Retain, names: &mut NamePool) -> Entry {
+    if bytes.len() > MAX_ENTRY_BYTES {
+        return unreadable(Err(TooLargeOrInvalid::TooLarge));
+    }
+    let mut entry = Entry::default();
+    if bytes.trim_ascii().is_empty() {
+        entry.report(Position::Entry, ProblemReason::Empty, "the entry is empty".to_owned());
+    } else if !read_known(bytes, retain, names, &mut entry) {
+        let again = decode_base64(bytes).filter(|inner| read_known(inner, retain, names, &mut entry));
+        if again.is_none() {
+            let message = "neither PEM, DER nor a kubeconfig; store a certificate as PEM".to_owned();
+            entry.report(Position::Entry, ProblemReason::UnknownFormat, message);
+        }
+    }
+    entry
+}
+
+/// The entry whose bytes could not even be had.
+pub fn unreadable(why: Result<(), TooLargeOrInvalid>) -> Entry {
+    let mut entry = Entry::default();
+    match why {
+        Ok(()) => {}
+        Err(TooLargeOrInvalid::TooLarge) => {
+            let message = format!("larger than {} MiB, not read", MAX_ENTRY_BYTES >> 20);
+            entry.report(Position::Entry, ProblemReason::TooLarge, message);
+        }
+        Err(TooLargeOrInvalid::Invalid) => {
+            let message = "the value is not base64".to_owned();
+            entry.report(Position::Entry, ProblemReason::InvalidBase64, message);
+        }
+    }
+    entry
+}
+
+/// Reads one of the known formats; false where it is none of them.
+fn read_known(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) -> bool {
+    if pem::holds_block(bytes) {
+        read_pem(bytes, retain, names, entry);
+        return true;
+    }
+    if bytes.first() == Some(&DER_SEQUENCE) && read_der(bytes, retain, names, entry) {
+        return true;
+    }
+    kubeconfig::read(bytes, retain, names, entry)
+}
+
+/// The tag of an ASN.1 SEQUENCE, with which every certificate begins.
+const DER_SEQUENCE: u8 = 0x30;
+
+fn read_pem(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) {
+    for (index, block) in pem::certificates(bytes).enumerate() {
+        let position = Position::Index(u32::try_from(index).unwrap_or(u32::MAX));
+        read_block(position, block, retain, names, entry);
+    }
+}
+
+/// Reads a bundle inside a kubeconfig; `place` names the position of the certificate with an index.
+pub(super) fn read_bundle(
+    bytes: &[u8],
+    retain: Retain,
+    names: &mut NamePool,
+    entry: &mut Entry,
+    place: impl Fn(u32) -> Position,
+) {
+    let before = entry.certificates.len() + entry.problems.len();
+    for (block, index) in pem::certificates(bytes).zip(0..) {
+        read_block(place(index), block, retain, names, entry);
+    }
+    if entry.certificates.len() + entry.problems.len() == before {
+        let message = "holds no PEM certificate".to_owned();
+        entry.report(place(0), ProblemReason::InvalidPem, message);
+    }
+}
+
+fn read_block(position: Position, block: pem::Block<'_>, retain: Retain, names: &mut NamePool, entry: &mut Entry) {
+    let der = match block {
+        Ok(body) => pem::decode(body),
+        Err(pem::Unterminated) => {
+            let message = "-----BEGIN CERTIFICATE----- without its -----END CERTIFICATE-----".to_owned();
+            return entry.report(position, ProblemReason::InvalidPem, message);
+        }
+    };
+    let Some(der) = der else {
+        let message = "the lines of the PEM block are not base64".to_owned();
+        return entry.report(position, ProblemReason::InvalidBase64, message);
+    };
+    match x509::read(&der, retain, names) {
+        Some((certificate, _)) => entry.certificates.push(Positioned { position, certificate }),
+        None => {
+            let message = "the PEM block holds no X.509 certificate".to_owned();
+            entry.report(position, ProblemReason::InvalidCertificate, message);
+        }
+    }
+}
+
+/// Reads one or several DER certificates; false where not even the first is one.
+fn read_der(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) -> bool {
+    let mut rest = bytes;
+    for index in 0.. {
+        if rest.trim_ascii().is_empty() {
+            break;
+        }
+        let position = Position::Index(index);
+        let Some((certificate, behind)) = x509::read(rest, retain, names) else {
+            if index == 0 {
+                return false;
+            }
+            let message = format!("{} bytes behind the certificate are no certificate", rest.len());
+            entry.report(position, ProblemReason::InvalidCertificate, message);
+            break;
+        };
+        entry.certificates.push(Positioned { position, certificate });
+        rest = behind;
+    }
+    true
+}
+
+fn decode_base64(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let compact: Zeroizing<Vec<u8>> =
+        Zeroizing::new(bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect());
+    BASE64.decode(&*compact).ok().map(Zeroizing::new)
+}
+
+impl Entry {
+    pub(super) fn report(&mut self, position: Position, reason: ProblemReason, message: String) {
+        self.problems.push(Problem { position, reason, message });
+    }
 }

@@ -1,0 +1,280 @@
+//! From a mesh's three Secrets to its certificates, the end that counts, and what is wrong.
+
+use std::sync::Arc;
+
+use crate::cert::chain::{self, details};
+use crate::cert::{CertFingerprint, Certificate, KeyAlgorithm, KubeconfigFacts, Position, Role};
+use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
+use crate::secret::SecretFacts;
+use crate::time::UnixTime;
+
+/// RSA keys below this are weak (NIST SP 800-131A).
+const SHORTEST_RSA: u16 = 2048;
+
+impl HostedMesh {
+    /// Puts a mesh together from the Secrets that exist.
+    pub fn assemble(naming: &Naming, key: MeshKey, secrets: [Option<Arc<SecretFacts>>; 3]) -> Self {
+        let certificates = certificates(&secrets);
+        let needed = certificates.iter().filter(|found| found.needed);
+        let mut mesh = Self {
+            expiration: needed.map(|found| found.effective_not_after).min(),
+            secret_names: SecretRole::ALL.map(|role| naming.secret_name(&key.id, role).into()),
+            key,
+            secrets,
+            certificates,
+            findings: Vec::new(),
+        };
+        mesh.findings = mesh.lasting_findings();
+        mesh
+    }
+
+    /// All that is wrong with it at `now`: its lasting findings and those that time brings.
+    pub fn findings_at(&self, now: UnixTime) -> Vec<Finding> {
+        let timed = self.certificates.iter().filter_map(|found| {
+            let Certificate { not_before, not_after, role, .. } = &found.certificate;
+            let (reason, message) = if now > *not_after {
+                match role {
+                    Role::Leaf => (Reason::Expired, format!("ended at {not_after}; renew it")),
+                    Role::Ca => (
+                        Reason::CaExpired,
+                        format!("this CA ended at {not_after}; a new CA has to be made, renewing leaves does not help"),
+                    ),
+                }
+            } else if now < *not_before {
+                (Reason::NotYetValid, format!("is valid only from {not_before}; compare the clocks"))
+            } else {
+                return None;
+            };
+            Some(self.finding_at(found, reason, &message))
+        });
+        self.findings.iter().cloned().chain(timed).collect()
+    }
+
+    /// The next moment after `now` at which [`HostedMesh::findings_at`] answers differently.
+    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+        let moments = self.certificates.iter().flat_map(|found| {
+            // The last moment of validity is still valid (RFC 5280 section 4.1.2.5).
+            [found.certificate.not_before, found.certificate.not_after.plus(1)]
+        });
+        moments.filter(|moment| *moment > now).min()
+    }
+
+    fn lasting_findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for role in SecretRole::ALL {
+            match &self.secrets[role as usize] {
+                None => findings.push(self.missing(role)),
+                Some(secret) => {
+                    self.unreadable_entries(role, secret, &mut findings);
+                    self.missing_certificates(role, secret, &mut findings);
+                }
+            }
+        }
+        for found in &self.certificates {
+            self.broken_chain(found, &mut findings);
+            if let KeyAlgorithm::Rsa(bits) = found.certificate.key_algorithm
+                && bits < SHORTEST_RSA
+            {
+                findings.push(self.finding_at(
+                    found,
+                    Reason::WeakKey,
+                    &format!("its RSA key has {bits} bits, fewer than {SHORTEST_RSA}"),
+                ));
+            }
+        }
+        self.kubeconfig_findings(&mut findings);
+        findings
+    }
+
+    fn missing(&self, role: SecretRole) -> Finding {
+        let message = format!(
+            "the Secret {}/{} does not exist; restore it from a backup, the hosted API cannot restart without it",
+            self.key.namespace, self.secret_names[role as usize]
+        );
+        Finding { secret_role: role, key: "".into(), position: Position::Entry, reason: Reason::SecretMissing, message }
+    }
+
+    fn unreadable_entries(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
+        for entry in &secret.entries {
+            for problem in &entry.entry.problems {
+                findings.push(self.finding(
+                    role,
+                    &entry.key,
+                    problem.position.clone(),
+                    Reason::Unreadable(problem.reason),
+                    &problem.message,
+                ));
+            }
+        }
+    }
+
+    fn missing_certificates(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
+        if role == SecretRole::AdminKubeconfig {
+            if secret.entries.iter().all(|entry| entry.entry.kubeconfig.is_none() && entry.entry.problems.is_empty()) {
+                let message = "the Secret holds no kubeconfig; its key is usually `config`";
+                findings.push(self.finding(role, "", Position::Entry, Reason::CertificateMissing, message));
+            }
+            return;
+        }
+        for key in expected_keys(role) {
+            if secret.entries.iter().all(|entry| &*entry.key != *key) {
+                let message = format!("the Secret has no key {key}, which kubeadm makes; restore it or renew");
+                findings.push(self.finding(role, key, Position::Entry, Reason::CertificateMissing, &message));
+            }
+        }
+    }
+
+    fn broken_chain(&self, found: &MeshCertificate, findings: &mut Vec<Finding>) {
+        let Certificate { issuer, not_after, role, .. } = &found.certificate;
+        if *role == Role::Ca {
+            return;
+        }
+        if found.signed_by.is_none() {
+            let message = format!(
+                "none of the mesh's CAs signed it; it names {issuer} as its issuer; renew it with the mesh's own CA"
+            );
+            findings.push(self.finding_at(found, Reason::WrongCa, &message));
+        } else if found.effective_not_after < *not_after {
+            let message = format!("it outlives its CA, which ends at {}; plan a new CA", found.effective_not_after);
+            findings.push(self.finding_at(found, Reason::CaEndsBeforeLeaf, &message));
+        }
+    }
+
+    fn kubeconfig_findings(&self, findings: &mut Vec<Finding>) {
+        let role = SecretRole::AdminKubeconfig;
+        let Some((key, facts)) = self.secrets[role as usize].as_deref().and_then(kubeconfig) else { return };
+        let Some(apiserver) = self.certificates.iter().find(|found| found.component == Component::Apiserver) else {
+            return;
+        };
+        if let Some(host) = facts.server.as_deref().and_then(host) {
+            let details = apiserver.certificate.der.as_deref().map(details).unwrap_or_default();
+            let service = format!("{}-hosted-apiserver", self.key.id);
+            let covered =
+                details.dns_names.iter().any(|name| name == host) || details.ip_addresses.iter().any(|ip| ip == host);
+            if !covered && (host == service || host.starts_with(&format!("{service}."))) {
+                let message = format!(
+                    "it lacks the subject alternative name {host}, which the admin kubeconfig uses; renew it with that name"
+                );
+                findings.push(self.finding_at(apiserver, Reason::SanMissing, &message));
+            } else if !covered {
+                let message = format!(
+                    "its server is {host}, neither {service} nor a name that the API server's certificate holds"
+                );
+                findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongServer, &message));
+            }
+        }
+        let trusted = self.certificates.iter().filter(|found| {
+            found.secret_role == role
+                && matches!(&found.position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name))
+        });
+        let trusted: Vec<&Certificate> = trusted.map(|found| &found.certificate).collect();
+        if !trusted.is_empty() && chain::issuer(&apiserver.certificate, &trusted).is_none() {
+            let message = "it trusts another CA than the one that signed the API server's certificate; write the mesh's ca.crt into it";
+            findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongCa, message));
+        }
+    }
+
+    fn finding_at(&self, found: &MeshCertificate, reason: Reason, message: &str) -> Finding {
+        self.finding(found.secret_role, &found.key, found.position.clone(), reason, message)
+    }
+
+    /// A finding whose sentence begins with the place it speaks of.
+    fn finding(&self, role: SecretRole, key: &str, position: Position, reason: Reason, message: &str) -> Finding {
+        let secret = &self.secret_names[role as usize];
+        let place = match (key, &position) {
+            ("", _) => format!("{secret}"),
+            (key, Position::Entry | Position::Index(0)) => format!("{secret}, {key}"),
+            (key, position) => format!("{secret}, {key}, {position}"),
+        };
+        Finding { secret_role: role, key: key.into(), position, reason, message: format!("{place}: {message}") }
+    }
+}
+
+impl Component {
+    /// What a certificate is for, by the Secret and key in which it stands.
+    pub fn of(secret: SecretRole, key: &str, role: Role) -> Self {
+        match (secret, key, role) {
+            (SecretRole::AdminKubeconfig, _, Role::Leaf) => Self::Admin,
+            (SecretRole::AdminKubeconfig, _, Role::Ca) => Self::Ca,
+            (SecretRole::KubeCerts, "apiserver.crt", Role::Leaf) => Self::Apiserver,
+            (SecretRole::KubeCerts, "apiserver-kubelet-client.crt", Role::Leaf) => Self::ApiserverKubeletClient,
+            (SecretRole::KubeCerts, "apiserver-etcd-client.crt", Role::Leaf) => Self::ApiserverEtcdClient,
+            (SecretRole::KubeCerts, "front-proxy-client.crt", Role::Leaf) => Self::FrontProxyClient,
+            (SecretRole::KubeCerts, "ca.crt", Role::Ca) => Self::Ca,
+            (SecretRole::KubeCerts, "front-proxy-ca.crt", Role::Ca) => Self::FrontProxyCa,
+            (SecretRole::EtcdCerts, "server.crt", Role::Leaf) => Self::EtcdServer,
+            (SecretRole::EtcdCerts, "peer.crt", Role::Leaf) => Self::EtcdPeer,
+            (SecretRole::EtcdCerts, "healthcheck-client.crt", Role::Leaf) => Self::EtcdHealthcheckClient,
+            (SecretRole::EtcdCerts, "ca.crt", Role::Ca) => Self::EtcdCa,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The certificates that kubeadm puts into a Secret.
+fn expected_keys(role: SecretRole) -> &'static [&'static str] {
+    match role {
+        SecretRole::KubeCerts => &[
+            "ca.crt",
+            "apiserver.crt",
+            "apiserver-kubelet-client.crt",
+            "apiserver-etcd-client.crt",
+            "front-proxy-ca.crt",
+            "front-proxy-client.crt",
+        ],
+        SecretRole::EtcdCerts => &["ca.crt", "server.crt", "peer.crt", "healthcheck-client.crt"],
+        SecretRole::AdminKubeconfig => &[],
+    }
+}
+
+/// Every certificate of the Secrets, with the CA that signed it.
+fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate> {
+    let all = || {
+        SecretRole::ALL.into_iter().zip(secrets).flat_map(|(role, secret)| {
+            let entries = secret.iter().flat_map(|secret| secret.entries.iter());
+            entries.flat_map(move |entry| entry.entry.certificates.iter().map(move |found| (role, entry, found)))
+        })
+    };
+    let pool: Vec<&Certificate> =
+        all().map(|(.., found)| &found.certificate).filter(|certificate| certificate.role == Role::Ca).collect();
+    all()
+        .map(|(secret_role, entry, found)| {
+            let certificate = &found.certificate;
+            let in_use = entry.entry.kubeconfig.as_ref().is_none_or(|facts| is_current(facts, &found.position));
+            MeshCertificate {
+                secret_role,
+                key: entry.key.clone(),
+                position: found.position.clone(),
+                component: Component::of(secret_role, &entry.key, certificate.role),
+                signed_by: chain::issuer(certificate, &pool).map(|ca| -> CertFingerprint { ca.fingerprint }),
+                effective_not_after: chain::effective_not_after(certificate, &pool),
+                needed: certificate.role == Role::Leaf && in_use,
+                certificate: certificate.clone(),
+            }
+        })
+        .collect()
+}
+
+/// Whether the current context uses this entry; where it does not resolve, every entry counts.
+fn is_current(facts: &KubeconfigFacts, position: &Position) -> bool {
+    match position {
+        Position::User(name, _) => facts.user.as_ref().is_none_or(|user| user == name),
+        Position::Cluster(name, _) => facts.cluster.as_ref().is_none_or(|cluster| cluster == name),
+        Position::Entry | Position::Index(_) => true,
+    }
+}
+
+fn kubeconfig(secret: &SecretFacts) -> Option<(&str, &KubeconfigFacts)> {
+    secret.entries.iter().find_map(|entry| Some((&*entry.key, entry.entry.kubeconfig.as_ref()?)))
+}
+
+/// The host of a server URL, without scheme, port and path.
+fn host(server: &str) -> Option<&str> {
+    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = match authority.strip_prefix('[') {
+        Some(ipv6) => ipv6.split(']').next()?,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    (!host.is_empty()).then_some(host)
+}

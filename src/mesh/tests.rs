@@ -1,0 +1,156 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::testpki::{Ca, NOW, Pki, SERVER, kubeconfig};
+use crate::time::DAY;
+
+fn reasons(mesh: &HostedMesh) -> BTreeSet<(&'static str, String)> {
+    mesh.findings_at(NOW).iter().map(|finding| (finding.reason.as_str(), finding.key.to_string())).collect()
+}
+
+fn mk_set(expected: &[(&'static str, &str)]) -> BTreeSet<(&'static str, String)> {
+    expected.iter().map(|(reason, key)| (*reason, (*key).to_owned())).collect()
+}
+
+#[test]
+fn mesh_ids_are_taken_by_suffix_whatever_words_they_hold() {
+    let naming = Naming::default();
+    for (secret, id, role) in [
+        ("demo-kube-certs", "demo", SecretRole::KubeCerts),
+        ("hosted-etcd-kube-certs", "hosted-etcd", SecretRole::KubeCerts),
+        ("kube-certs-etcd-certs", "kube-certs", SecretRole::EtcdCerts),
+        ("a-kube-certs-kube-certs", "a-kube-certs", SecretRole::KubeCerts),
+        ("x-apiserver-admin-kubeconfig", "x", SecretRole::AdminKubeconfig),
+    ] {
+        assert_eq!(naming.classify(secret), Some((id.parse().unwrap(), role)), "{secret}");
+        assert_eq!(naming.secret_name(&id.parse().unwrap(), role), secret);
+    }
+    for other in
+        ["kube-certs", "-kube-certs", "Demo-kube-certs", "1-etcd-certs", "demo-kube-certs-backup", "demo--kube-certs-"]
+    {
+        assert_eq!(naming.classify(other), None, "{other}");
+    }
+}
+
+#[test]
+fn the_longest_template_wins_and_impossible_ones_are_refused() {
+    let naming = Naming::new(["{mesh}-certs", "{mesh}-etcd-certs", "admin-{mesh}"]).unwrap();
+    assert_eq!(naming.classify("a-etcd-certs").unwrap().1, SecretRole::EtcdCerts);
+    assert_eq!(naming.classify("a-certs").unwrap().1, SecretRole::KubeCerts);
+    assert_eq!(naming.classify("admin-a"), Some(("a".parse().unwrap(), SecretRole::AdminKubeconfig)));
+    assert_eq!(Naming::new(["certs", "b{mesh}", "c{mesh}"]), Err(InvalidNaming::Placeholder("certs".to_owned())));
+    assert_eq!(
+        Naming::new(["{mesh}{mesh}x", "b{mesh}", "c{mesh}"]),
+        Err(InvalidNaming::Placeholder("{mesh}{mesh}x".to_owned()))
+    );
+    assert_eq!(Naming::new(["{mesh}", "b{mesh}", "c{mesh}"]), Err(InvalidNaming::Bare("{mesh}".to_owned())));
+    assert_eq!(Naming::new(["b{mesh}", "b{mesh}", "c{mesh}"]), Err(InvalidNaming::Twice("b{mesh}".to_owned())));
+}
+
+#[test]
+fn a_whole_mesh_has_no_findings_and_ends_with_its_first_leaf() {
+    let mut pki = Pki::new(300);
+    pki.set(SecretRole::EtcdCerts, "peer.crt", pki.etcd_ca.leaf("peer", 20, &[]));
+    let mesh = pki.mesh();
+    assert_eq!(reasons(&mesh), mk_set(&[]));
+    assert_eq!(mesh.expiration, Some(NOW.plus(20 * DAY)));
+    assert_eq!(mesh.certificates.len(), 12);
+    assert_eq!(mesh.next_change(NOW), Some(NOW.plus(20 * DAY + 1)));
+    let components: BTreeSet<_> = mesh.certificates.iter().map(|found| found.component.as_str()).collect();
+    assert!(!components.contains("other") && components.len() == 11, "{components:?}");
+}
+
+#[test]
+fn a_leaf_ends_with_the_ca_that_signed_it() {
+    let mut pki = Pki::new(300);
+    let short = Ca::new("etcd-ca", 10);
+    for key in ["server.crt", "peer.crt", "healthcheck-client.crt"] {
+        pki.set(SecretRole::EtcdCerts, key, short.leaf("etcd", 300, &[]));
+    }
+    pki.set(SecretRole::KubeCerts, "apiserver-etcd-client.crt", short.leaf("client", 300, &[]));
+    pki.set(SecretRole::EtcdCerts, "ca.crt", short.pem.clone());
+    let mesh = pki.mesh();
+    assert_eq!(mesh.expiration, Some(NOW.plus(10 * DAY)));
+    let expected = [
+        ("ca_ends_before_leaf", "apiserver-etcd-client.crt"),
+        ("ca_ends_before_leaf", "healthcheck-client.crt"),
+        ("ca_ends_before_leaf", "peer.crt"),
+        ("ca_ends_before_leaf", "server.crt"),
+    ];
+    assert_eq!(reasons(&mesh), mk_set(&expected));
+    let later = mesh.findings_at(NOW.plus(11 * DAY));
+    assert!(later.iter().any(|finding| finding.reason == Reason::CaExpired && &*finding.key == "ca.crt"));
+}
+
+#[test]
+fn a_ca_is_recognised_by_its_signature_not_by_its_name() {
+    let mut pki = Pki::new(300);
+    // The same name, another key: what a wrongly rotated CA looks like.
+    let stranger = Ca::new("kubernetes", 3650);
+    pki.set(SecretRole::KubeCerts, "apiserver-kubelet-client.crt", stranger.leaf("x", 300, &[]));
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("wrong_ca", "apiserver-kubelet-client.crt")]));
+}
+
+#[test]
+fn a_missing_secret_and_a_missing_leaf_are_told_apart() {
+    let mut pki = Pki::new(300);
+    pki.secrets[SecretRole::KubeCerts as usize].remove("front-proxy-client.crt");
+    let mesh = pki.mesh_of([Some(SecretRole::KubeCerts), None, Some(SecretRole::AdminKubeconfig)]);
+    let expected = [
+        ("certificate_missing", "front-proxy-client.crt"),
+        ("secret_missing", ""),
+        // Its CA is in the Secret that is gone.
+        ("wrong_ca", "apiserver-etcd-client.crt"),
+    ];
+    assert_eq!(reasons(&mesh), mk_set(&expected));
+    let missing = &mesh.findings[mesh.findings.iter().position(|f| f.reason == Reason::SecretMissing).unwrap()];
+    assert!(missing.message.contains("istio-system/demo-etcd-certs does not exist"), "{}", missing.message);
+    assert!(!Reason::SecretMissing.breaks() && Reason::WrongCa.breaks());
+}
+
+#[test]
+fn a_kubeconfig_is_held_against_the_api_server_it_is_for() {
+    let admin = |pki: &Pki| pki.ca.leaf("kubernetes-admin", 300, &[]);
+    let mut pki = Pki::new(300);
+    let config = kubeconfig("https://elsewhere.example:6443", &pki.ca.pem, &admin(&pki));
+    pki.set(SecretRole::AdminKubeconfig, "config", config);
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("kubeconfig_wrong_server", "config")]));
+
+    let config = kubeconfig("https://demo-hosted-apiserver.istio-system.svc:6443", &pki.ca.pem, &admin(&pki));
+    pki.set(SecretRole::AdminKubeconfig, "config", config);
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("san_missing", "apiserver.crt")]));
+
+    let config = kubeconfig(SERVER, &Ca::new("kubernetes", 3650).pem, &admin(&pki));
+    pki.set(SecretRole::AdminKubeconfig, "config", config);
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("kubeconfig_wrong_ca", "config")]));
+}
+
+#[test]
+fn a_user_outside_the_current_context_does_not_count() {
+    let mut pki = Pki::new(300);
+    let spare = pki.ca.leaf("spare", -3, &[]);
+    let spare = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, spare);
+    let config = pki.secrets[SecretRole::AdminKubeconfig as usize]["config"].clone();
+    let config = format!("{config}- name: spare\n  user: {{client-certificate-data: {spare}}}\n");
+    pki.set(SecretRole::AdminKubeconfig, "config", config.clone());
+    let mesh = pki.mesh();
+    assert_eq!(mesh.expiration, Some(NOW.plus(300 * DAY)));
+    assert_eq!(reasons(&mesh), mk_set(&[("expired", "config")]));
+    // Where the current context does not resolve, every user counts.
+    let config = config.replace("current-context: kubernetes-admin@kubernetes", "current-context: gone");
+    pki.set(SecretRole::AdminKubeconfig, "config", config);
+    assert_eq!(pki.mesh().expiration, Some(NOW.plus(-3 * DAY)));
+}
+
+#[test]
+fn unreadable_parts_are_findings_with_their_own_reason() {
+    let mut pki = Pki::new(300);
+    pki.set(
+        SecretRole::EtcdCerts,
+        "peer.crt",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
+    );
+    pki.set(SecretRole::AdminKubeconfig, "config", "current-context: [".to_owned());
+    let expected = [("invalid_certificate", "peer.crt"), ("invalid_kubeconfig", "config")];
+    assert_eq!(reasons(&pki.mesh()), mk_set(&expected));
+}

@@ -1,0 +1,150 @@
+//! Certificates for unit tests, made when the test runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+
+use crate::cert::parse::{NamePool, Retain, read_entry};
+use crate::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
+use crate::secret::{Class, SecretEntry, SecretFacts, SecretRef};
+use crate::time::{DAY, UnixTime};
+
+/// The present of the tests.
+pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000);
+
+/// A CA and the means to sign with it.
+pub(crate) struct Ca {
+    pub(crate) pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A moment as the standard library has it.
+pub(crate) fn at(moment: UnixTime) -> SystemTime {
+    let offset = Duration::from_secs(moment.0.unsigned_abs());
+    if moment.0 < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
+}
+
+/// Parameters of a certificate that is valid from `NOW` - 5 days until `NOW` + `days`.
+pub(crate) fn mk_params(common_name: &str, days: i64, dns_names: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, DnValue::Utf8String(common_name.to_owned()));
+    params.subject_alt_names = dns_names.iter().map(|name| SanType::DnsName((*name).try_into().unwrap())).collect();
+    params.not_before = at(NOW.plus(-5 * DAY)).into();
+    params.not_after = at(NOW.plus(days * DAY)).into();
+    params
+}
+
+impl Ca {
+    pub(crate) fn new(common_name: &str, days: i64) -> Self {
+        Self::with_key(common_name, days, KeyPair::generate().unwrap())
+    }
+
+    pub(crate) fn with_key(common_name: &str, days: i64, key: KeyPair) -> Self {
+        let mut params = mk_params(common_name, days, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// A leaf in PEM.
+    pub(crate) fn leaf(&self, common_name: &str, days: i64, dns_names: &[&str]) -> String {
+        let key = KeyPair::generate().unwrap();
+        mk_params(common_name, days, dns_names).signed_by(&key, &self.issuer).unwrap().pem()
+    }
+}
+
+/// The three Secrets of the mesh `demo`, shaped as kubeadm's; keys and values can be changed before they are read.
+pub(crate) struct Pki {
+    pub(crate) secrets: [BTreeMap<&'static str, String>; 3],
+    pub(crate) ca: Ca,
+    pub(crate) etcd_ca: Ca,
+}
+
+pub(crate) const SERVER: &str = "https://demo-hosted-apiserver:6443";
+
+impl Pki {
+    /// Leaves end in `days`, CAs in ten years.
+    pub(crate) fn new(days: i64) -> Self {
+        let (ca, front, etcd_ca) =
+            (Ca::new("kubernetes", 3650), Ca::new("front-proxy-ca", 3650), Ca::new("etcd-ca", 3650));
+        let kube = BTreeMap::from([
+            ("ca.crt", ca.pem.clone()),
+            ("front-proxy-ca.crt", front.pem.clone()),
+            ("apiserver.crt", ca.leaf("kube-apiserver", days, &["demo-hosted-apiserver"])),
+            ("apiserver-kubelet-client.crt", ca.leaf("kube-apiserver-kubelet-client", days, &[])),
+            ("apiserver-etcd-client.crt", etcd_ca.leaf("kube-apiserver-etcd-client", days, &[])),
+            ("front-proxy-client.crt", front.leaf("front-proxy-client", days, &[])),
+        ]);
+        let etcd = BTreeMap::from([
+            ("ca.crt", etcd_ca.pem.clone()),
+            ("server.crt", etcd_ca.leaf("demo-etcd-0", days, &[])),
+            ("peer.crt", etcd_ca.leaf("demo-etcd-0", days, &[])),
+            ("healthcheck-client.crt", etcd_ca.leaf("kube-etcd-healthcheck-client", days, &[])),
+        ]);
+        let admin = ca.leaf("kubernetes-admin", days, &[]);
+        let config = BTreeMap::from([("config", kubeconfig(SERVER, &ca.pem, &admin))]);
+        Self { secrets: [kube, etcd, config], ca, etcd_ca }
+    }
+
+    pub(crate) fn set(&mut self, role: SecretRole, key: &'static str, value: String) {
+        self.secrets[role as usize].insert(key, value);
+    }
+
+    pub(crate) fn facts(&self, role: SecretRole) -> SecretFacts {
+        let naming = Naming::default();
+        let mesh = "demo".parse().unwrap();
+        let mut names = NamePool::default();
+        let entries = self.secrets[role as usize].iter().map(|(key, value)| SecretEntry {
+            key: (*key).into(),
+            digest: [0; 32],
+            entry: Arc::new(read_entry(value.as_bytes(), Retain::Der, &mut names)),
+        });
+        SecretFacts {
+            reference: SecretRef { namespace: "istio-system".into(), name: naming.secret_name(&mesh, role).into() },
+            uid: "u".into(),
+            resource_version: "1".into(),
+            paused: false,
+            class: Class::Mesh(mesh, role),
+            entries: entries.collect(),
+        }
+    }
+
+    pub(crate) fn mesh(&self) -> HostedMesh {
+        self.mesh_of(SecretRole::ALL.map(Some))
+    }
+
+    pub(crate) fn mesh_of(&self, present: [Option<SecretRole>; 3]) -> HostedMesh {
+        let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
+        let secrets = present.map(|role| role.map(|role| Arc::new(self.facts(role))));
+        HostedMesh::assemble(&Naming::default(), key, secrets)
+    }
+}
+
+/// A kubeconfig with one context, as kubeadm writes it.
+pub(crate) fn kubeconfig(server: &str, ca: &str, client: &str) -> String {
+    let (ca, client) = (STANDARD.encode(ca), STANDARD.encode(client));
+    format!(
+        "apiVersion: v1
+kind: Config
+current-context: kubernetes-admin@kubernetes
+clusters:
+- name: kubernetes
+  cluster: {{server: '{server}', certificate-authority-data: {ca}}}
+contexts:
+- name: kubernetes-admin@kubernetes
+  context: {{cluster: kubernetes, user: kubernetes-admin}}
+users:
+- name: kubernetes-admin
+  user: {{client-certificate-data: {client}, client-key-data: c2VjcmV0LWtleQ==}}
+"
+    )
+}

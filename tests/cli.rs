@@ -1,0 +1,171 @@
+//! The commands as a user meets them: what they print, where, and with which exit code.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const DAY: i64 = 86_400;
+
+fn meshcert() -> Command {
+    Command::cargo_bin("meshcert").unwrap()
+}
+
+/// A self-signed certificate in PEM that ends in `days`, with its private key behind it.
+fn mk_pem(common_name: &str, days: i64) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+    let now = std::time::SystemTime::now();
+    let at = |days: i64| {
+        let offset = std::time::Duration::from_secs(days.unsigned_abs() * DAY as u64);
+        if days < 0 { now - offset } else { now + offset }
+    };
+    params.not_before = at(-400).into();
+    params.not_after = at(days).into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn write(folder: &TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Runs `check -o json`; the exit code and the answer.
+fn check(arguments: &[&str]) -> (i32, Value) {
+    let output = meshcert().args(["check", "-o", "json"]).args(arguments).output().unwrap();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn check_tells_by_its_exit_code_what_is_due() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str, days| write(&folder, name, &mk_pem(name, days).0);
+    let (fine, soon, over) = (file("fine", 200), file("soon", 20), file("over", -2));
+    let broken = write(&folder, "broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let nowhere = folder.path().join("nowhere").display().to_string();
+    for (arguments, code) in [
+        (vec![&*fine], 0),
+        (vec![&*fine, &*soon], 3),
+        (vec![&*soon, "--expiring-within", "10d"], 0),
+        (vec![&*soon, &*over, &*fine], 4),
+        (vec![&*broken], 1),
+        (vec![&*nowhere], 1),
+        (vec![&*nowhere, &*over], 4),
+    ] {
+        assert_eq!(check(&arguments).0, code, "{arguments:?}");
+    }
+    meshcert().args(["check", "--expiring-within", "soon", &fine]).assert().code(2);
+}
+
+#[test]
+fn check_prints_the_promised_json() {
+    let folder = TempDir::new().unwrap();
+    let (certificate, key) = mk_pem("web", 200);
+    let bundle = write(
+        &folder,
+        "bundle.pem",
+        &format!("{key}{certificate}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+    );
+    let (code, answer) = check(&[&bundle]);
+    assert_eq!(code, 1);
+    let found = &answer["certificates"][0];
+    assert_eq!(found["source"], json!(bundle));
+    assert_eq!(
+        (&found["position"], &found["subject"], &found["role"]),
+        (&json!("0"), &json!("CN=web"), &json!("leaf"))
+    );
+    let fields: Vec<_> = found.as_object().unwrap().keys().cloned().collect();
+    let mut expected = [
+        "source",
+        "position",
+        "subject",
+        "issuer",
+        "serial_number",
+        "not_before",
+        "not_after",
+        "role",
+        "fingerprint_sha256",
+    ];
+    expected.sort_unstable();
+    let mut fields = fields;
+    fields.sort_unstable();
+    assert_eq!(fields, expected);
+    assert_eq!(found["fingerprint_sha256"].as_str().unwrap().len(), 64);
+    let problem = &answer["problems"][0];
+    assert_eq!((&problem["position"], &problem["reason"]), (&json!("1"), &json!("invalid_certificate")));
+    assert!(problem["message"].is_string());
+}
+
+#[test]
+fn check_reads_manifests_from_standard_input_and_never_shows_a_key() {
+    let (certificate, key) = mk_pem("web", 200);
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": { "name": "web", "namespace": "shop" },
+        "stringData": { "tls.crt": certificate, "tls.key": key, "note": "not a certificate", "chain.pem": format!("{key}{certificate}") },
+    });
+    let output = meshcert().args(["check", "-o", "json"]).write_stdin(manifest.to_string()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let sources: Vec<_> =
+        answer["certificates"].as_array().unwrap().iter().map(|c| c["source"].as_str().unwrap()).collect();
+    assert_eq!(sources, ["stdin:shop/web/chain.pem", "stdin:shop/web/tls.crt"]);
+    assert_eq!(answer["problems"], json!([]));
+    let secret = key.lines().nth(1).unwrap();
+    assert!(!text.contains(secret) && !String::from_utf8(output.stderr).unwrap().contains(secret));
+}
+
+#[test]
+fn check_prints_a_table_for_people() {
+    let folder = TempDir::new().unwrap();
+    let file = write(&folder, "soon.pem", &mk_pem("web", 20).0);
+    let output = meshcert().args(["check", &file]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("SOURCE"), "{text}");
+    let line = lines.next().unwrap();
+    assert!(line.contains("CN=web") && (line.ends_with("19 days") || line.ends_with("20 days")), "{text}");
+}
+
+#[test]
+fn the_configuration_is_checked_and_its_schema_printed() {
+    let folder = TempDir::new().unwrap();
+    let good = write(&folder, "good.yaml", "policy: {renewBefore: 40d}\n");
+    let bad = write(&folder, "bad.yaml", "clusters: [{name: a, namespaces: []}]\n");
+    meshcert().args(["config", "check", &good]).assert().success().stdout(format!("{good} is valid\n"));
+    let output = meshcert().args(["config", "check", &bad]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("bad.yaml: clusters[0].namespaces: name at least one namespace"), "{message}");
+    let schema = meshcert().args(["config", "schema"]).output().unwrap();
+    let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+    jsonschema::validator_for(&schema).unwrap();
+    meshcert().args(["config", "check", "/nonexistent/meshcert.yaml"]).assert().code(1);
+}
+
+#[test]
+fn status_and_explain_say_what_keeps_them_from_answering() {
+    let folder = TempDir::new().unwrap();
+    let nowhere = folder.path().join("nowhere").display().to_string();
+    let unreadable = write(&folder, "kubeconfig", "clusters: {");
+    for command in [&["status"][..], &["explain", "istio-system/a"]] {
+        for kubeconfig in [&nowhere, &unreadable] {
+            let output = meshcert().args(command).args(["--kubeconfig", kubeconfig]).output().unwrap();
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{message}");
+            assert!(message.contains(Path::new(kubeconfig).file_name().unwrap().to_str().unwrap()), "{message}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_two() {
+    for arguments in [&["frobnicate"][..], &["serve", "--listen", "nowhere"], &["status", "-o", "xml"], &[]] {
+        meshcert().args(arguments).assert().code(2);
+    }
+}
