@@ -4,6 +4,8 @@ pub mod cert;
 pub mod config;
 pub mod inventory;
 pub mod mesh;
+pub mod metrics;
 pub mod ports;
 pub mod secret;
+pub mod server;
 pub mod time;

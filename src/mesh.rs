@@ -266,3 +266,75 @@ pub enum Reason {
     /// RSA below 2048 bits.
     WeakKey,
 }
+
+impl HostedMesh {
+    /// All that is wrong with it at `now`: its lasting findings and those that time brings.
+    pub fn findings_at(&self, now: UnixTime) -> Vec<Finding> {
+        let timed = self.certificates.iter().filter_map(|found| {
+            let (reason, message) = if now > found.certificate.not_after {
+                (Reason::Expired, format!("ended at {}", found.certificate.not_after))
+            } else if now < found.certificate.not_before {
+                (Reason::NotYetValid, format!("is valid from {}", found.certificate.not_before))
+            } else {
+                return None;
+            };
+            let (secret_role, key, position) = (found.secret_role, found.key.clone(), found.position.clone());
+            Some(Finding { secret_role, key, position, reason, message })
+        });
+        self.findings.iter().cloned().chain(timed).collect()
+    }
+
+    /// The next moment after `now` at which [`HostedMesh::findings_at`] answers differently.
+    pub fn next_change(&self, now: UnixTime) -> Option<UnixTime> {
+        self.certificates
+            .iter()
+            .flat_map(|found| [found.certificate.not_before, found.certificate.not_after.plus(1)])
+            .filter(|moment| *moment > now)
+            .min()
+    }
+}
+
+impl Reason {
+    /// The stable code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable(reason) => reason.as_str(),
+            Self::SecretMissing => "secret_missing",
+            Self::CertificateMissing => "certificate_missing",
+            Self::WrongCa => "wrong_ca",
+            Self::CaEndsBeforeLeaf => "ca_ends_before_leaf",
+            Self::CaExpired => "ca_expired",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::SanMissing => "san_missing",
+            Self::KubeconfigWrongCa => "kubeconfig_wrong_ca",
+            Self::KubeconfigWrongServer => "kubeconfig_wrong_server",
+            Self::WeakKey => "weak_key",
+        }
+    }
+
+    /// Whether something cannot work with it, now or once restarted.
+    pub fn breaks(self) -> bool {
+        !matches!(self, Self::CaEndsBeforeLeaf | Self::WeakKey)
+    }
+}
+
+impl Component {
+    /// The label value of `component`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apiserver => "apiserver",
+            Self::ApiserverKubeletClient => "apiserver-kubelet-client",
+            Self::ApiserverEtcdClient => "apiserver-etcd-client",
+            Self::FrontProxyClient => "front-proxy-client",
+            Self::EtcdServer => "etcd-server",
+            Self::EtcdPeer => "etcd-peer",
+            Self::EtcdHealthcheckClient => "etcd-healthcheck-client",
+            Self::Admin => "admin",
+            Self::Ca => "ca",
+            Self::FrontProxyCa => "front-proxy-ca",
+            Self::EtcdCa => "etcd-ca",
+            Self::Other => "other",
+        }
+    }
+}
