@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::body::Bytes;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -129,7 +127,8 @@ impl Metrics {
             }
         }
         let (config_successful, config_success_time) = (Gauge::default(), Gauge::default());
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("rust_version", env!("CARGO_PKG_RUST_VERSION"))]);
+        let build =
+            Info::new([("version", env!("CARGO_PKG_VERSION")), ("rust_version", env!("CARGO_PKG_RUST_VERSION"))]);
         registry.register("meshcert_build", "The running version", build);
         registry.register_collector(Box::new(ObservedCollector(observed)));
         registry.register(
@@ -232,7 +231,10 @@ impl Collector for ObservedCollector {
             "Requests to the source that failed, by reason.",
             None,
             each().flat_map(|(label, health)| {
-                health.errors.iter().map(move |(reason, count)| ([label, ("reason", *reason)], ConstCounter::new(*count)))
+                health
+                    .errors
+                    .iter()
+                    .map(move |(reason, count)| ([label, ("reason", *reason)], ConstCounter::new(*count)))
             }),
         )?;
         family(

@@ -184,7 +184,11 @@ impl Current {
         self.validity.holds(now)
             && !self.bodies.is_empty()
             && self.clusters.len() == clusters.len()
-            && self.clusters.iter().zip(clusters).all(|(a, b)| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name)
+            && self
+                .clusters
+                .iter()
+                .zip(clusters)
+                .all(|(a, b)| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name)
     }
 
     fn slot(&self, format: Format) -> &OnceLock<Arc<ObjectPart>> {
@@ -234,8 +238,7 @@ fn run(
 
 fn render_shard(job: &Job<'_>, deflater: &mut Deflater, secret_cluster: SecretCluster, now: UnixTime) -> Rendered {
     let lines = lines::render(job.shard, &job.cluster.name, secret_cluster, now);
-    let segments =
-        lines.families.map(|text| (!text.is_empty()).then(|| Arc::new(deflater.inner(text.as_bytes()))));
+    let segments = lines.families.map(|text| (!text.is_empty()).then(|| Arc::new(deflater.inner(text.as_bytes()))));
     let since = time_dependent(job.shard).then_some(now);
     Rendered { shard: Arc::clone(job.shard), validity: Validity { since, until: lines.valid_until }, segments }
 }

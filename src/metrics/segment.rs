@@ -55,9 +55,7 @@ impl Deflater {
             let done = match (status, flush) {
                 (Ok(Status::StreamEnd) | Err(_), _) => true,
                 // A flush is complete once output space is left over.
-                (_, FlushCompress::Full) => {
-                    self.0.total_in() as usize == text.len() && out.len() < out.capacity()
-                }
+                (_, FlushCompress::Full) => self.0.total_in() as usize == text.len() && out.len() < out.capacity(),
                 _ => false,
             };
             if done {

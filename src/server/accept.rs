@@ -113,7 +113,10 @@ mod tests {
                 Format::OpenMetrics,
             ),
             // What Prometheus sends when it is told to prefer classic text.
-            ("text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.2", Format::Classic),
+            (
+                "text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.2",
+                Format::Classic,
+            ),
         ] {
             assert_eq!(format(&mk_headers(ACCEPT, accept)), wanted, "{accept}");
         }

@@ -92,7 +92,8 @@ impl Overviews {
 
 impl Given {
     fn same(&self, other: &Self) -> bool {
-        let clusters = |a: &ClusterSnapshot, b: &ClusterSnapshot| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name;
+        let clusters =
+            |a: &ClusterSnapshot, b: &ClusterSnapshot| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name;
         (self.now, self.renew_before) == (other.now, other.renew_before)
             && self.sources == other.sources
             && self.clusters.len() == other.clusters.len()
@@ -111,7 +112,13 @@ fn make(given: &Given) -> Overview {
         .collect();
     // A mesh without any readable certificate has no end: it stands before those of its state that have one.
     meshes.sort_by(|a, b| {
-        (a.state, a.expiration, a.cluster, a.namespace, a.id).cmp(&(b.state, b.expiration, b.cluster, b.namespace, b.id))
+        (a.state, a.expiration, a.cluster, a.namespace, a.id).cmp(&(
+            b.state,
+            b.expiration,
+            b.cluster,
+            b.namespace,
+            b.id,
+        ))
     });
     let rows = meshes.iter().map(row).collect();
     let list = List { meshes, sources: given.sources.iter().map(source).collect() };

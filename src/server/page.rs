@@ -57,7 +57,11 @@ fn meshes(out: &mut String, rows: &[Row]) -> Result {
     }
     out.push_str("</tbody>\n</table>\n");
     if rows.len() > MAX_ROWS {
-        write!(out, "<p>The {MAX_ROWS} worst of {} are shown; <a href=\"/api/v1/meshes\">the API</a> lists all.</p>\n", rows.len())?;
+        write!(
+            out,
+            "<p>The {MAX_ROWS} worst of {} are shown; <a href=\"/api/v1/meshes\">the API</a> lists all.</p>\n",
+            rows.len()
+        )?;
     }
     Ok(())
 }

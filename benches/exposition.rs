@@ -1,0 +1,80 @@
+//! What `/metrics` costs for 10,000 Secrets with 3 certificates each: the first time, after one change, and when nothing changed.
+
+#![allow(missing_docs, reason = "criterion's macros generate public items")]
+
+#[path = "../tests/support/values.rs"]
+mod values;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use meshcert::inventory::{Shard, Snapshot};
+use meshcert::metrics::Metrics;
+use meshcert::metrics::exposition::{ClusterSnapshot, Exposition};
+use meshcert::metrics::family::Format;
+use meshcert::time::DAY;
+use values::*;
+
+const SECRETS: u64 = 10_000;
+const SHARDS: u64 = 256;
+
+fn mk_secrets(shard: u64, generation: u64) -> Arc<Shard> {
+    let secrets = (0..SECRETS).filter(|i| i % SHARDS == shard).map(|i| {
+        let certificates = ["leaf", "issuing", "root"].iter().zip(0..).map(|(role, j)| {
+            let serial = (i * 3 + j + generation).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mk_certificate(&format!("{role}-{i}.example.org"), serial, NOW.plus((i % 400) as i64 * DAY + 1))
+        });
+        mk_tls(&format!("ns-{}", i % 100), &format!("tls-{i}"), certificates.collect(), vec![])
+    });
+    mk_shard(vec![], secrets.collect())
+}
+
+fn exposition(c: &mut Criterion) {
+    let shards: Vec<_> = (0..SHARDS).map(|shard| mk_secrets(shard, 0)).collect();
+    let cluster = |shards: &[Arc<Shard>]| {
+        [ClusterSnapshot { name: "cp-1".into(), snapshot: Arc::new(Snapshot { shards: shards.to_vec() }) }]
+    };
+    let base = cluster(&shards);
+    let part = Exposition::default().render(&base, Format::OpenMetrics, NOW);
+    eprintln!("object part: {} bytes of text, {} bytes of gzip", part.len, part.gzip.len());
+
+    let mut group = c.benchmark_group("exposition of 10,000 Secrets x 3 certificates");
+    group.sample_size(10);
+    group.bench_function("first render", |b| {
+        b.iter_batched(
+            Exposition::default,
+            |exposition| black_box(exposition.render(&base, Format::OpenMetrics, NOW)),
+            BatchSize::PerIteration,
+        );
+    });
+    group.sample_size(50);
+    group.bench_function("one Secret changed", |b| {
+        let exposition = Exposition::default();
+        exposition.render(&base, Format::OpenMetrics, NOW);
+        let mut generation = 0;
+        b.iter_batched(
+            || {
+                generation += 1;
+                let mut changed = shards.clone();
+                changed[7] = mk_secrets(7, generation);
+                cluster(&changed)
+            },
+            |changed| black_box(exposition.render(&changed, Format::OpenMetrics, NOW)),
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("unchanged scrape, with its live tail", |b| {
+        let exposition = Exposition::default();
+        exposition.render(&base, Format::OpenMetrics, NOW);
+        let metrics = Metrics::new(Told::new(base.to_vec()));
+        b.iter(|| {
+            let part = exposition.unchanged(&base, Format::OpenMetrics, NOW).unwrap();
+            black_box(metrics.tail(&part, Format::OpenMetrics))
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, exposition);
+criterion_main!(benches);
