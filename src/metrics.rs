@@ -1,15 +1,16 @@
 //! The metrics of this process, and the body of `/metrics`.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Bytes;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -64,7 +65,7 @@ pub struct SourceHealth {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    http_requests: Family<HttpLabels, Counter>,
+    http_requests: Arc<HttpRequests>,
     config_successful: Gauge,
     config_success_time: Gauge,
     tail: Mutex<Tail>,
@@ -100,11 +101,9 @@ pub enum StatusClass {
     ServerError,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct HttpLabels {
-    handler: Handler,
-    code: StatusClass,
-}
+/// Counts by [`Handler`] and [`StatusClass`].
+#[derive(Debug, Default)]
+struct HttpRequests([[AtomicU64; StatusClass::ALL.len()]; Handler::ALL.len()]);
 
 #[derive(Debug, Default)]
 struct Tail {
@@ -120,12 +119,7 @@ impl Metrics {
     /// Registers everything.
     pub fn new(observed: Arc<dyn Observed>) -> Self {
         let mut registry = Registry::default();
-        let http_requests = Family::<HttpLabels, Counter>::default();
-        for handler in Handler::ALL {
-            for code in StatusClass::ALL {
-                drop(http_requests.get_or_create(&HttpLabels { handler, code }));
-            }
-        }
+        let http_requests = Arc::new(HttpRequests::default());
         let (config_successful, config_success_time) = (Gauge::default(), Gauge::default());
         let build =
             Info::new([("version", env!("CARGO_PKG_VERSION")), ("rust_version", env!("CARGO_PKG_RUST_VERSION"))]);
@@ -142,11 +136,7 @@ impl Metrics {
             Unit::Seconds,
             config_success_time.clone(),
         );
-        registry.register(
-            "meshcert_http_requests",
-            "Answered requests by part of the server and class of status",
-            http_requests.clone(),
-        );
+        registry.register_collector(Box::new(Arc::clone(&http_requests)));
         registry.register_collector(Box::new(ProcessCollector));
         Self { registry, http_requests, config_successful, config_success_time, tail: Mutex::default() }
     }
@@ -164,7 +154,7 @@ impl Metrics {
 
     /// A request was answered.
     pub fn http_request(&self, handler: Handler, code: StatusClass) {
-        self.http_requests.get_or_create(&HttpLabels { handler, code }).inc();
+        self.http_requests.0[handler as usize][code as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The live series, to stand after an object part.
@@ -199,10 +189,15 @@ fn close(objects: &ObjectPart, last: &Segment) -> Bytes {
 
 impl Collector for ObservedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let clusters = self.0.clusters();
-        let names = clusters.iter().map(|cluster| (("mesh_cluster", &*cluster.name), ConstGauge::new(1_u32)));
-        family(&mut encoder, "meshcert_cluster_info", "1 for each configured cluster.", None, names)?;
-        let sources = self.0.sources();
+        let clusters: BTreeSet<_> = self.0.clusters().into_iter().map(|cluster| cluster.name).collect();
+        let help = "1 for each cluster that is observed.";
+        let mut info = encoder.encode_descriptor("meshcert_cluster", help, None, MetricType::Info)?;
+        for cluster in &clusters {
+            info.encode_info(&[("mesh_cluster", &**cluster)])?;
+        }
+        let mut sources = self.0.sources();
+        sources.sort_by(|a, b| a.source.cmp(&b.source));
+        sources.dedup_by(|b, a| a.source == b.source);
         let each = || sources.iter().map(|health| (("source", &*health.source), health));
         family(
             &mut encoder,
@@ -244,6 +239,19 @@ impl Collector for ObservedCollector {
             None,
             each().map(|(label, health)| (label, ConstCounter::new(health.resyncs))),
         )
+    }
+}
+
+impl Collector for HttpRequests {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let series = Handler::ALL.into_iter().flat_map(|handler| {
+            StatusClass::ALL.map(|code| {
+                let count = self.0[handler as usize][code as usize].load(Ordering::Relaxed);
+                ([("handler", handler.as_str()), ("code", code.as_str())], ConstCounter::new(count))
+            })
+        });
+        let help = "Answered requests by part of the server and class of status.";
+        family(&mut encoder, "meshcert_http_requests", help, None, series)
     }
 }
 
@@ -321,11 +329,5 @@ impl StatusClass {
             Self::ClientError => "4xx",
             Self::ServerError => "5xx",
         }
-    }
-}
-
-impl EncodeLabelSet for HttpLabels {
-    fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), fmt::Error> {
-        [("handler", self.handler.as_str()), ("code", self.code.as_str())].encode(encoder)
     }
 }

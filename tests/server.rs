@@ -224,7 +224,7 @@ async fn an_empty_fleet_has_a_page_that_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_body_arrives_whole_on_a_kept_connection() {
+async fn a_large_body_arrives_whole() {
     let server = mk_server(Limits::default()).await;
     let secrets = (0..3_000).map(|i| {
         let cert = mk_certificate(&format!("host-{i}.example.org"), i, NOW.plus(DAY));
