@@ -1,5 +1,7 @@
 //! The body of `/metrics`: its text, its compression, and how little is done when little changes.
 
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "a test may")]
+
 #[path = "support/tools.rs"]
 mod tools;
 #[path = "support/values.rs"]

@@ -1,5 +1,7 @@
 //! docs/METRICS.md and the code name the same metrics, with the same types and labels.
 
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "a test may")]
+
 #[path = "support/values.rs"]
 mod values;
 

@@ -1,5 +1,7 @@
 //! The server as its clients see it, over real sockets on loopback.
 
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "a test may")]
+
 #[path = "support/values.rs"]
 mod values;
 

@@ -30,7 +30,7 @@ fn page(out: &mut String, overview: &Overview) -> Result {
 }
 
 fn meshes(out: &mut String, rows: &[Row]) -> Result {
-    write!(out, "<h2>Hosted meshes ({})</h2>\n", rows.len())?;
+    writeln!(out, "<h2>Hosted meshes ({})</h2>", rows.len())?;
     if rows.is_empty() {
         out.push_str("<p>None found. Are the clusters and namespaces the right ones?</p>\n");
         return Ok(());
@@ -57,9 +57,9 @@ fn meshes(out: &mut String, rows: &[Row]) -> Result {
     }
     out.push_str("</tbody>\n</table>\n");
     if rows.len() > MAX_ROWS {
-        write!(
+        writeln!(
             out,
-            "<p>The {MAX_ROWS} worst of {} are shown; <a href=\"/api/v1/meshes\">the API</a> lists all.</p>\n",
+            "<p>The {MAX_ROWS} worst of {} are shown; <a href=\"/api/v1/meshes\">the API</a> lists all.</p>",
             rows.len()
         )?;
     }
@@ -75,9 +75,9 @@ fn sources(out: &mut String, sources: &[SourceHealth], now: UnixTime) -> Result 
             ..=0 => "just now".to_owned(),
             _ => format!("{} ago", time_left(at, now)),
         });
-        write!(
+        writeln!(
             out,
-            "<tr><td>{}</td><td class=\"{state}\">{state}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><td>{}</td><td class=\"{state}\">{state}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             Escaped(&health.source),
             last.unwrap_or_else(|| "never".to_owned()),
             health.objects,

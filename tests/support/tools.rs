@@ -1,6 +1,7 @@
 //! Programs of others that read what meshcert writes.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "only tests and benches use it")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Certificates, meshes and Secrets as values, without keys or encodings; shared by tests and benches.
 
-#![allow(dead_code, unreachable_pub, reason = "each test and bench uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test and bench uses its part")]
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "only tests and benches use it")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
