@@ -92,8 +92,8 @@ impl Checksum {
     }
 }
 
-/// The lines of an exposition resemble each other so much that more effort than this buys little.
-const LEVEL: u32 = 3;
+/// Measured on 30,000 certificates: against 3 it takes a third more time once per change and sends 8 % fewer bytes at every scrape.
+const LEVEL: u32 = 6;
 
 #[cfg(test)]
 mod tests {
