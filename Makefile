@@ -1,17 +1,14 @@
-# `make demo` shows the main job, `make test` passes the tests; both install what they need beyond Rust, Go and the registries.
+# `make test` passes the tests and installs what they need beyond Rust, Go and the registries.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden
+.PHONY: help test lint fmt bench tools golden
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
-
-demo: ## Hosted meshes with real certificates, their metrics, and what alerts they fire.
-	cargo run --quiet --release -- demo
 
 tools: ## Build and install the real Prometheus, Alertmanager, kubectl and checkers, once, into .cache.
 	tools/build.sh
@@ -28,9 +25,8 @@ test: tools lint ## Everything that is checked, quick checks first.
 golden: ## Write the golden files anew; look at the difference before committing it.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
 
-bench: ## Measure: micro-benchmarks, then the whole process beside a raw read and a static server.
+bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench
-	benches/whole-process.sh
 
 fmt: ## Format.
 	cargo fmt

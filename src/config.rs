@@ -127,7 +127,7 @@ pub enum ConfigError {
     },
 }
 
-fn default_namespaces() -> Vec<String> {
+pub(crate) fn default_namespaces() -> Vec<String> {
     vec!["istio-system".to_owned()]
 }
 

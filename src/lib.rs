@@ -1,11 +1,20 @@
 //! meshcert watches the certificates of hosted service meshes and exports when they end.
 
+pub mod app;
 pub mod cert;
+pub mod cli;
+pub mod clock;
+pub mod cluster;
+pub mod command;
 pub mod config;
 pub mod inventory;
 pub mod mesh;
+pub mod metrics;
+pub mod observer;
 pub mod ports;
 pub mod secret;
-#[cfg(all(test, feature = "demo"))]
-mod testpki;
+pub mod server;
 pub mod time;
+
+#[cfg(test)]
+mod testpki;

@@ -1,1 +1,25 @@
-fn main() {}
+//! The `meshcert` command.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match meshcert::cli::Cli::parse().run() {
+        Ok(outcome) => outcome.into(),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell if standard error is closed too.
+            let _ = writeln!(std::io::stderr(), "meshcert: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read the answer had enough of it (`meshcert status | head`).
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

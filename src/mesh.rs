@@ -312,5 +312,5 @@ impl Component {
     }
 }
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
 mod tests;

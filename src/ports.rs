@@ -10,12 +10,11 @@ pub trait Clock: Send + Sync {
 }
 
 /// One step of following a cluster's Secrets.
-#[derive(Debug)]
 pub enum SecretEvent {
     /// A full list begins; what was known stays valid until it ends.
     ListStarted,
-    /// A page of the full list, decoded; `objects` counts every Secret in it, wanted or not.
-    Page { secrets: Vec<RawSecret>, objects: usize },
+    /// The wanted Secrets of a page of the full list.
+    Page(Vec<RawSecret>),
     /// The full list is complete: what it did not hold is gone.
     ListFinished,
     /// A Secret was added or changed; `None` for one that is not (or no longer) read.
@@ -39,7 +38,7 @@ pub struct SourceError {
 }
 
 /// Label values of `meshcert_source_errors_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourceErrorReason {
     /// The API could not be reached, or TLS failed.
     Unreachable,
@@ -61,4 +60,36 @@ pub enum SourceErrorReason {
     Kubeconfig,
     /// The cluster holds more than is allowed.
     TooLarge,
+}
+
+impl SourceErrorReason {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Unreachable,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::Gone,
+        Self::Throttled,
+        Self::Server,
+        Self::Decode,
+        Self::Timeout,
+        Self::Kubeconfig,
+        Self::TooLarge,
+    ];
+
+    /// The label value of `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Gone => "gone",
+            Self::Throttled => "throttled",
+            Self::Server => "server",
+            Self::Decode => "decode",
+            Self::Timeout => "timeout",
+            Self::Kubeconfig => "kubeconfig",
+            Self::TooLarge => "too_large",
+        }
+    }
 }

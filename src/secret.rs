@@ -42,15 +42,17 @@ pub struct SecretMeta {
 }
 
 /// A Secret with the bytes of the entries that are wanted; wiped when dropped, for a kubeconfig embeds a private key.
-#[derive(Debug)]
 pub struct RawSecret {
     /// Its metadata.
     pub meta: SecretMeta,
     /// Why it is read.
     pub class: Class,
-    /// The wanted entries; `Err` holds why an entry's base64 could not be decoded.
-    pub entries: Vec<(Box<str>, Result<Zeroizing<Vec<u8>>, parse::TooLargeOrInvalid>)>,
+    /// The wanted entries.
+    pub entries: Vec<RawEntry>,
 }
+
+/// Key and bytes of an entry, or why its base64 could not be decoded.
+pub type RawEntry = (Box<str>, Result<Zeroizing<Vec<u8>>, parse::TooLargeOrInvalid>);
 
 /// What a Secret is read as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ pub struct SecretRule {
 }
 
 /// Decides which Secrets and entries are read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     /// Namespaces where hosted meshes live; `None` means every one.
     pub mesh_namespaces: Option<Vec<String>>,
@@ -165,6 +167,16 @@ impl Selection {
             Class::Mesh(..) => parse::Retain::Der,
             Class::Other(_) => parse::Retain::Facts,
         }
+    }
+}
+
+/// Regular expressions are equal when their texts are.
+impl PartialEq for SecretRule {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { secret_type, namespaces, match_labels, name, key } = self;
+        (secret_type, namespaces, match_labels) == (&other.secret_type, &other.namespaces, &other.match_labels)
+            && name.as_ref().map(Regex::as_str) == other.name.as_ref().map(Regex::as_str)
+            && key.as_str() == other.key.as_str()
     }
 }
 

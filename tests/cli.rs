@@ -1,5 +1,7 @@
 //! The commands as a user meets them: what they print, where, and with which exit code.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test may panic")]
+
 use std::path::Path;
 
 use assert_cmd::Command;
@@ -12,12 +14,17 @@ fn meshcert() -> Command {
     Command::cargo_bin("meshcert").unwrap()
 }
 
+#[expect(clippy::disallowed_methods, reason = "the command under test asks the system's clock too")]
+fn system_time() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 /// A self-signed certificate in PEM that ends in `days`, with its private key behind it.
 fn mk_pem(common_name: &str, days: i64) -> (String, String) {
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
-    let now = std::time::SystemTime::now();
+    let now = system_time();
     let at = |days: i64| {
         let offset = std::time::Duration::from_secs(days.unsigned_abs() * DAY as u64);
         if days < 0 { now - offset } else { now + offset }

@@ -67,7 +67,8 @@ struct Context {
 pub(super) fn read(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let text = text.trim_start_matches('\u{feff}');
-    if !(text.contains("clusters") && text.contains("users")) && !text.contains("current-context") {
+    let looks_like_one = text.contains("current-context") || text.contains("clusters") && text.contains("users");
+    if !looks_like_one {
         return false;
     }
     let config: Kubeconfig = match serde_saphyr::from_str(text) {

@@ -63,7 +63,7 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Never fails: what cannot be read is a problem in the answer, beside everything that can.
 pub fn read_entry(bytes: &[u8], retain: Retain, names: &mut NamePool) -> Entry {
     if bytes.len() > MAX_ENTRY_BYTES {
-        return unreadable(Err(TooLargeOrInvalid::TooLarge));
+        return unreadable(TooLargeOrInvalid::TooLarge);
     }
     let mut entry = Entry::default();
     if bytes.trim_ascii().is_empty() {
@@ -79,15 +79,14 @@ pub fn read_entry(bytes: &[u8], retain: Retain, names: &mut NamePool) -> Entry {
 }
 
 /// The entry whose bytes could not even be had.
-pub fn unreadable(why: Result<(), TooLargeOrInvalid>) -> Entry {
+pub fn unreadable(why: TooLargeOrInvalid) -> Entry {
     let mut entry = Entry::default();
     match why {
-        Ok(()) => {}
-        Err(TooLargeOrInvalid::TooLarge) => {
+        TooLargeOrInvalid::TooLarge => {
             let message = format!("larger than {} MiB, not read", MAX_ENTRY_BYTES >> 20);
             entry.report(Position::Entry, ProblemReason::TooLarge, message);
         }
-        Err(TooLargeOrInvalid::Invalid) => {
+        TooLargeOrInvalid::Invalid => {
             let message = "the value is not base64".to_owned();
             entry.report(Position::Entry, ProblemReason::InvalidBase64, message);
         }

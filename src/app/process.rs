@@ -1,0 +1,69 @@
+//! What a process needs around the daemon: a runtime, logs, and the signals that end it.
+
+use std::io;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{Level, info};
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogForm {
+    /// For people.
+    Plain,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends logs to standard error, from `level` on.
+pub fn log(form: LogForm, level: Level) {
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // A second initialisation, as in tests, keeps the first.
+    let _ = match form {
+        LogForm::Plain => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
+        LogForm::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// The runtime of the daemon.
+///
+/// # Errors
+/// Threads cannot be started.
+pub fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime's threads")
+}
+
+/// SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the first signal; a second one ends the process at once, with the exit code that shells give for it.
+    pub async fn stop(mut self) {
+        self.next().await;
+        info!("asked to stop; a second signal ends at once");
+        tokio::spawn(async move {
+            let code = 128 + self.next().await;
+            std::process::exit(code);
+        });
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => 15,
+            _ = self.interrupt.recv() => 2,
+        }
+    }
+}

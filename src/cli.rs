@@ -1,0 +1,230 @@
+//! The command line: what can be asked, and the exit codes that answer.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::Level;
+
+use crate::app::process::{self, LogForm};
+use crate::command;
+use crate::config::Duration;
+
+/// Watches the certificates of hosted service meshes and tells Prometheus when they end.
+#[derive(Debug, Parser)]
+#[command(name = "meshcert", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: watch all configured clusters and serve metrics.
+    Serve(ServeArgs),
+    /// List the hosted meshes, worst first.
+    Status(StatusArgs),
+    /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
+    Check(CheckArgs),
+    /// Say why a Secret is counted or not, entry by entry.
+    Explain(ExplainArgs),
+    /// Work with the configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// How to reach the clusters.
+#[derive(Debug, Clone, Args)]
+pub struct Connect {
+    /// Configuration file; without one: the current kubeconfig or the pod's own cluster, namespace istio-system.
+    #[arg(long, value_name = "FILE", env = "MESHCERT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Kubeconfig of the only cluster to look at; overrides the configuration's clusters.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; default: its current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace of hosted meshes, repeatable; `*` for all. Overrides the configuration's.
+    #[arg(long = "namespace", short = 'n', value_name = "NAME")]
+    pub namespaces: Vec<String>,
+}
+
+/// What is logged, and how; to standard error.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Logging {
+    /// Form of the log lines.
+    #[arg(long, value_enum, default_value_t = LogFormat::Plain)]
+    pub log_format: LogFormat,
+    /// Least severity that is logged.
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Severity of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// A person must act.
+    Error,
+    /// Something is off.
+    Warn,
+    /// What the daemon does.
+    Info,
+    /// How it does it.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Clusters.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// Address of /metrics, the health endpoints and the page.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9794")]
+    pub listen: SocketAddr,
+    /// Logs.
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Clusters.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// Form of the answer.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Files to read, `-` for standard input; default: standard input.
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A certificate with less time left than this is expiring (exit code 3).
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
+    pub expiring_within: Duration,
+    /// Form of the answer.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The Secret: NAME (in the first namespace looked at) or NAMESPACE/NAME.
+    #[arg(value_name = "SECRET")]
+    pub secret: String,
+    /// Clusters.
+    #[command(flatten)]
+    pub connect: Connect,
+    /// Form of the answer.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Subcommands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the JSON schema of the configuration file.
+    Schema,
+    /// Check a configuration file.
+    Check {
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Form of a command's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// How a command ended, beside an error (exit code 1) and wrong usage (2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Exit code 0.
+    Fine,
+    /// Exit code 1, after what could be said has been said.
+    Incomplete,
+    /// Exit code 3: a certificate is within the expiring time.
+    Expiring,
+    /// Exit code 4: a certificate has ended.
+    Expired,
+}
+
+impl From<Connect> for crate::app::Sources {
+    fn from(connect: Connect) -> Self {
+        let Connect { config, kubeconfig, context, namespaces } = connect;
+        Self { config, kubeconfig, context, namespaces }
+    }
+}
+
+impl Logging {
+    /// Starts logging.
+    pub fn start(self) {
+        let form = match self.log_format {
+            LogFormat::Plain => LogForm::Plain,
+            LogFormat::Json => LogForm::Json,
+        };
+        let level = match self.log_level {
+            LogLevel::Error => Level::ERROR,
+            LogLevel::Warn => Level::WARN,
+            LogLevel::Info => Level::INFO,
+            LogLevel::Debug => Level::DEBUG,
+            LogLevel::Trace => Level::TRACE,
+        };
+        process::log(form, level);
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Fine => 0,
+            Outcome::Incomplete => 1,
+            Outcome::Expiring => 3,
+            Outcome::Expired => 4,
+        }
+        .into()
+    }
+}
+
+impl Cli {
+    /// Runs the command that was asked for.
+    ///
+    /// # Errors
+    /// What kept it from answering, with its chain of causes.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        match self.command {
+            Command::Serve(args) => command::serve::run(args),
+            Command::Status(args) => command::status::run(args),
+            Command::Check(args) => command::check::run(args),
+            Command::Explain(args) => command::explain::run(args),
+            Command::Config(command) => command::config::run(command),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Finds the way to a cluster: in-cluster, a kubeconfig file, or a kubeconfig found in a Secret.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use zeroize::Zeroizing;
+
+use crate::ports::{SourceError, SourceErrorReason};
+
+/// How a cluster is reached.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// The service account of the pod.
+    InCluster,
+    /// The current kubeconfig (`KUBECONFIG`, `~/.kube/config`), or else the pod's service account.
+    Current {
+        /// Context, if not the current one.
+        context: Option<String>,
+    },
+    /// A kubeconfig file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Context, if not the current one.
+        context: Option<String>,
+    },
+    /// A kubeconfig from a Secret: it may hold nothing that runs, reads or redirects.
+    Document {
+        /// Where it comes from, for messages.
+        origin: Arc<str>,
+        /// Its text.
+        text: Arc<Zeroizing<Vec<u8>>>,
+    },
+}
+
+/// Shows the place, never the document: it holds credentials.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InCluster => f.write_str("the pod's service account"),
+            Self::Current { .. } => f.write_str("the current kubeconfig"),
+            Self::File { path, .. } => write!(f, "the kubeconfig {}", path.display()),
+            Self::Document { origin, .. } => write!(f, "the kubeconfig in {origin}"),
+        }
+    }
+}
+
+/// A kubeconfig in a Secret larger than this is refused.
+const LARGEST_DOCUMENT: usize = 256 << 10;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client for the cluster.
+///
+/// # Errors
+/// The kubeconfig cannot be read or used; the message names it and the remedy.
+pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
+    let unusable = |error: &dyn fmt::Display| SourceError {
+        reason: SourceErrorReason::Kubeconfig,
+        message: format!("{connection:?} cannot be used: {error}"),
+    };
+    let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
+    let mut config = match connection {
+        Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
+        Connection::Current { context: None } => Config::infer().await.map_err(|error| unusable(&error))?,
+        Connection::Current { context } => {
+            Config::from_kubeconfig(&options(context)).await.map_err(|error| unusable(&error))?
+        }
+        Connection::File { path, context } => {
+            let file = Kubeconfig::read_from(path).map_err(|error| unusable(&chain(&error)))?;
+            Config::from_custom_kubeconfig(file, &options(context)).await.map_err(|error| unusable(&chain(&error)))?
+        }
+        Connection::Document { text, .. } => {
+            let document = harmless(text).map_err(|refusal| unusable(&refusal))?;
+            // Its own words could quote the document.
+            let quiet = |_| unusable(&"its current context, cluster or user does not resolve");
+            Config::from_custom_kubeconfig(document, &KubeConfigOptions::default()).await.map_err(quiet)?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Client::try_from(config).map_err(|error| unusable(&chain(&error)))
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The document, if it holds nothing that would make this process run a program, read a file, use a proxy or trust anybody.
+fn harmless(text: &[u8]) -> Result<Kubeconfig, String> {
+    if text.len() > LARGEST_DOCUMENT {
+        return Err(format!("it has more than {} KiB", LARGEST_DOCUMENT >> 10));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+    let document = Kubeconfig::from_yaml(text).map_err(|_| "it is no valid kubeconfig".to_owned())?;
+    let refuse = |what: &str, name: &str, field: &str| {
+        Err(format!(
+            "{what} {name:?} has {field}, which is refused in a kubeconfig from a Secret; embed certificates or a token instead"
+        ))
+    };
+    for named in &document.auth_infos {
+        let Some(user) = &named.auth_info else { continue };
+        for (set, field) in [
+            (user.exec.is_some(), "exec"),
+            (user.auth_provider.is_some(), "auth-provider"),
+            (user.token_file.is_some(), "tokenFile"),
+            (user.client_certificate.is_some(), "client-certificate (a file path)"),
+            (user.client_key.is_some(), "client-key (a file path)"),
+        ] {
+            if set {
+                return refuse("user", &named.name, field);
+            }
+        }
+    }
+    for named in &document.clusters {
+        let Some(cluster) = &named.cluster else { continue };
+        for (set, field) in [
+            (cluster.certificate_authority.is_some(), "certificate-authority (a file path)"),
+            (cluster.proxy_url.is_some(), "proxy-url"),
+            (cluster.insecure_skip_tls_verify == Some(true), "insecure-skip-tls-verify"),
+        ] {
+            if set {
+                return refuse("cluster", &named.name, field);
+            }
+        }
+    }
+    Ok(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_document(cluster: &str, user: &str) -> Connection {
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, \
+             clusters: [{{name: one, cluster: {{server: 'https://127.0.0.1:1', {cluster}}}}}], \
+             users: [{{name: me, user: {{{user}}}}}], \
+             contexts: [{{name: c, context: {{cluster: one, user: me}}}}]}}"
+        );
+        Connection::Document { origin: "Secret ns/remote".into(), text: Arc::new(Zeroizing::new(text.into_bytes())) }
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_from_a_secret_may_not_run_read_or_redirect() {
+        for (cluster, user, field) in [
+            (
+                "",
+                "exec: {command: /bin/true, apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}",
+                "exec",
+            ),
+            ("", "auth-provider: {name: gcp, config: {}}", "auth-provider"),
+            ("", "tokenFile: /etc/shadow", "tokenFile"),
+            ("", "client-certificate: /etc/shadow", "client-certificate"),
+            ("", "client-key: /etc/shadow", "client-key"),
+            ("certificate-authority: /etc/shadow", "token: t0ps3cret", "certificate-authority"),
+            ("proxy-url: 'http://127.0.0.1:1'", "token: t0ps3cret", "proxy-url"),
+            ("insecure-skip-tls-verify: true", "token: t0ps3cret", "insecure-skip-tls-verify"),
+        ] {
+            let Err(error) = connect(&mk_document(cluster, user)).await else { panic!("{field} was accepted") };
+            assert_eq!(error.reason, SourceErrorReason::Kubeconfig);
+            assert!(error.message.contains(field) && error.message.contains("Secret ns/remote"), "{}", error.message);
+            assert!(!error.message.contains("t0ps3cret"));
+        }
+        assert!(connect(&mk_document("", "token: t0ps3cret")).await.is_ok());
+        assert!(!format!("{:?}", mk_document("", "token: t0ps3cret")).contains("t0ps3cret"));
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_kubeconfig_is_named() {
+        let connection = Connection::File { path: "/nonexistent/config".into(), context: None };
+        let Err(error) = connect(&connection).await else { panic!("there is no such file") };
+        assert!(error.message.contains("/nonexistent/config"), "{}", error.message);
+    }
+}

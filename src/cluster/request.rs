@@ -1,0 +1,120 @@
+//! One GET with a deadline, and what its failures mean.
+
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::Client;
+use kube::client::Body;
+use serde::Deserialize;
+
+use crate::cluster::connect::chain;
+use crate::ports::{SourceError, SourceErrorReason};
+
+/// A page larger than this is given up: five hundred Secrets of the largest size stay below it.
+const LARGEST_ANSWER: usize = 768 << 20;
+
+/// What is asked, for messages: verb, resource, namespace.
+pub(super) struct Asked<'a> {
+    pub(super) verb: &'static str,
+    pub(super) namespace: Option<&'a str>,
+}
+
+/// The parts of a `Status` that matter.
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    message: String,
+}
+
+/// Sends a GET and returns its body's beginning once the status is good.
+pub(super) async fn open(
+    client: &Client,
+    uri: &str,
+    asked: &Asked<'_>,
+    deadline: Duration,
+) -> Result<Body, SourceError> {
+    let request = Request::get(uri).body(Body::empty()).map_err(|error| SourceError {
+        reason: SourceErrorReason::Decode,
+        message: format!("the request {uri} cannot be made: {error}"),
+    })?;
+    let response = match tokio::time::timeout(deadline, client.send(request)).await {
+        Err(_) => return Err(too_slow(asked, deadline)),
+        Ok(Err(error)) => return Err(unreachable(asked, &error)),
+        Ok(Ok(response)) => response,
+    };
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response.into_body());
+    }
+    // What comes with a refusal is a sentence; more is not worth waiting for.
+    let sentence = Limited::new(response.into_body(), 64 << 10).collect();
+    let bytes = match tokio::time::timeout(deadline, sentence).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        _ => Default::default(),
+    };
+    let message = serde_json::from_slice::<Status>(&bytes).map(|status| status.message).unwrap_or_default();
+    Err(refused(asked, status, &message))
+}
+
+/// Sends a GET and collects its whole body.
+pub(super) async fn get(
+    client: &Client,
+    uri: &str,
+    asked: &Asked<'_>,
+    deadline: Duration,
+) -> Result<hyper::body::Bytes, SourceError> {
+    let body = open(client, uri, asked, deadline).await?;
+    match tokio::time::timeout(deadline, Limited::new(body, LARGEST_ANSWER).collect()).await {
+        Err(_) => Err(too_slow(asked, deadline)),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(SourceError {
+            reason: SourceErrorReason::TooLarge,
+            message: format!("{asked}: the answer is larger than {} MiB", LARGEST_ANSWER >> 20),
+        }),
+        Ok(Err(error)) => Err(SourceError {
+            reason: SourceErrorReason::Unreachable,
+            message: format!("{asked}: the connection broke off: {}", chain(&*error)),
+        }),
+    }
+}
+
+/// The error that a refusal by the API server stands for.
+pub(super) fn refused(asked: &Asked<'_>, status: StatusCode, message: &str) -> SourceError {
+    let (reason, remedy) = match status {
+        StatusCode::UNAUTHORIZED => (SourceErrorReason::Unauthorized, "; the credentials are not accepted, renew them"),
+        StatusCode::FORBIDDEN => {
+            (SourceErrorReason::Forbidden, "; grant the verbs list and watch on secrets there (a Role is enough)")
+        }
+        StatusCode::GONE => (SourceErrorReason::Gone, ""),
+        StatusCode::TOO_MANY_REQUESTS => (SourceErrorReason::Throttled, ""),
+        StatusCode::GATEWAY_TIMEOUT => (SourceErrorReason::Timeout, ""),
+        _ => (SourceErrorReason::Server, ""),
+    };
+    let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+    SourceError { reason, message: format!("{asked}: the API server answered {status}{said}{remedy}") }
+}
+
+fn too_slow(asked: &Asked<'_>, deadline: Duration) -> SourceError {
+    SourceError {
+        reason: SourceErrorReason::Timeout,
+        message: format!("{asked}: no answer within {} s", deadline.as_secs()),
+    }
+}
+
+fn unreachable(asked: &Asked<'_>, error: &kube::Error) -> SourceError {
+    SourceError {
+        reason: SourceErrorReason::Unreachable,
+        message: format!("{asked}: the API server cannot be reached: {}", chain(error)),
+    }
+}
+
+/// `list secrets in namespace istio-system`.
+impl std::fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace {
+            Some(namespace) => write!(f, "{} secrets in namespace {namespace}", self.verb),
+            None => write!(f, "{} secrets in all namespaces", self.verb),
+        }
+    }
+}

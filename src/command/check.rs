@@ -1,0 +1,175 @@
+//! `meshcert check`: reads certificates from files, without any cluster.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::cert::parse::{NamePool, Retain, read_entry};
+use crate::cert::{CertFingerprint, Entry, Name, Position, Role, SerialNumber};
+use crate::cli::{CheckArgs, Outcome};
+use crate::clock::SystemClock;
+use crate::command::{print, table};
+use crate::ports::Clock;
+use crate::time::{UnixTime, time_left};
+
+mod manifest;
+
+/// What was read, as `-o json` prints it.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    certificates: Vec<CertificateReport>,
+    problems: Vec<ProblemReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct CertificateReport {
+    source: String,
+    position: Position,
+    subject: std::sync::Arc<Name>,
+    issuer: std::sync::Arc<Name>,
+    serial_number: SerialNumber,
+    not_before: UnixTime,
+    not_after: UnixTime,
+    role: Role,
+    fingerprint_sha256: CertFingerprint,
+}
+
+#[derive(Debug, Serialize)]
+struct ProblemReport {
+    source: String,
+    position: Position,
+    reason: &'static str,
+    message: String,
+}
+
+/// Reads the files and prints what they hold; the outcome is that of the worst: a certificate that has ended, one that soon
+/// will, something unreadable.
+///
+/// # Errors
+/// Standard output cannot be written; an unreadable file is a problem in the answer instead.
+pub fn run(args: CheckArgs) -> anyhow::Result<Outcome> {
+    let CheckArgs { mut files, expiring_within, output } = args;
+    if files.is_empty() {
+        files.push(PathBuf::from("-"));
+    }
+    let now = SystemClock.now();
+    let mut names = NamePool::default();
+    let mut report = Report::default();
+    for file in &files {
+        let source = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
+        match read(file) {
+            Ok(bytes) => report.add_file(&source, &bytes, &mut names),
+            Err(error) => report.problems.push(ProblemReport {
+                source,
+                position: Position::Entry,
+                reason: "unreadable_file",
+                message: error.to_string(),
+            }),
+        }
+    }
+    print(&report, output, || report.table(now))?;
+    Ok(report.outcome(now, expiring_within.0))
+}
+
+fn read(file: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    if file == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(file)?.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+impl Report {
+    fn add_file(&mut self, source: &str, bytes: &[u8], names: &mut NamePool) {
+        let Some(secrets) = manifest::secrets(bytes) else {
+            return self.add_entry(source, read_entry(bytes, Retain::Facts, names));
+        };
+        for manifest::SecretEntry { secret, key, content } in secrets {
+            let source = format!("{source}:{secret}/{key}");
+            match content {
+                Ok(bytes) => {
+                    let mut entry = read_entry(&bytes, Retain::Facts, names);
+                    if !manifest::names_a_certificate(&key) {
+                        // A Secret holds other things too; only a key that promises a certificate owes one.
+                        entry.problems.retain(|problem| problem.position != Position::Entry);
+                    }
+                    self.add_entry(&source, entry);
+                }
+                Err(message) => self.problems.push(ProblemReport {
+                    source,
+                    position: Position::Entry,
+                    reason: crate::cert::ProblemReason::InvalidBase64.as_str(),
+                    message,
+                }),
+            }
+        }
+    }
+
+    fn add_entry(&mut self, source: &str, entry: Entry) {
+        let Entry { certificates, problems, kubeconfig: _ } = entry;
+        self.certificates.extend(certificates.into_iter().map(|found| CertificateReport {
+            source: source.to_owned(),
+            position: found.position,
+            subject: found.certificate.subject,
+            issuer: found.certificate.issuer,
+            serial_number: found.certificate.serial_number,
+            not_before: found.certificate.not_before,
+            not_after: found.certificate.not_after,
+            role: found.certificate.role,
+            fingerprint_sha256: found.certificate.fingerprint,
+        }));
+        self.problems.extend(problems.into_iter().map(|problem| ProblemReport {
+            source: source.to_owned(),
+            position: problem.position,
+            reason: problem.reason.as_str(),
+            message: problem.message,
+        }));
+    }
+
+    fn outcome(&self, now: UnixTime, expiring_within: i64) -> Outcome {
+        let certificate = |certificate: &CertificateReport| match now.seconds_until(certificate.not_after) {
+            left if left <= 0 => Outcome::Expired,
+            left if left < expiring_within => Outcome::Expiring,
+            _ => Outcome::Fine,
+        };
+        let unreadable = if self.problems.is_empty() { Outcome::Fine } else { Outcome::Incomplete };
+        self.certificates.iter().map(certificate).max().unwrap_or(Outcome::Fine).max(unreadable)
+    }
+
+    fn table(&self, now: UnixTime) -> String {
+        let mut text = String::new();
+        if !self.certificates.is_empty() {
+            text = table(
+                ["SOURCE", "POSITION", "SUBJECT", "ISSUER", "ROLE", "NOT AFTER", "TIME LEFT"],
+                self.certificates.iter().map(|certificate| {
+                    [
+                        certificate.source.clone(),
+                        certificate.position.to_string(),
+                        certificate.subject.to_string(),
+                        certificate.issuer.to_string(),
+                        certificate.role.as_str().to_owned(),
+                        certificate.not_after.to_string(),
+                        time_left(now, certificate.not_after),
+                    ]
+                }),
+            );
+        }
+        if !self.problems.is_empty() {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            let rows = self.problems.iter().map(|problem| {
+                [
+                    problem.source.clone(),
+                    problem.position.to_string(),
+                    problem.reason.to_owned(),
+                    problem.message.clone(),
+                ]
+            });
+            text = format!("{text}{separator}{}", table(["SOURCE", "POSITION", "PROBLEM", "MESSAGE"], rows));
+        }
+        if text.is_empty() { "no certificates\n".to_owned() } else { text }
+    }
+}

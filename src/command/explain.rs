@@ -1,0 +1,116 @@
+//! `meshcert explain`: why a Secret is counted or not, entry by entry.
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::app::{self, Sources, process};
+use crate::cert::Entry;
+use crate::cert::parse::{NamePool, Retain, read_entry, unreadable};
+use crate::cli::{ExplainArgs, Outcome};
+use crate::clock::SystemClock;
+use crate::cluster::connect::connect;
+use crate::cluster::secrets::{self, Explained, Scope};
+use crate::command::{print, table};
+use crate::observer::ClusterSpec;
+use crate::ports::Clock;
+use crate::secret::Class;
+use crate::time::{UnixTime, time_left};
+
+/// What is said of a Secret in a cluster.
+#[derive(Serialize)]
+struct Explanation {
+    cluster: String,
+    secret: String,
+    /// Whether and as what it is read, in words.
+    verdict: String,
+    entries: Vec<EntryExplanation>,
+}
+
+#[derive(Serialize)]
+struct EntryExplanation {
+    key: String,
+    verdict: String,
+}
+
+/// Reads the Secret in every configured cluster and explains it.
+///
+/// # Errors
+/// The configuration cannot be used, a cluster cannot be read, or none has the Secret.
+pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
+    let ExplainArgs { secret, connect, output } = args;
+    let config = Sources::from(connect).load()?;
+    let specs = app::clusters(&config)?;
+    let explanations = process::runtime()?.block_on(explain(&specs, &secret))?;
+    if explanations.is_empty() {
+        bail!("no cluster has the Secret {secret}; name it NAMESPACE/NAME, or the namespace with --namespace");
+    }
+    print(&explanations, output, || explanations.iter().map(Explanation::text).collect::<Vec<_>>().join("\n"))?;
+    Ok(Outcome::Fine)
+}
+
+async fn explain(specs: &[ClusterSpec], secret: &str) -> anyhow::Result<Vec<Explanation>> {
+    let mut explanations = Vec::new();
+    for spec in specs {
+        let (namespace, name) = match secret.split_once('/') {
+            Some((namespace, name)) => (namespace.to_owned(), name),
+            None => {
+                let first = spec.namespaces.as_ref().and_then(|all| all.first());
+                (first.context("every namespace is watched: name the Secret as NAMESPACE/NAME")?.clone(), secret)
+            }
+        };
+        let client = connect(&spec.connection).await?;
+        let scope = Scope { namespace: Some(namespace.as_str().into()), selection: spec.selection.clone() };
+        if let Some(found) = secrets::explain(&client, &scope, name).await? {
+            explanations.push(Explanation::new(spec, found));
+        }
+    }
+    Ok(explanations)
+}
+
+impl Explanation {
+    fn new(spec: &ClusterSpec, found: Explained) -> Self {
+        let Explained { meta, keys, secret } = found;
+        let mut names = NamePool::default();
+        let now = SystemClock.now();
+        let watched = spec.namespaces.as_ref().is_none_or(|all| all.iter().any(|n| **n == *meta.reference.namespace));
+        let verdict = match &secret {
+            _ if !watched => format!("not counted: namespace {} is not watched", meta.reference.namespace),
+            Err(why) => format!("not counted: {why}"),
+            Ok(raw) => match &raw.class {
+                Class::Mesh(id, role) => format!("counted: the {} of the hosted mesh {id}", role.as_str()),
+                Class::Other(rule) => format!("counted: secretRules[{rule}] matches"),
+            },
+        };
+        let mut entries = Vec::new();
+        for key in keys {
+            let verdict = match &secret {
+                _ if key.ends_with(".key") => "never read: a private key".to_owned(),
+                Err(_) => "not read".to_owned(),
+                Ok(raw) => match raw.entries.iter().find(|(known, _)| *known == key) {
+                    None => "not read: no certificates are expected under this key".to_owned(),
+                    Some((_, Ok(bytes))) => in_words(&read_entry(bytes, Retain::Facts, &mut names), now),
+                    Some((_, Err(why))) => in_words(&unreadable(*why), now),
+                },
+            };
+            entries.push(EntryExplanation { key: key.into(), verdict });
+        }
+        Self { cluster: spec.name.to_string(), secret: meta.reference.to_string(), verdict, entries }
+    }
+
+    fn text(&self) -> String {
+        let Self { cluster, secret, verdict, entries } = self;
+        let rows = entries.iter().map(|entry| [entry.key.clone(), entry.verdict.clone()]);
+        format!("{secret} in cluster {cluster}: {verdict}\n\n{}", table(["KEY", "WHAT IT HOLDS"], rows))
+    }
+}
+
+fn in_words(entry: &Entry, now: UnixTime) -> String {
+    let certificates = entry.certificates.iter().map(|found| {
+        let certificate = &found.certificate;
+        let (role, subject) = (certificate.role.as_str(), &certificate.subject);
+        format!("{role} {subject} at {}: {}", found.position, time_left(now, certificate.not_after))
+    });
+    let problems = entry.problems.iter().map(|problem| format!("{}: {}", problem.reason.as_str(), problem.message));
+    let all: Vec<String> = certificates.chain(problems).collect();
+    if all.is_empty() { "no certificate".to_owned() } else { all.join("; ") }
+}

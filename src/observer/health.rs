@@ -1,0 +1,50 @@
+//! How well a source can be read.
+
+use std::collections::BTreeMap;
+
+use crate::ports::{SourceError, SourceErrorReason};
+use crate::time::UnixTime;
+
+/// The health of one source.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    /// Listed once, and the last contact was good.
+    pub(super) up: bool,
+    /// A full list has been completed.
+    pub(super) listed: bool,
+    /// A request has failed.
+    pub(super) failed: bool,
+    pub(super) last_success: Option<UnixTime>,
+    /// Certificate Secrets held.
+    pub(super) objects: u64,
+    pub(super) resyncs: u64,
+    pub(super) errors: BTreeMap<SourceErrorReason, u64>,
+    /// What failed last, while the source is down.
+    pub(super) message: Option<String>,
+}
+
+impl Health {
+    /// The source answered.
+    pub(super) fn succeed(&mut self, now: UnixTime) {
+        self.up = self.listed;
+        self.last_success = Some(now);
+        self.message = None;
+    }
+
+    /// A full list is complete.
+    pub(super) fn list_finished(&mut self, now: UnixTime) {
+        self.resyncs += u64::from(self.listed);
+        self.listed = true;
+        self.succeed(now);
+    }
+
+    /// A request failed. A watch that only has to start again is no outage.
+    pub(super) fn fail(&mut self, error: &SourceError) {
+        *self.errors.entry(error.reason).or_default() += 1;
+        if error.reason != SourceErrorReason::Gone {
+            self.up = false;
+            self.failed = true;
+            self.message = Some(error.message.clone());
+        }
+    }
+}

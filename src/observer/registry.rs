@@ -1,0 +1,146 @@
+//! What all sources have published, for those who read it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::inventory::Snapshot;
+use crate::metrics::exposition::ClusterSnapshot;
+use crate::metrics::{Observed, SourceHealth};
+use crate::observer::ClusterSpec;
+use crate::observer::health::Health;
+use crate::ports::SourceErrorReason;
+
+/// All sources and the present snapshots of all clusters.
+pub struct Registry {
+    sources: Mutex<BTreeMap<Arc<str>, Vec<Arc<SourceState>>>>,
+    clusters: ArcSwap<Vec<ClusterSnapshot>>,
+    changes: watch::Sender<u64>,
+}
+
+/// One source: a namespace of a cluster, or a cluster as a whole.
+pub struct SourceState {
+    /// `CLUSTER/NAMESPACE`, or `CLUSTER` where all namespaces are watched.
+    pub name: Arc<str>,
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// The namespace; `None` for all.
+    pub namespace: Option<Arc<str>>,
+    health: Mutex<Health>,
+    /// Absent before the first full list: nothing partial is shown.
+    snapshot: Mutex<Option<Snapshot>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { sources: Mutex::default(), clusters: ArcSwap::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl Registry {
+    /// Announces changes of what is published or of a source's health; the number has no meaning but to differ.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What failed last at each source that is down, as (source, message).
+    pub fn failures(&self) -> Vec<(Arc<str>, String)> {
+        let message =
+            |source: &Arc<SourceState>| Some((Arc::clone(&source.name), lock(&source.health).message.clone()?));
+        lock(&self.sources).values().flatten().filter_map(message).collect()
+    }
+
+    pub(super) fn add(&self, spec: &ClusterSpec) -> Vec<Arc<SourceState>> {
+        let source = |namespace: Option<&String>| {
+            let name =
+                namespace.map_or_else(|| spec.name.to_string(), |namespace| format!("{}/{namespace}", spec.name));
+            Arc::new(SourceState {
+                name: name.into(),
+                cluster: Arc::clone(&spec.name),
+                namespace: namespace.map(|namespace| namespace.as_str().into()),
+                health: Mutex::default(),
+                snapshot: Mutex::default(),
+            })
+        };
+        let sources = match &spec.namespaces {
+            None => vec![source(None)],
+            Some(namespaces) => namespaces.iter().map(|namespace| source(Some(namespace))).collect(),
+        };
+        lock(&self.sources).insert(Arc::clone(&spec.name), sources.clone());
+        self.compose(&spec.name);
+        sources
+    }
+
+    pub(super) fn remove(&self, cluster: &str) {
+        lock(&self.sources).remove(cluster);
+        self.compose(cluster);
+    }
+
+    pub(super) fn publish(&self, source: &SourceState, snapshot: Snapshot) {
+        *lock(&source.snapshot) = Some(snapshot);
+        self.compose(&source.cluster);
+    }
+
+    pub(super) fn record(&self, source: &SourceState, change: impl FnOnce(&mut Health)) {
+        change(&mut lock(&source.health));
+        self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// Joins the snapshots of a cluster's sources; the other clusters' keep their identity, so that nothing of them is rendered again.
+    fn compose(&self, cluster: &str) {
+        // Held until the result is stored, so that two sources cannot overwrite each other's.
+        let sources = lock(&self.sources);
+        let mut clusters: Vec<ClusterSnapshot> =
+            self.clusters.load().iter().filter(|known| *known.name != *cluster).cloned().collect();
+        if let Some((name, sources)) = sources.get_key_value(cluster) {
+            let shards = sources.iter().flat_map(|source| lock(&source.snapshot).clone().unwrap_or_default().shards);
+            let snapshot = Arc::new(Snapshot { shards: shards.collect() });
+            clusters.push(ClusterSnapshot { name: Arc::clone(name), snapshot });
+            clusters.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        self.clusters.store(Arc::new(clusters));
+        drop(sources);
+        self.changes.send_modify(|number| *number += 1);
+    }
+}
+
+impl Observed for Registry {
+    fn clusters(&self) -> Vec<ClusterSnapshot> {
+        self.clusters.load().to_vec()
+    }
+
+    fn sources(&self) -> Vec<SourceHealth> {
+        let health = |source: &Arc<SourceState>| {
+            let Health { up, last_success, objects, resyncs, errors, .. } = lock(&source.health).clone();
+            let errors =
+                SourceErrorReason::ALL.map(|reason| (reason.as_str(), errors.get(&reason).copied().unwrap_or(0)));
+            SourceHealth {
+                source: Arc::clone(&source.name),
+                up,
+                last_success,
+                objects,
+                errors: errors.to_vec(),
+                resyncs,
+            }
+        };
+        lock(&self.sources).values().flatten().map(health).collect()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let waiting = |source: &&Arc<SourceState>| {
+            let health = lock(&source.health);
+            !health.listed && !health.failed
+        };
+        match lock(&self.sources).values().flatten().find(waiting) {
+            Some(source) => Err(format!("the first list of {} is not complete", source.name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What these locks guard is replaced whole: a panic elsewhere cannot leave it half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,180 @@
+//! The HTTP server: metrics, health, the first page and the API.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::metrics::exposition::{Exposition, ObjectPart};
+use crate::metrics::family::Format;
+use crate::metrics::{Handler, Metrics, Observed, StatusClass};
+use crate::ports::Clock;
+use crate::server::accept::Encoding;
+use crate::server::body::Scrape;
+use crate::server::overview::Overviews;
+
+mod accept;
+mod body;
+mod connection;
+pub mod overview;
+mod page;
+
+pub use connection::{Limits, serve};
+
+/// What the handlers share.
+pub struct App {
+    observed: Arc<dyn Observed>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    exposition: Exposition,
+    overviews: Overviews,
+    renew_before: AtomicI64,
+}
+
+impl App {
+    /// `renew_before` in seconds: what has less time left is expiring.
+    pub fn new(
+        observed: Arc<dyn Observed>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        renew_before: i64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            observed,
+            metrics,
+            clock,
+            exposition: Exposition::default(),
+            overviews: Overviews::default(),
+            renew_before: AtomicI64::new(renew_before),
+        })
+    }
+
+    /// Takes a reloaded `renewBefore`, in seconds.
+    pub fn set_renew_before(&self, seconds: i64) {
+        self.renew_before.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Renders what changed, so that the next scrape finds it done. Safe to call at any time and from several tasks; returns once the exposition is that of
+    /// the present snapshots.
+    pub async fn refresh(self: &Arc<Self>) {
+        self.objects(Format::OpenMetrics).await;
+    }
+
+    async fn objects(self: &Arc<Self>, format: Format) -> Option<Arc<ObjectPart>> {
+        let clusters = self.observed.clusters();
+        let now = self.clock.now();
+        if let Some(part) = self.exposition.unchanged(&clusters, format, now) {
+            return Some(part);
+        }
+        let app = Arc::clone(self);
+        tokio::task::spawn_blocking(move || app.exposition.render(&clusters, format, now)).await.ok()
+    }
+}
+
+/// All routes. Others may be merged before it is served.
+pub fn router(app: Arc<App>) -> Router {
+    let metrics = Arc::clone(&app.metrics);
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/-/healthy", get(healthy))
+        .route("/-/ready", get(ready))
+        .route("/", get(first_page))
+        .route("/api/v1/meshes", get(meshes))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(metrics, count))
+        .with_state(app)
+}
+
+async fn scrape(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let format = accept::format(&headers);
+    let Some(objects) = app.objects(format).await else {
+        return sentence(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be rendered; the log says why");
+    };
+    let tail = app.metrics.tail(&objects, format);
+    let content_type = match format {
+        Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        Format::Classic => "text/plain; version=0.0.4; charset=utf-8",
+    };
+    let head = [(CONTENT_TYPE, content_type), (VARY, "Accept, Accept-Encoding")];
+    match accept::encoding(&headers) {
+        Encoding::Gzip => {
+            (head, [(CONTENT_ENCODING, "gzip")], axum::body::Body::new(Scrape::gzip(&objects, tail))).into_response()
+        }
+        Encoding::Identity => (head, axum::body::Body::new(Scrape::identity(objects, tail))).into_response(),
+    }
+}
+
+async fn healthy() -> Response {
+    sentence(StatusCode::OK, "meshcert is running")
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.observed.ready() {
+        Ok(()) => sentence(StatusCode::OK, "meshcert is ready"),
+        Err(awaited) => sentence(StatusCode::SERVICE_UNAVAILABLE, &format!("meshcert is not ready: {awaited}")),
+    }
+}
+
+async fn first_page(State(app): State<Arc<App>>) -> Response {
+    match overview::current(&app).await {
+        Some(overview) => {
+            let head = [
+                (CONTENT_TYPE, "text/html; charset=utf-8"),
+                (CACHE_CONTROL, "no-store"),
+                (axum::http::header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
+                (axum::http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            (head, page::html(&overview)).into_response()
+        }
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made; the log says why"),
+    }
+}
+
+async fn meshes(State(app): State<Arc<App>>) -> Response {
+    match overview::current(&app).await {
+        Some(overview) => {
+            ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], overview.json.clone()).into_response()
+        }
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
+    }
+}
+
+async fn not_found() -> Response {
+    sentence(StatusCode::NOT_FOUND, "there is nothing at this path; / lists what there is")
+}
+
+async fn wrong_method() -> Response {
+    let mut response = sentence(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET and HEAD only");
+    response.headers_mut().insert(ALLOW, axum::http::HeaderValue::from_static("GET,HEAD"));
+    response
+}
+
+fn sentence(status: StatusCode, words: &str) -> Response {
+    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{words}\n")).into_response()
+}
+
+async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let handler = match request.uri().path() {
+        "/metrics" => Handler::Metrics,
+        "/-/healthy" => Handler::Healthy,
+        "/-/ready" => Handler::Ready,
+        "/" => Handler::Page,
+        path if path.starts_with("/api/") => Handler::Api,
+        _ => Handler::Other,
+    };
+    let response = next.run(request).await;
+    let code = match response.status() {
+        status if status.is_server_error() => StatusClass::ServerError,
+        status if status.is_client_error() => StatusClass::ClientError,
+        _ => StatusClass::Success,
+    };
+    metrics.http_request(handler, code);
+    response
+}

@@ -1,0 +1,276 @@
+//! Accepts connections and gives up on clients that are slow on purpose.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+/// What a client may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the listener's backlog.
+    pub connections: usize,
+    /// Bytes of a request's head.
+    pub head: usize,
+    /// How long a connection may be open without a request.
+    pub idle: Duration,
+    /// How long from a request's first byte to the answer's first byte.
+    pub request: Duration,
+    /// How long a client may accept no byte of an answer.
+    pub stall: Duration,
+    /// How long requests may go on after the shutdown began.
+    pub grace: Duration,
+}
+
+/// A connection with deadlines.
+#[derive(Debug)]
+struct Impatient<S> {
+    stream: S,
+    limits: Limits,
+    phase: Phase,
+    since: Instant,
+    read_timer: Pin<Box<Sleep>>,
+    write_timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Between requests.
+    Idle,
+    /// From a request's first byte on.
+    Receiving,
+    /// From an answer's first byte on; whether the answer is complete is not seen from here.
+    Sending,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            head: 32 << 10,
+            // Longer than the usual scrape interval, so that Prometheus keeps its connection.
+            idle: Duration::from_secs(75),
+            request: Duration::from_secs(15),
+            stall: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `shutdown`; then accepts nothing more, lets requests in progress end, closes idle connections, and returns.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let accept = async {
+        // The semaphore is never closed, so waiting for a permit ends with one.
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    refused(&error).await;
+                    continue;
+                }
+            };
+            // An answer is written whole; waiting for more to send would only delay its end.
+            let _ = stream.set_nodelay(true);
+            let io = TokioIo::new(Impatient::new(stream, limits));
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(None)
+                .max_buf_size(limits.head.max(MIN_BUFFER))
+                .serve_connection(io, service);
+            let connection = graceful.watch(connection);
+            connections.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection ended early");
+                }
+                drop(permit);
+            });
+            while let Some(ended) = connections.try_join_next() {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a request handler failed");
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = accept => {}
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!(grace = ?limits.grace, "requests were cut off at the end of the shutdown's grace");
+    }
+}
+
+async fn refused(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        return;
+    }
+    // Most likely out of file descriptors: trying again at once would only burn the processor.
+    tracing::warn!(%error, "cannot accept connections, trying again in a second");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S, limits: Limits) -> Self {
+        let since = Instant::now();
+        let timer = || Box::pin(tokio::time::sleep_until(since));
+        Self { stream, limits, phase: Phase::Idle, since, read_timer: timer(), write_timer: timer() }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(_)) => self.enter(Phase::Sending),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                if self.phase != Phase::Sending {
+                    self.enter(Phase::Sending);
+                }
+                let deadline = self.since + self.limits.stall;
+                ready!(expired(&mut self.write_timer, deadline, cx));
+                return Poll::Ready(Err(timed_out("the client accepts no data")));
+            }
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if result.is_ready() {
+            if buf.filled().len() > before && self.phase != Phase::Receiving {
+                self.enter(Phase::Receiving);
+            }
+            return result;
+        }
+        let (allowed, words) = match self.phase {
+            Phase::Receiving => (self.limits.request, "the request took too long"),
+            Phase::Idle | Phase::Sending => (self.limits.idle, "no request came"),
+        };
+        let deadline = self.since + allowed;
+        ready!(expired(&mut self.read_timer, deadline, cx));
+        Poll::Ready(Err(timed_out(words)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn expired(timer: &mut Pin<Box<Sleep>>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    if timer.deadline() != deadline {
+        timer.as_mut().reset(deadline);
+    }
+    timer.as_mut().poll(cx)
+}
+
+fn timed_out(words: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, words)
+}
+
+/// hyper refuses buffers below this.
+const MIN_BUFFER: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn mk_pair(space: usize) -> (Impatient<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(space);
+        (Impatient::new(ours, Limits::default()), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_after_the_idle_time() {
+        let (mut ours, _theirs) = mk_pair(64);
+        let start = Instant::now();
+        assert_eq!(ours.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed().as_secs(), 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_trickles_in_ends_after_the_request_time() {
+        let (mut ours, mut theirs) = mk_pair(64);
+        let start = Instant::now();
+        let trickle = tokio::spawn(async move {
+            while theirs.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let error = loop {
+            if let Err(error) = ours.read_u8().await {
+                break error;
+            }
+        };
+        assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, 15));
+        drop(ours);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_ends_after_the_stall_time_and_a_slow_one_does_not() {
+        let (mut ours, mut theirs) = mk_pair(1);
+        let slow = tokio::spawn(async move {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(29)).await;
+                theirs.read_u8().await.unwrap();
+            }
+            theirs
+        });
+        let start = Instant::now();
+        let error = ours.write_all(b"0123456789").await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed().as_secs()), (io::ErrorKind::TimedOut, 5 * 29 + 30));
+        drop(slow.await.unwrap());
+    }
+}

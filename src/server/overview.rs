@@ -1,0 +1,311 @@
+//! All meshes, worst first: what the API says and the first page shows.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Bytes;
+use serde::Serialize;
+
+use crate::cert::{CertFingerprint, KeyAlgorithm, Name, Position, Role, SerialNumber};
+use crate::mesh::{Finding, HostedMesh, MeshCertificate, Reason, SecretRole};
+use crate::metrics::SourceHealth;
+use crate::metrics::exposition::ClusterSnapshot;
+use crate::server::App;
+use crate::time::{UnixTime, time_left};
+
+/// What is shown, and its JSON.
+#[derive(Debug)]
+pub struct Overview {
+    /// The answer of `/api/v1/meshes`.
+    pub json: Bytes,
+    /// The meshes, worst first.
+    pub rows: Vec<Row>,
+    /// How the sources are.
+    pub sources: Vec<SourceHealth>,
+    /// The moment all this is said of.
+    pub now: UnixTime,
+}
+
+/// A mesh in a line.
+#[derive(Debug)]
+pub struct Row {
+    /// Control plane cluster.
+    pub cluster: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Mesh id.
+    pub id: String,
+    /// How it is.
+    pub state: State,
+    /// The end that counts.
+    pub expiration: Option<UnixTime>,
+    /// The time until then in words.
+    pub time_left: String,
+    /// What is wrong, a sentence each.
+    pub findings: Vec<String>,
+}
+
+/// How a mesh is; worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// A certificate that the hosted API needs has ended.
+    Expired,
+    /// Something is missing, cannot be read or does not hold together.
+    Invalid,
+    /// Less than `renewBefore` is left.
+    Expiring,
+    /// Nothing to do.
+    Ok,
+}
+
+/// The overview that was made last: many who ask at once share one.
+#[derive(Debug, Default)]
+pub(super) struct Overviews(Mutex<Option<(Given, Arc<Overview>)>>);
+
+/// What an overview depends on.
+#[derive(Debug)]
+pub(super) struct Given {
+    clusters: Vec<ClusterSnapshot>,
+    sources: Vec<SourceHealth>,
+    now: UnixTime,
+    renew_before: i64,
+}
+
+/// The overview of this second; `None` where making it failed, which the runtime has logged.
+pub(super) async fn current(app: &Arc<App>) -> Option<Arc<Overview>> {
+    let app = Arc::clone(app);
+    let make = move || {
+        let given = Given {
+            clusters: app.observed.clusters(),
+            sources: app.observed.sources(),
+            now: app.clock.now(),
+            renew_before: app.renew_before.load(std::sync::atomic::Ordering::Relaxed),
+        };
+        app.overviews.get(given)
+    };
+    tokio::task::spawn_blocking(make).await.ok()
+}
+
+impl Overviews {
+    fn get(&self, given: Given) -> Arc<Overview> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, overview)) = &*last
+            && of.same(&given)
+        {
+            return Arc::clone(overview);
+        }
+        let overview = Arc::new(make(&given));
+        *last = Some((given, Arc::clone(&overview)));
+        overview
+    }
+}
+
+impl Given {
+    fn same(&self, other: &Self) -> bool {
+        let clusters =
+            |a: &ClusterSnapshot, b: &ClusterSnapshot| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name;
+        (self.now, self.renew_before) == (other.now, other.renew_before)
+            && self.sources == other.sources
+            && self.clusters.len() == other.clusters.len()
+            && self.clusters.iter().zip(&other.clusters).all(|(a, b)| clusters(a, b))
+    }
+}
+
+/// The overview of what is observed at `now`; `renew_before` in seconds.
+pub fn of(clusters: Vec<ClusterSnapshot>, sources: Vec<SourceHealth>, now: UnixTime, renew_before: i64) -> Overview {
+    make(&Given { clusters, sources, now, renew_before })
+}
+
+fn make(given: &Given) -> Overview {
+    let now = given.now;
+    let mut meshes: Vec<MeshView<'_>> = given
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.snapshot.shards.iter().map(move |shard| (cluster, shard)))
+        .flat_map(|(cluster, shard)| shard.meshes.values().map(move |mesh| (cluster, mesh)))
+        .map(|(cluster, mesh)| view(&cluster.name, mesh, now, given.renew_before))
+        .collect();
+    // A mesh without any readable certificate has no end: it stands before those of its state that have one.
+    meshes.sort_by(|a, b| {
+        (a.state, a.expiration, a.cluster, a.namespace, a.id).cmp(&(
+            b.state,
+            b.expiration,
+            b.cluster,
+            b.namespace,
+            b.id,
+        ))
+    });
+    let rows = meshes.iter().map(row).collect();
+    let list = List { meshes, sources: given.sources.iter().map(source).collect() };
+    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
+    let json = serde_json::to_vec(&list).unwrap_or_default().into();
+    Overview { json, rows, sources: given.sources.clone(), now }
+}
+
+fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, now: UnixTime, renew_before: i64) -> MeshView<'a> {
+    let findings = mesh.findings_at(now);
+    let state = match mesh.expiration {
+        Some(end) if end <= now => State::Expired,
+        None => State::Invalid,
+        Some(_) if findings.iter().any(|found| found.reason.breaks() || found.reason == Reason::SecretMissing) => {
+            State::Invalid
+        }
+        Some(end) if now.seconds_until(end) < renew_before => State::Expiring,
+        Some(_) => State::Ok,
+    };
+    MeshView {
+        cluster,
+        namespace: &mesh.key.namespace,
+        id: mesh.key.id.as_str(),
+        state,
+        expiration: mesh.expiration,
+        time_left: mesh.expiration.map(|end| time_left(now, end)),
+        secrets: SecretRole::ALL.map(|role| {
+            let facts = mesh.secrets[role as usize].as_ref();
+            SecretView {
+                role: role.as_str(),
+                name: &mesh.secret_names[role as usize],
+                present: facts.is_some(),
+                paused: facts.is_some_and(|facts| facts.paused),
+            }
+        }),
+        certificates: mesh.certificates.iter().map(|found| certificate(mesh, found)).collect(),
+        findings: findings.into_iter().map(|found| finding(mesh, found)).collect(),
+    }
+}
+
+fn certificate<'a>(mesh: &'a HostedMesh, found: &'a MeshCertificate) -> CertificateView<'a> {
+    let facts = &found.certificate;
+    CertificateView {
+        secret: &mesh.secret_names[found.secret_role as usize],
+        key: &found.key,
+        position: &found.position,
+        component: found.component.as_str(),
+        role: facts.role,
+        subject: &facts.subject,
+        issuer: &facts.issuer,
+        serial_number: &facts.serial_number,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        effective_not_after: found.effective_not_after,
+        key_algorithm: facts.key_algorithm,
+        fingerprint_sha256: facts.fingerprint,
+        needed: found.needed,
+    }
+}
+
+fn finding(mesh: &HostedMesh, found: Finding) -> FindingView<'_> {
+    FindingView {
+        secret: &mesh.secret_names[found.secret_role as usize],
+        key: found.key,
+        position: found.position,
+        reason: found.reason.as_str(),
+        message: found.message,
+    }
+}
+
+fn row(mesh: &MeshView<'_>) -> Row {
+    Row {
+        cluster: Arc::clone(mesh.cluster),
+        namespace: Arc::clone(mesh.namespace),
+        id: mesh.id.to_owned(),
+        state: mesh.state,
+        expiration: mesh.expiration,
+        time_left: mesh.time_left.clone().unwrap_or_else(|| "unknown".to_owned()),
+        findings: mesh.findings.iter().map(|finding| finding.message.clone()).collect(),
+    }
+}
+
+fn source(health: &SourceHealth) -> SourceView<'_> {
+    SourceView {
+        source: &health.source,
+        up: health.up,
+        last_success: health.last_success,
+        objects: health.objects,
+        errors: health.errors.iter().copied().collect(),
+        resyncs: health.resyncs,
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a> {
+    meshes: Vec<MeshView<'a>>,
+    sources: Vec<SourceView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MeshView<'a> {
+    cluster: &'a Arc<str>,
+    namespace: &'a Arc<str>,
+    id: &'a str,
+    state: State,
+    expiration: Option<UnixTime>,
+    time_left: Option<String>,
+    secrets: [SecretView<'a>; 3],
+    certificates: Vec<CertificateView<'a>>,
+    findings: Vec<FindingView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretView<'a> {
+    role: &'static str,
+    name: &'a str,
+    present: bool,
+    paused: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CertificateView<'a> {
+    secret: &'a str,
+    key: &'a str,
+    position: &'a Position,
+    component: &'static str,
+    role: Role,
+    subject: &'a Name,
+    issuer: &'a Name,
+    serial_number: &'a SerialNumber,
+    not_before: UnixTime,
+    not_after: UnixTime,
+    effective_not_after: UnixTime,
+    key_algorithm: KeyAlgorithm,
+    fingerprint_sha256: CertFingerprint,
+    needed: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FindingView<'a> {
+    secret: &'a str,
+    key: Box<str>,
+    position: Position,
+    reason: &'static str,
+    message: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceView<'a> {
+    source: &'a str,
+    up: bool,
+    last_success: Option<UnixTime>,
+    objects: u64,
+    errors: BTreeMap<&'static str, u64>,
+    resyncs: u64,
+}
+
+impl State {
+    /// As in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Invalid => "invalid",
+            Self::Expiring => "expiring",
+            Self::Ok => "ok",
+        }
+    }
+}

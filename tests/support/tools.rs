@@ -1,0 +1,51 @@
+//! Programs of others that read what meshcert writes.
+
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "only tests and benches use it")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A Python with the module `prometheus_client`, from `MESHCERT_PYTHON`, the project's cache or the path.
+pub fn python() -> Option<PathBuf> {
+    let given = std::env::var_os("MESHCERT_PYTHON").map(PathBuf::from);
+    let cached = ["venv", "python"].map(|name| root().join(".cache").join(name).join("bin/python3"));
+    let works = |python: &PathBuf| {
+        run(Command::new(python).args(["-c", "import prometheus_client"]), b"").is_some_and(|out| out.status.success())
+    };
+    let found = given.into_iter().chain(cached).chain([PathBuf::from("python3")]).find(works);
+    or_skip(found, "a Python with prometheus_client (MESHCERT_PYTHON)")
+}
+
+/// promtool, from `PROMTOOL`, the project's cache or the path.
+pub fn promtool() -> Option<PathBuf> {
+    let given = std::env::var_os("PROMTOOL").map(PathBuf::from);
+    let works = |tool: &PathBuf| run(Command::new(tool).arg("--version"), b"").is_some_and(|out| out.status.success());
+    let found = given.into_iter().chain([root().join(".cache/bin/promtool"), PathBuf::from("promtool")]).find(works);
+    or_skip(found, "promtool (PROMTOOL)")
+}
+
+/// Runs a program with `input`; `None` where it cannot be started.
+pub fn run(command: &mut Command, input: &[u8]) -> Option<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
+    let mut stdin = child.stdin.take()?;
+    let input = input.to_owned();
+    // In a thread of its own: a program that answers while it reads would otherwise wait for us, and we for it.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().ok()?;
+    writer.join().ok()?;
+    Some(output)
+}
+
+fn or_skip(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
+    if found.is_none() {
+        assert!(std::env::var_os("MESHCERT_REQUIRE_TOOLS").is_none_or(|v| v != "1"), "{what} is required and missing");
+        eprintln!("SKIPPED: {what} is missing; set MESHCERT_REQUIRE_TOOLS=1 to make this a failure");
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
