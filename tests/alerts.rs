@@ -1,0 +1,135 @@
+//! The alert rules: tested by promtool, routed by amtool, generated for operators, each with a runbook.
+
+#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+/// The forms for operators: file, kind, API group and labels.
+const GENERATED: [(&str, &str, &str); 2] = [
+    ("alerts/meshcert.prometheusrule.yaml", "PrometheusRule", "monitoring.coreos.com/v1"),
+    ("alerts/meshcert.vmrule.yaml", "VMRule", "operator.victoriametrics.com/v1beta1"),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn rules() -> Value {
+    serde_saphyr::from_str(&read("alerts/meshcert.rules.yaml")).unwrap()
+}
+
+fn alerts() -> Vec<Value> {
+    let rules = rules();
+    let groups = rules["groups"].as_array().unwrap();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+/// A tool built by `tools/build.sh`; without it the test is skipped aloud, or fails where all tools are required.
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = root().join(".cache/bin").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(std::env::var_os("MESHCERT_REQUIRE_TOOLS").is_none(), "{name} is missing: run `make tools`");
+    eprintln!("SKIPPED: {name} is missing; `make tools` builds it");
+    None
+}
+
+fn run(tool: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).current_dir(root()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn promtool_finds_the_rules_silent_and_firing_as_they_should_be() {
+    let Some(promtool) = tool("promtool") else { return };
+    run(&promtool, &["check", "rules", "--lint-fatal", "alerts/meshcert.rules.yaml"]);
+    run(&promtool, &["test", "rules", "alerts/tests/meshcert.yaml"]);
+    // Every alert is tested for silence and for firing.
+    let tests: Value = serde_saphyr::from_str(&read("alerts/tests/meshcert.yaml")).unwrap();
+    let mut seen: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+    for test in tests["tests"].as_array().unwrap() {
+        for case in test["alert_rule_test"].as_array().unwrap() {
+            let entry = seen.entry(case["alertname"].as_str().unwrap().to_owned()).or_default();
+            let fires = case["exp_alerts"].as_array().is_some_and(|expected| !expected.is_empty());
+            if fires { entry.1 = true } else { entry.0 = true }
+        }
+    }
+    for alert in alerts() {
+        assert_eq!(seen.get(alert["alert"].as_str().unwrap()), Some(&(true, true)), "{}", alert["alert"]);
+    }
+}
+
+#[test]
+fn every_alert_has_its_texts_and_a_runbook() {
+    let listed = read("docs/ALERTS.md");
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        for annotation in ["summary", "description", "runbook_url"] {
+            assert!(alert["annotations"][annotation].is_string(), "{name} lacks {annotation}");
+        }
+        assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
+        let url = alert["annotations"]["runbook_url"].as_str().unwrap();
+        let page = format!("docs/runbooks/{name}.md");
+        assert!(url.ends_with(&format!("/{page}")), "{name}: {url}");
+        let text = read(&page);
+        let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("## ")).collect();
+        assert_eq!(headings, ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"], "{page}");
+        assert!(listed.contains(&format!("runbooks/{name}.md")), "docs/ALERTS.md lacks {name}");
+    }
+    for page in std::fs::read_dir(root().join("docs/runbooks")).unwrap() {
+        let name = page.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(alerts().iter().any(|alert| alert["alert"] == *name), "docs/runbooks/{name}.md belongs to no alert");
+    }
+}
+
+#[test]
+fn the_forms_for_operators_are_those_of_the_rules() {
+    for (path, kind, api_version) in GENERATED {
+        let mut rules = rules();
+        for group in rules["groups"].as_array_mut().unwrap() {
+            assert!(group["name"].as_str().unwrap().len() <= 63, "Insight's limit");
+        }
+        let object = json!({
+            "apiVersion": api_version,
+            "kind": kind,
+            // Insight, DCE's observability, picks up what carries its label.
+            "metadata": { "name": "meshcert", "labels": { "operator.insight.io/managed-by": "insight" } },
+            "spec": rules.take(),
+        });
+        let text = format!(
+            "# Generated from meshcert.rules.yaml by tests/alerts.rs; `make golden` writes it anew.\n{}\n",
+            serde_saphyr::to_string(&object).unwrap().trim_end()
+        );
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(root().join(path), &text).unwrap();
+        }
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), object, "the writing reads back");
+        assert_eq!(read(path), text, "{path} is not that of the rules: run `make golden`");
+    }
+}
+
+#[test]
+fn alertmanager_takes_the_routes_and_sends_each_alert_where_it_belongs() {
+    let Some(amtool) = tool("amtool") else { return };
+    let config = "deploy/alertmanager/alertmanager.yaml";
+    run(&amtool, &["check-config", config]);
+    for alert in alerts() {
+        let severity = alert["labels"]["severity"].as_str().unwrap();
+        let receiver = if severity == "critical" { "on-call" } else { "team" };
+        let name = format!("alertname={}", alert["alert"].as_str().unwrap());
+        let wanted = format!("--verify.receivers={receiver}");
+        let config = format!("--config.file={config}");
+        run(&amtool, &["config", "routes", "test", &config, &wanted, &name, &format!("severity={severity}")]);
+    }
+}
