@@ -1,0 +1,385 @@
+//! The observing plane against a scripted Kubernetes API on loopback: lists, watches, failures, and the daemon as a process.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http_body_util::BodyExt;
+use meshcert::clock::SystemClock;
+use meshcert::cluster::connect::Connection;
+use meshcert::mesh::Naming;
+use meshcert::metrics::Observed;
+use meshcert::observer::{ClusterSpec, Registry, Supervisor};
+use meshcert::secret::Selection;
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// What the fake answers to the next list or watch.
+enum Answer {
+    Status(u16, Value),
+    /// A watch: these lines, then open until the sender is dropped.
+    Watch(mpsc::UnboundedReceiver<String>),
+    /// Bytes as they are, with status 200.
+    Raw(String),
+}
+
+#[derive(Clone, Default)]
+struct Script {
+    lists: Arc<Mutex<VecDeque<Answer>>>,
+    watches: Arc<Mutex<VecDeque<Answer>>>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+async fn answer(State(script): State<Script>, request: Request) -> Response {
+    let uri = request.uri().to_string();
+    let queue = if uri.contains("watch=true") { &script.watches } else { &script.lists };
+    script.seen.lock().unwrap().push(uri);
+    let next = queue.lock().unwrap().pop_front();
+    match next {
+        Some(Answer::Status(code, body)) => {
+            Response::builder().status(code).body(Body::from(body.to_string())).unwrap()
+        }
+        Some(Answer::Raw(text)) => Response::new(Body::from(text)),
+        Some(Answer::Watch(lines)) => {
+            let frames = http_body_util::StreamBody::new(futures_of(lines));
+            Response::new(Body::new(frames.map_err(|never: std::convert::Infallible| match never {})))
+        }
+        // Nothing is scripted: the client waits, as it does for a busy server.
+        None => std::future::pending().await,
+    }
+}
+
+/// The receiver as a stream of frames.
+fn futures_of(
+    lines: mpsc::UnboundedReceiver<String>,
+) -> impl futures_core::Stream<Item = Result<hyper::body::Frame<hyper::body::Bytes>, std::convert::Infallible>> {
+    struct Lines(mpsc::UnboundedReceiver<String>);
+    impl futures_core::Stream for Lines {
+        type Item = Result<hyper::body::Frame<hyper::body::Bytes>, std::convert::Infallible>;
+
+        fn poll_next(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Self::Item>> {
+            self.0.poll_recv(context).map(|line| line.map(|line| Ok(hyper::body::Frame::data(line.into()))))
+        }
+    }
+    Lines(lines)
+}
+
+impl Script {
+    fn list(&self, answer: Answer) {
+        self.lists.lock().unwrap().push_back(answer);
+    }
+
+    fn watch(&self) -> mpsc::UnboundedSender<String> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.watches.lock().unwrap().push_back(Answer::Watch(receiver));
+        sender
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    async fn serve(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+}
+
+fn mk_secret(name: &str, version: u32) -> Value {
+    json!({ "metadata": { "name": name, "namespace": "istio-system", "uid": name, "resourceVersion": version.to_string() },
+            "type": "Opaque", "data": { "ca.crt": "" } })
+}
+
+fn mk_list(names: &[&str], version: &str, next: &str) -> Answer {
+    let items: Vec<Value> = names.iter().map(|name| mk_secret(name, 1)).collect();
+    // `continue` stands before the items, as the API server writes it.
+    Answer::Raw(format!(
+        r#"{{"kind":"SecretList","metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":{}}}"#,
+        Value::Array(items)
+    ))
+}
+
+fn mk_event(kind: &str, name: &str, version: u32) -> String {
+    format!("{}\n", json!({ "type": kind, "object": mk_secret(name, version) }))
+}
+
+fn mk_kubeconfig(server: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(
+        file,
+        "{{apiVersion: v1, kind: Config, current-context: c, clusters: [{{name: c, cluster: {{server: '{server}'}}}}], \
+         users: [{{name: c, user: {{}}}}], contexts: [{{name: c, context: {{cluster: c, user: c}}}}]}}"
+    )
+    .unwrap();
+    file
+}
+
+fn mk_spec(name: &str, kubeconfig: &NamedTempFile) -> ClusterSpec {
+    ClusterSpec {
+        name: name.into(),
+        connection: Connection::File { path: kubeconfig.path().to_owned(), context: None },
+        namespaces: Some(vec!["istio-system".to_owned()]),
+        selection: Arc::new(Selection {
+            mesh_namespaces: Some(vec!["istio-system".to_owned()]),
+            naming: Naming::default(),
+            rules: Vec::new(),
+        }),
+    }
+}
+
+/// Waits for a condition; every change of what is published is a chance to hold.
+async fn until(registry: &Registry, what: &str, condition: impl Fn(&Registry) -> bool) {
+    let mut changes = registry.changes();
+    let waiting = async {
+        while !condition(registry) {
+            let _ = tokio::time::timeout(Duration::from_millis(50), changes.changed()).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "{what}");
+}
+
+fn meshes(registry: &Registry) -> Vec<String> {
+    let all = registry.clusters();
+    let of = |cluster: &meshcert::metrics::exposition::ClusterSnapshot| {
+        cluster.snapshot.meshes().map(|mesh| format!("{}/{}", cluster.name, mesh.key.id)).collect::<Vec<_>>()
+    };
+    let mut ids: Vec<String> = all.iter().flat_map(of).collect();
+    ids.sort();
+    ids
+}
+
+fn up(registry: &Registry, source: &str) -> bool {
+    registry.sources().iter().any(|health| &*health.source == source && health.up)
+}
+
+fn errors(registry: &Registry, reason: &str) -> u64 {
+    registry
+        .sources()
+        .iter()
+        .flat_map(|health| health.errors.clone())
+        .filter(|(name, _)| *name == reason)
+        .map(|(_, n)| n)
+        .sum()
+}
+
+struct Observing {
+    registry: Arc<Registry>,
+    supervisor: Supervisor,
+}
+
+fn observe(specs: Vec<ClusterSpec>) -> Observing {
+    let registry = Arc::new(Registry::default());
+    let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::new(SystemClock));
+    supervisor.reconcile(specs);
+    Observing { registry, supervisor }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_joined_and_nothing_is_shown_before_the_last() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs", "noise"], "5", "t/1"));
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    // The second page is asked for and not answered: nothing of the first is shown, and nobody calls it ready.
+    until(&registry, "the second page is asked for", |_| {
+        script.requests().iter().any(|uri| uri.contains("continue=t%2F1"))
+    })
+    .await;
+    assert_eq!(meshes(&registry), Vec::<String>::new());
+    assert!(registry.ready().is_err() && !up(&registry, "one/istio-system"));
+    assert!(script.requests()[0].contains("type%21%3Dhelm.sh%2Frelease.v1"), "{:?}", script.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_arrive_by_the_watch_and_deletions_take_exactly_one_mesh() {
+    let script = Script::default();
+    script.list(mk_list(&["mesh-1-kube-certs"], "5", "t"));
+    script.list(mk_list(&["mesh-101-kube-certs"], "5", ""));
+    let watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "listed", |r| meshes(r) == ["one/mesh-1", "one/mesh-101"]).await;
+    assert!(registry.ready().is_ok());
+    // An event may arrive in pieces.
+    let event = mk_event("ADDED", "b-etcd-certs", 6);
+    let (head, tail) = event.split_at(20);
+    watch.send(head.to_owned()).unwrap();
+    watch.send(tail.to_owned()).unwrap();
+    until(&registry, "added", |r| meshes(r).contains(&"one/b".to_owned())).await;
+    watch.send(mk_event("DELETED", "mesh-1-kube-certs", 7)).unwrap();
+    until(&registry, "deleted", |r| meshes(r) == ["one/b", "one/mesh-101"]).await;
+    // The watch is cut: it is taken up again where it was.
+    let again = script.watch();
+    drop(watch);
+    until(&registry, "resumed", |_| {
+        script.requests().iter().any(|uri| uri.contains("watch=true") && uri.ends_with("resourceVersion=7"))
+    })
+    .await;
+    let bookmark = json!({ "type": "BOOKMARK", "object": { "metadata": { "resourceVersion": "90" } } });
+    again.send(format!("{bookmark}\n")).unwrap();
+    let third = script.watch();
+    drop(again);
+    until(&registry, "resumed at the bookmark", |_| {
+        script.requests().iter().any(|uri| uri.ends_with("resourceVersion=90"))
+    })
+    .await;
+    drop(third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_gone_means_a_new_list_without_a_gap() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs", "b-kube-certs"], "5", ""));
+    let watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "listed", |r| meshes(r).len() == 2).await;
+    let gone = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 410, "message": "too old" } });
+    watch.send(format!("{gone}\n")).unwrap();
+    until(&registry, "listed anew", |_| script.requests().iter().filter(|uri| !uri.contains("watch")).count() == 2)
+        .await;
+    // While the new list is awaited, the old data stand and the source is not down.
+    assert_eq!(meshes(&registry).len(), 2);
+    assert!(up(&registry, "one/istio-system"));
+    assert_eq!(errors(&registry, "gone"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_list_lacks_is_gone() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs", "b-kube-certs"], "5", ""));
+    script.watches.lock().unwrap().push_back(Answer::Status(410, json!({ "message": "too old" })));
+    script.list(mk_list(&["b-kube-certs"], "9", ""));
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "the vanished mesh is gone", |r| meshes(r) == ["one/b"]).await;
+    until(&registry, "counted as a new list", |r| r.sources()[0].resyncs == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_cluster_is_down_and_disturbs_no_other() {
+    let good = Script::default();
+    good.list(mk_list(&["a-kube-certs"], "5", ""));
+    let _watch = good.watch();
+    let bad = Script::default();
+    bad.list(Answer::Status(403, json!({ "message": "secrets is forbidden" })));
+    bad.list(Answer::Raw("this is no JSON".to_owned()));
+    bad.list(Answer::Status(500, json!({})));
+    let (good_file, bad_file) = (mk_kubeconfig(&good.serve().await), mk_kubeconfig(&bad.serve().await));
+    let nowhere = mk_kubeconfig("http://127.0.0.1:1");
+    let specs = vec![mk_spec("bad", &bad_file), mk_spec("good", &good_file), mk_spec("nowhere", &nowhere)];
+    let Observing { registry, mut supervisor } = observe(specs);
+    until(&registry, "the good one is listed", |r| meshes(r) == ["good/a"]).await;
+    until(&registry, "each failure is counted by its reason", |r| {
+        ["forbidden", "decode", "server", "unreachable"].iter().all(|reason| errors(r, reason) >= 1)
+    })
+    .await;
+    assert!(up(&registry, "good/istio-system") && !up(&registry, "bad/istio-system"));
+    assert!(registry.ready().is_ok(), "listed or failed once is ready");
+    // A cluster that is removed takes its series and health along; the others keep theirs.
+    supervisor.reconcile(vec![mk_spec("good", &good_file)]);
+    assert_eq!(registry.sources().len(), 1);
+    assert_eq!(meshes(&registry), ["good/a"]);
+    supervisor.reconcile(vec![]);
+    assert_eq!(meshes(&registry), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_names_in_two_clusters_both_stand() {
+    let scripts = [Script::default(), Script::default()];
+    let mut files = Vec::new();
+    let mut watches = Vec::new();
+    for script in &scripts {
+        script.list(mk_list(&["a-kube-certs"], "5", ""));
+        watches.push(script.watch());
+        files.push(mk_kubeconfig(&script.serve().await));
+    }
+    let Observing { registry, supervisor: _running } =
+        observe(vec![mk_spec("one", &files[0]), mk_spec("two", &files[1])]);
+    until(&registry, "both", |r| meshes(r) == ["one/a", "two/a"]).await;
+}
+
+/// A process that is killed if the test ends before it does.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get(path).header("host", address).body(String::new()).unwrap();
+    let response = sender.send_request(request).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_serves_what_it_sees_and_ends_cleanly_when_asked() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", ""));
+    let _watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    // Bound and let go again, so that the daemon can be told a free port.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let daemon = Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        .args(["serve", "--listen", &address, "--log-format", "json", "--kubeconfig"])
+        .arg(kubeconfig.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut daemon = Process(daemon);
+    let started = std::time::Duration::from_secs(30);
+    let page = tokio::time::timeout(started, async {
+        loop {
+            match get(&address, "/-/ready").await {
+                Some((200, _)) => break get(&address, "/metrics").await.unwrap().1,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert!(
+        page.contains(
+            r#"meshcert_hosted_mesh_info{mesh_cluster="default",mesh_namespace="istio-system",mesh_id="a"} 1"#
+        ),
+        "{page}"
+    );
+    assert!(page.contains(r#"meshcert_source_up{source="default/istio-system"} 1"#), "{page}");
+    let asked = Command::new("kill").args(["-TERM", &daemon.0.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut log = String::new();
+        std::io::Read::read_to_string(&mut daemon.0.stderr.take().unwrap(), &mut log).unwrap();
+        (daemon.0.wait().unwrap(), log)
+    });
+    let (status, log) = tokio::time::timeout(started, ended).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    for line in log.lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "no JSON: {line}");
+    }
+}
