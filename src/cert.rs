@@ -329,27 +329,4 @@ macro_rules! serialize_as_text {
 serialize_as_text!(Name, SerialNumber, CertFingerprint, KeyAlgorithm, Position);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serial_numbers_of_any_size_print_in_decimal_and_hexadecimal() {
-        let two_to_the_160: Vec<u8> = std::iter::once(1).chain([0; 20]).collect();
-        for (bytes, decimal, hex) in [
-            (&[][..], "0", "00"),
-            (&[0x0a][..], "10", "0A"),
-            (&[0x3b, 0x9a, 0xca, 0x00][..], "1000000000", "3B:9A:CA:00"),
-        ] {
-            let serial = SerialNumber(bytes.into());
-            assert_eq!((serial.to_decimal().as_str(), serial.to_string().as_str()), (decimal, hex));
-        }
-        let large = SerialNumber(two_to_the_160.into());
-        assert_eq!(large.to_decimal(), "1461501637330902918203684832716283019655932542976");
-    }
-
-    #[test]
-    fn names_are_escaped_as_rfc_4514_says() {
-        let name = Name(Box::new([(Attribute::Cn, " a,b+c ".into()), (Attribute::O, "#x\\".into())]));
-        assert_eq!(name.to_string(), "CN=\\ a\\,b\\+c\\ ,O=\\#x\\\\");
-    }
-}
+mod tests;
