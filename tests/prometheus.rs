@@ -22,6 +22,9 @@ const DAY: i64 = 86_400;
 /// Mesh and seconds until its first certificate ends.
 type Meshes = Arc<Mutex<Vec<(&'static str, i64)>>>;
 
+/// Receiver and body of what Alertmanager delivered.
+type Notifications = Arc<Mutex<Vec<(String, Value)>>>;
+
 fn tool(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/bin").join(name);
     if path.exists() {
@@ -143,9 +146,9 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
     // Two replicas export the same.
     let replicas = [exporter(Arc::clone(&meshes)).await, exporter(Arc::clone(&meshes)).await];
 
-    let notifications: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+    let notifications: Notifications = Arc::default();
     let take = |receiver: &'static str| {
-        post(move |State(all): State<Arc<Mutex<Vec<(String, Value)>>>>, body: axum::Json<Value>| async move {
+        post(move |State(all): State<Notifications>, body: axum::Json<Value>| async move {
             all.lock().unwrap().push((receiver.to_owned(), body.0));
         })
     };
