@@ -23,6 +23,9 @@ pub struct Cli {
 enum Command {
     /// Run the daemon: watch all configured clusters and serve metrics.
     Serve(ServeArgs),
+    /// Show everything at work on an embedded Kubernetes API with generated meshes.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
     /// List the hosted meshes, worst first.
     Status(StatusArgs),
     /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
@@ -95,6 +98,30 @@ pub struct ServeArgs {
     /// Address of /metrics, the health endpoints and the page.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9794")]
     pub listen: SocketAddr,
+    /// Logs.
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// Arguments of `demo`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// What state the meshes are in.
+    #[arg(long, value_enum, default_value_t = crate::demo::Scenario::Mixed)]
+    pub scenario: crate::demo::Scenario,
+    /// Number of meshes; default: as many as the scenario tells apart.
+    #[arg(long, value_name = "N")]
+    pub meshes: Option<usize>,
+    /// Address of /metrics, the health endpoints and the page.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9794")]
+    pub listen: SocketAddr,
+    /// Address of the embedded Kubernetes API, for kubectl; loopback only.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub api_listen: SocketAddr,
+    /// Write a kubeconfig for the embedded API to this file and keep it.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig_out: Option<PathBuf>,
     /// Logs.
     #[command(flatten)]
     pub logging: Logging,
@@ -221,6 +248,8 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Outcome> {
         match self.command {
             Command::Serve(args) => command::serve::run(args),
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => command::demo::run(args),
             Command::Status(args) => command::status::run(args),
             Command::Check(args) => command::check::run(args),
             Command::Explain(args) => command::explain::run(args),

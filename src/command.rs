@@ -9,6 +9,8 @@ use crate::cli::Output;
 
 pub mod check;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod explain;
 pub mod serve;
 pub mod status;

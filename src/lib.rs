@@ -7,6 +7,8 @@ pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod inventory;
 pub mod mesh;
 pub mod metrics;

@@ -25,6 +25,17 @@ impl UnixTime {
     }
 }
 
+impl UnixTime {
+    /// Reads what `Display` writes, with or without a fraction of a second.
+    pub fn parse_rfc_3339(text: &str) -> Option<Self> {
+        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+        let shape = text.ends_with('Z') && text.get(10..11) == Some("T") && text.len() >= 20;
+        let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+        let seconds = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
+        (shape && (1..=12).contains(&month)).then(|| Self(days(year, month, day) * DAY + seconds))
+    }
+}
+
 /// RFC 3339 in UTC, such as `2026-11-23T20:21:00Z`.
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,7 +59,8 @@ pub fn time_left(now: UnixTime, end: UnixTime) -> String {
     if seconds <= 0 { format!("expired {} ago", in_words(-seconds)) } else { in_words(seconds) }
 }
 
-fn in_words(seconds: i64) -> String {
+/// A length of time in the largest unit that leaves two of it or more.
+pub fn in_words(seconds: i64) -> String {
     let (count, unit) = match seconds {
         s if s >= 2 * 365 * DAY => (s / (365 * DAY), "year"),
         s if s >= 2 * DAY => (s / DAY, "day"),
@@ -73,6 +85,15 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// The inverse of [`civil`].
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +109,7 @@ mod tests {
             (253_402_300_799, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(UnixTime(seconds).to_string(), text);
+            assert_eq!(UnixTime::parse_rfc_3339(text), Some(UnixTime(seconds)));
         }
     }
 

@@ -24,16 +24,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "ports", "secret", "time"]),
     ("server", &["cert", "inventory", "mesh", "metrics", "ports", "secret", "time"]),
+    // An embedded Kubernetes with meshes; knows nothing of the daemon.
+    ("demo", &["ports", "time"]),
     // Composition root, then the command line on top.
-    ("app", &["cluster", "clock", "config", "metrics", "observer", "ports", "secret", "server"]),
+    ("app", &["cluster", "clock", "config", "demo", "metrics", "observer", "ports", "secret", "server"]),
     (
         "command",
         &[
-            "app", "cert", "cli", "clock", "cluster", "config", "metrics", "observer", "ports", "secret", "server",
-            "time",
+            "app", "cert", "cli", "clock", "cluster", "config", "demo", "metrics", "observer", "ports", "secret",
+            "server", "time",
         ],
     ),
-    ("cli", &["app", "command", "config"]),
+    ("cli", &["app", "command", "config", "demo"]),
 ];
 
 const CORE: &[&str] = &["time", "cert", "secret", "mesh", "inventory"];

@@ -1,0 +1,105 @@
+//! An embedded Kubernetes API with hosted meshes in it: for seeing meshcert at work, and for its tests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+
+use crate::demo::api::Api;
+use crate::demo::store::Store;
+use crate::ports::Clock;
+
+mod admission;
+mod api;
+mod discovery;
+mod hosted;
+mod kinds;
+mod list;
+mod patch;
+mod pki;
+mod selector;
+mod status;
+mod store;
+mod table;
+
+/// What state the meshes are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// One of each: healthy, expiring, critical, expired, incomplete, broken.
+    Mixed,
+    /// All have most of a year left.
+    Healthy,
+    /// All end within the month.
+    Expiring,
+    /// All have ended.
+    Expired,
+    /// Each has something else that is wrong.
+    Broken,
+    /// Many, of which three in ten end within the month.
+    Fleet,
+}
+
+/// What to start.
+pub struct Options {
+    /// State of the meshes.
+    pub scenario: Scenario,
+    /// How many; `None` for as many as the scenario tells apart.
+    pub meshes: Option<usize>,
+    /// Address of the API; loopback only.
+    pub listen: SocketAddr,
+    /// The time of the certificates.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A running embedded API; it ends with the runtime.
+pub struct Demo {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How many meshes there are.
+    pub meshes: usize,
+}
+
+/// Makes the meshes and serves the API.
+///
+/// # Errors
+/// The address is not on loopback or cannot be listened on.
+pub async fn start(options: Options) -> anyhow::Result<Demo> {
+    let Options { scenario, meshes, listen, clock } = options;
+    if !listen.ip().is_loopback() {
+        bail!(
+            "the embedded API asks nobody who they are: --api-listen must be a loopback address, such as 127.0.0.1:0, not {listen}"
+        );
+    }
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let address = listener.local_addr()?;
+    let store = Arc::new(Store::new(Arc::clone(&clock)));
+    let filling = Arc::clone(&store);
+    let now = clock.now();
+    let meshes = tokio::task::spawn_blocking(move || hosted::fill(&filling, scenario, meshes, now)).await??;
+    let router = api::router(Arc::new(Api { store, clock }));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok(Demo { address, meshes })
+}
+
+impl Demo {
+    /// A kubeconfig for the embedded API.
+    pub fn kubeconfig(&self) -> String {
+        format!(
+            "apiVersion: v1
+kind: Config
+current-context: meshcert-demo
+clusters:
+- name: meshcert-demo
+  cluster: {{server: 'http://{}'}}
+users:
+- name: meshcert-demo
+  user: {{}}
+contexts:
+- name: meshcert-demo
+  context: {{cluster: meshcert-demo, user: meshcert-demo, namespace: istio-system}}
+",
+            self.address
+        )
+    }
+}

@@ -1,0 +1,55 @@
+//! What there is: versions, groups, resources.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::demo::api::Api;
+use crate::demo::kinds::{self, Kind};
+
+impl Api {
+    /// All resources, the custom ones included.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        let definitions = self.store.list("apiextensions.k8s.io/customresourcedefinitions", None);
+        let custom = definitions.objects.iter().flat_map(|(_, object)| kinds::custom(&object.value));
+        kinds::built_in().into_iter().chain(custom).collect()
+    }
+
+    /// The document that a discovery path stands for.
+    pub(super) fn discovery(&self, segments: &[&str]) -> Option<Value> {
+        let resources = |group: &str, version: &str| {
+            let kinds = self.kinds();
+            let of_group = kinds.iter().filter(|kind| kind.group == group && kind.version == version);
+            let resources: Vec<Value> = of_group.flat_map(Kind::discovery).collect();
+            let name = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+            let list =
+                json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": resources });
+            (!resources.is_empty()).then_some(list)
+        };
+        match segments {
+            ["version"] => {
+                Some(json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.0+meshcert", "platform": "embedded" }))
+            }
+            ["healthz" | "livez" | "readyz"] => Some(json!("ok")),
+            ["api"] => Some(json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })),
+            ["api", version] => resources("", version),
+            ["apis"] => {
+                let mut groups: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+                for kind in self.kinds().into_iter().filter(|kind| !kind.group.is_empty()) {
+                    let version = json!({ "groupVersion": kind.api_version(), "version": kind.version });
+                    let versions = groups.entry(kind.group).or_default();
+                    if !versions.contains(&version) {
+                        versions.push(version);
+                    }
+                }
+                let groups: Vec<Value> = groups
+                    .into_iter()
+                    .map(|(name, versions)| json!({ "name": name, "preferredVersion": versions[0], "versions": versions }))
+                    .collect();
+                Some(json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }))
+            }
+            ["apis", group, version] => resources(group, version),
+            _ => None,
+        }
+    }
+}
