@@ -2,26 +2,36 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 
 use crate::demo::api::Api;
 use crate::demo::store::Store;
+use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
 
 mod admission;
 mod api;
+mod call;
 mod discovery;
+mod endpoints;
 mod hosted;
+mod hosted_api;
+mod jobs;
 mod kinds;
 mod list;
+mod openapi;
 mod patch;
 mod pki;
+mod scale;
 mod selector;
 mod status;
 mod store;
 mod table;
+mod workloads;
+mod write;
 
 /// What state the meshes are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +58,8 @@ pub struct Options {
     pub meshes: Option<usize>,
     /// Address of the API; loopback only.
     pub listen: SocketAddr,
+    /// Between two steps of a rollout.
+    pub pace: Duration,
     /// The time of the certificates.
     pub clock: Arc<dyn Clock>,
 }
@@ -65,7 +77,7 @@ pub struct Demo {
 /// # Errors
 /// The address is not on loopback or cannot be listened on.
 pub async fn start(options: Options) -> anyhow::Result<Demo> {
-    let Options { scenario, meshes, listen, clock } = options;
+    let Options { scenario, meshes, listen, pace, clock } = options;
     if !listen.ip().is_loopback() {
         bail!(
             "the embedded API asks nobody who they are: --api-listen must be a loopback address, such as 127.0.0.1:0, not {listen}"
@@ -77,6 +89,9 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     let filling = Arc::clone(&store);
     let now = clock.now();
     let meshes = tokio::task::spawn_blocking(move || hosted::fill(&filling, scenario, meshes, now)).await??;
+    let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace);
+    controllers.settle().await;
+    tokio::spawn(controllers.run());
     let router = api::router(Arc::new(Api { store, clock }));
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(Demo { address, meshes })

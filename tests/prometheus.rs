@@ -1,79 +1,31 @@
-//! A real Prometheus with the rules of `alerts/` scrapes the daemon's exposition; a real Alertmanager delivers what fires, grouped and inhibited.
+//! A real Prometheus with the rules of `alerts/` scrapes `meshcert demo` and a second replica; a real Alertmanager delivers what fires, grouped and inhibited.
 
-#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, missing_docs, reason = "a test may")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/mod.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::routing::post;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use support::daemon::{Demo, Process};
+use support::tools;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-
-const DAY: i64 = 86_400;
-
-/// Mesh and seconds until its first certificate ends.
-type Meshes = Arc<Mutex<Vec<(&'static str, i64)>>>;
 
 /// Receiver and body of what Alertmanager delivered.
 type Notifications = Arc<Mutex<Vec<(String, Value)>>>;
 
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/bin").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(std::env::var_os("MESHCERT_REQUIRE_TOOLS").is_none(), "{name} is missing: run `make tools`");
-    eprintln!("SKIPPED: {name} is missing; `make tools` builds it");
-    None
-}
-
-/// A process that ends with the test.
-struct Process(Child);
-
-impl Process {
-    fn start(tool: &Path, arguments: &[String]) -> Self {
-        Self(Command::new(tool).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the Prometheus under test asks the system's clock too")]
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
-}
-
-async fn exporter(meshes: Meshes) -> SocketAddr {
-    let start = now();
-    let page = move |State(meshes): State<Meshes>| async move {
-        let name = "meshcert_hosted_kube_api_certificate_expiration_timestamp_seconds";
-        let mut text = String::from("meshcert_build_info 1\n");
-        for (mesh, left) in meshes.lock().unwrap().iter() {
-            let end = start + left;
-            text +=
-                &format!("{name}{{mesh_cluster=\"cp\",mesh_namespace=\"istio-system\",mesh_id=\"{mesh}\"}} {end}\n");
-        }
-        text
-    };
-    serve(Router::new().route("/metrics", get(page)).with_state(meshes)).await
 }
 
 async fn serve(router: Router) -> SocketAddr {
@@ -93,34 +45,48 @@ async fn get_json(address: &str, path: &str) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What fires, as `mesh severity` with `expired` where it is said.
+/// What fires.
 async fn firing(prometheus: &str) -> BTreeSet<String> {
     let answer = get_json(prometheus, "/api/v1/alerts").await.unwrap_or_default();
     let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
     alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| outline(&alert["labels"])).collect()
 }
 
+/// `alert mesh severity`, the severity being `expired` where the labels say so.
 fn outline(labels: &Value) -> String {
-    let severity = if labels["expired"] == "true" { "expired" } else { labels["severity"].as_str().unwrap_or("") };
-    format!("{} {severity}", labels["mesh_id"].as_str().unwrap_or("-"))
+    let text = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
+    let severity = if labels["expired"] == "true" { "expired".to_owned() } else { text("severity") };
+    format!("{} {} {severity}", text("alertname"), text("mesh_id"))
 }
 
-async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    let waiting = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+/// Waits until what is seen is what is expected; says both where that does not come.
+async fn until<F: Future<Output = BTreeSet<String>>>(what: &str, expected: &BTreeSet<String>, see: impl Fn() -> F) {
+    let start = tokio::time::Instant::now();
+    loop {
+        let seen = see().await;
+        if seen == *expected {
+            return;
         }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(90), waiting).await.is_ok(), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "{what}: saw {seen:#?}, expected {expected:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
-/// The rules with waiting times of nothing, so that the test need not wait; expressions and thresholds are untouched.
+fn set(all: &[&str]) -> BTreeSet<String> {
+    all.iter().map(|one| (*one).to_owned()).collect()
+}
+
+/// The rules about meshes with waiting times of nothing, so that the test need not wait; expressions and thresholds are untouched.
+/// Those about meshcert itself wait as shipped: before the first scrape the exporter *is* absent.
 fn impatient_rules(folder: &Path) -> String {
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/meshcert.rules.yaml")).unwrap();
-    let lines = text.lines().map(|line| if line.trim_start().starts_with("for: ") { "        for: 0s" } else { line });
+    let (meshes, itself) = text.split_once("  - name: meshcert-itself").unwrap();
+    let lines =
+        meshes.lines().map(|line| if line.trim_start().starts_with("for: ") { "        for: 0s" } else { line });
     let path = folder.join("rules.yaml");
-    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let meshes = lines.collect::<Vec<_>>().join("\n");
+    std::fs::write(&path, format!("{meshes}\n  - name: meshcert-itself{itself}")).unwrap();
     path.display().to_string()
 }
 
@@ -139,12 +105,17 @@ fn alertmanager_config(folder: &Path, capture: SocketAddr) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers() {
-    let (Some(prometheus), Some(alertmanager)) = (tool("prometheus"), tool("alertmanager")) else { return };
+    let (Some(prometheus), Some(alertmanager)) = (tools::built("prometheus"), tools::built("alertmanager")) else {
+        return;
+    };
     let folder = TempDir::new().unwrap();
-    let meshes: Meshes =
-        Arc::new(Mutex::new(vec![("soon", 20 * DAY), ("critical", 3 * DAY), ("over", -2 * DAY), ("fine", 300 * DAY)]));
-    // Two replicas export the same.
-    let replicas = [exporter(Arc::clone(&meshes)).await, exporter(Arc::clone(&meshes)).await];
+    let demo = Demo::start(&["--scenario", "mixed"]);
+    // A second replica exports the same.
+    let replica = free_address();
+    let _replica = Process::start(
+        Path::new(env!("CARGO_BIN_EXE_meshcert")),
+        &["serve", "--listen", &replica, "--kubeconfig", &demo.kubeconfig.display().to_string()].map(str::to_owned),
+    );
 
     let notifications: Notifications = Arc::default();
     let take = |receiver: &'static str| {
@@ -165,13 +136,19 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
             "--cluster.listen-address=".to_owned(),
         ],
     );
+    // An alert that is sent before Alertmanager listens comes again only after a minute, and an inhibiting one would then come too late.
+    until("Alertmanager listens", &set(&["listens"]), || async {
+        let listens = get_json(&alertmanager_address, "/api/v2/status").await.is_some();
+        if listens { set(&["listens"]) } else { BTreeSet::new() }
+    })
+    .await;
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\n\
          scrape_configs: [{{job_name: meshcert, static_configs: [{{targets: ['{}', '{}']}}]}}]\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager_address}']}}]}}]}}\n",
         impatient_rules(folder.path()),
-        replicas[0],
-        replicas[1],
+        demo.address,
+        replica,
     );
     let config_file = folder.path().join("prometheus.yaml");
     std::fs::write(&config_file, config).unwrap();
@@ -184,11 +161,16 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
         ],
     );
 
-    let expected: BTreeSet<String> =
-        ["soon warning", "critical warning", "critical critical", "over warning", "over expired"]
-            .map(str::to_owned)
-            .into();
-    until("exactly these fire", || async { firing(&prometheus_address).await == expected }).await;
+    let expected = set(&[
+        "MspiderHostedKubeAPICertExpiration hosted-demo warning",
+        "MspiderHostedKubeAPICertExpiration hosted-critical warning",
+        "MspiderHostedKubeAPICertExpiration hosted-critical critical",
+        "MspiderHostedKubeAPICertExpiration hosted-expired warning",
+        "MspiderHostedKubeAPICertExpiration hosted-expired expired",
+        "MeshcertMeshSecretMissing hosted-incomplete critical",
+        "MeshcertCertificateInvalid hosted-broken warning",
+    ]);
+    until("exactly these fire", &expected, || firing(&prometheus_address)).await;
 
     // One notification per mesh; the warnings of those that are critical or over are inhibited.
     let delivered = |receiver: &str| -> BTreeSet<String> {
@@ -199,10 +181,17 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
             .map(|alert| outline(&alert["labels"]))
             .collect()
     };
-    let on_call: BTreeSet<String> = ["critical critical", "over expired"].map(str::to_owned).into();
-    let team: BTreeSet<String> = ["soon warning"].map(str::to_owned).into();
-    until("they reach their receivers", || async { delivered("on-call") == on_call && delivered("team") == team })
-        .await;
+    let on_call = set(&[
+        "MspiderHostedKubeAPICertExpiration hosted-critical critical",
+        "MspiderHostedKubeAPICertExpiration hosted-expired expired",
+        "MeshcertMeshSecretMissing hosted-incomplete critical",
+    ]);
+    let team = set(&[
+        "MspiderHostedKubeAPICertExpiration hosted-demo warning",
+        "MeshcertCertificateInvalid hosted-broken warning",
+    ]);
+    until("those of on-call reach it", &on_call, || async { delivered("on-call") }).await;
+    until("those of the team reach it", &team, || async { delivered("team") }).await;
     for (_, body) in notifications.lock().unwrap().iter() {
         assert_eq!(body["version"], "4");
         assert_eq!(body["groupLabels"].as_object().unwrap().len(), 4, "{body}");
@@ -210,7 +199,8 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
     }
 
     // A deleted mesh's series and alerts go.
-    meshes.lock().unwrap().retain(|(mesh, _)| *mesh != "over");
-    let fewer: BTreeSet<String> = expected.iter().filter(|alert| !alert.starts_with("over")).cloned().collect();
-    until("the deleted mesh is silent", || async { firing(&prometheus_address).await == fewer }).await;
+    let secrets = ["kube-certs", "etcd-certs", "apiserver-admin-kubeconfig"].map(|end| format!("hosted-expired-{end}"));
+    demo.kubectl(&["delete", "secret", &secrets[0], &secrets[1], &secrets[2]]);
+    let fewer = expected.iter().filter(|alert| !alert.contains("hosted-expired")).cloned().collect();
+    until("the deleted mesh is silent", &fewer, || firing(&prometheus_address)).await;
 }

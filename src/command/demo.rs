@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -11,6 +12,9 @@ use crate::app::{self, Sources, process};
 use crate::cli::{DemoArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::demo::{self, Options};
+
+/// Between two steps of a rollout: slow enough to be watched.
+const PACE: Duration = Duration::from_millis(300);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -25,7 +29,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
             .await
             .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
         let address = listener.local_addr()?;
-        let options = Options { scenario, meshes, listen: api_listen, clock: Arc::new(SystemClock) };
+        let options = Options { scenario, meshes, listen: api_listen, pace: PACE, clock: Arc::new(SystemClock) };
         let demo = demo::start(options).await?;
         let kubeconfig = Kubeconfig::write(kubeconfig_out, &demo.kubeconfig())?;
         let path = kubeconfig.path.display();

@@ -20,8 +20,15 @@ pub(super) fn complete(kind: &Kind, value: &mut Value) {
             }
         }
         ("", "namespaces") => value["status"] = json!({ "phase": "Active" }),
-        ("apps", "deployments" | "statefulsets") if value["spec"]["replicas"].is_null() => {
-            value["spec"]["replicas"] = json!(1)
+        ("apps", plural) => {
+            let spec = &mut value["spec"];
+            if plural != "daemonsets" && spec["replicas"].is_null() {
+                spec["replicas"] = json!(1);
+            }
+            let strategy = if plural == "deployments" { "strategy" } else { "updateStrategy" };
+            if spec[strategy]["type"].is_null() {
+                spec[strategy]["type"] = json!("RollingUpdate");
+            }
         }
         ("batch", "jobs") if value["spec"]["completions"].is_null() => value["spec"]["completions"] = json!(1),
         ("apiextensions.k8s.io", _) => {

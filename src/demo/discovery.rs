@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::demo::api::Api;
 use crate::demo::kinds::{self, Kind};
+use crate::demo::openapi;
 
 impl Api {
     /// All resources, the custom ones included.
@@ -49,6 +50,7 @@ impl Api {
                 Some(json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }))
             }
             ["apis", group, version] => resources(group, version),
+            ["openapi", rest @ ..] => openapi::document(&self.kinds(), rest),
             _ => None,
         }
     }

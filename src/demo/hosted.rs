@@ -9,6 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::demo::Scenario;
+use crate::demo::admission::complete;
+use crate::demo::endpoints::{API_PORT, SERVES};
+use crate::demo::kinds;
 use crate::demo::pki::{Pki, Validity, kubeconfig, self_signed};
 use crate::demo::store::Store;
 use crate::time::{DAY, UnixTime};
@@ -51,6 +54,10 @@ pub(super) fn fill(store: &Store, scenario: Scenario, meshes: Option<usize>, now
         put_mesh(store, plan, now)?;
     }
     put_others(store, now)?;
+    // The first is shared by all meshes; the second belongs to another role and is never touched.
+    for name in ["mspider-mcpc-ckube-remote", "istiod"] {
+        put_workload(store, "Deployment", name, None, &json!([]))?;
+    }
     Ok(plans.len())
 }
 
@@ -128,7 +135,47 @@ fn put_mesh(store: &Store, (id, days, fault): &Plan, now: UnixTime) -> anyhow::R
     if !matches!(fault, Fault::EtcdSecretMissing) {
         secret(format!("{id}-etcd-certs"), etcd)?;
     }
-    secret(format!("{id}-apiserver-admin-kubeconfig"), BTreeMap::from([("config".to_owned(), config)]))
+    secret(format!("{id}-apiserver-admin-kubeconfig"), BTreeMap::from([("config".to_owned(), config)]))?;
+    put_workloads(store, id)
+}
+
+/// What runs for a mesh, and must start anew when its certificates were renewed.
+fn put_workloads(store: &Store, id: &str) -> anyhow::Result<()> {
+    let service = format!("{id}-hosted-apiserver");
+    let port = json!({ "name": "https", "port": API_PORT, "targetPort": API_PORT });
+    let spec = json!({ "selector": { "app": service }, "ports": [port] });
+    put(store, "/services", NAMESPACE, &service, json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }))?;
+    let kube_certs = json!([{ "name": "kube-certs", "secret": { "secretName": format!("{id}-kube-certs") } }]);
+    let etcd_certs = json!([{ "name": "etcd-certs", "secret": { "secretName": format!("{id}-etcd-certs") } }]);
+    let none = json!([]);
+    put_workload(store, "StatefulSet", &format!("{id}-etcd"), Some((id, "etcd")), &etcd_certs)?;
+    put_workload(store, "Deployment", &service, Some((id, "kube-apiserver")), &kube_certs)?;
+    put_workload(store, "Deployment", &format!("istiod-{id}-hosted"), None, &none)
+}
+
+fn put_workload(
+    store: &Store,
+    kind: &str,
+    name: &str,
+    serves: Option<(&str, &str)>,
+    volumes: &Value,
+) -> anyhow::Result<()> {
+    let labels = json!({ "app": name, "mesh": serves.map(|(mesh, _)| mesh) });
+    let annotations = json!({ SERVES: serves.map(|(_, what)| what) });
+    let container = json!({ "name": "main", "image": format!("demo.meshcert.dev/{}:1", kind.to_lowercase()) });
+    let spec = json!({
+        "replicas": 1, "selector": { "matchLabels": { "app": name } }, "serviceName": name,
+        "template": { "metadata": { "labels": without_null(labels), "annotations": without_null(annotations) }, "spec": { "containers": [container], "volumes": volumes } },
+    });
+    let plural = format!("apps/{}s", kind.to_lowercase());
+    put(store, &plural, NAMESPACE, name, json!({ "apiVersion": "apps/v1", "kind": kind, "spec": spec }))
+}
+
+fn without_null(mut value: Value) -> Value {
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|_, value| !value.is_null());
+    }
+    value
 }
 
 /// What meshcert passes over, or counts only if a rule asks for it.
@@ -152,6 +199,9 @@ fn encoded(data: &BTreeMap<String, String>) -> Value {
 }
 
 fn put(store: &Store, resource: &str, namespace: &str, name: &str, mut object: Value) -> anyhow::Result<()> {
+    if let Some(kind) = kinds::built_in().iter().find(|kind| kind.resource() == resource) {
+        complete(kind, &mut object);
+    }
     object["metadata"] = json!({ "name": name });
     if !namespace.is_empty() {
         object["metadata"]["namespace"] = json!(namespace);

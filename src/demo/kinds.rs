@@ -104,6 +104,12 @@ impl Kind {
                 "kind": self.kind, "verbs": ["get", "patch", "update"],
             }));
         }
+        if self.group == "apps" && self.plural != "daemonsets" {
+            all.push(json!({
+                "name": format!("{}/scale", self.plural), "singularName": "", "namespaced": true, "kind": "Scale",
+                "group": "autoscaling", "version": "v1", "verbs": ["get", "patch", "update"],
+            }));
+        }
         all
     }
 }

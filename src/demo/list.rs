@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep_until};
 
-use crate::demo::api::{Api, Call, json_response, raw_response};
+use crate::demo::api::{Api, json_response, raw_response};
+use crate::demo::call::Call;
 use crate::demo::kinds::Kind;
 use crate::demo::selector::{Selector, field};
 use crate::demo::status::Failure;

@@ -130,6 +130,14 @@ impl HostedMesh {
             return;
         }
         if found.signed_by.is_none() {
+            // A CA that is not there is told once, as missing, and not again by every leaf that it signed.
+            let cas = self.certificates.iter().filter(|other| other.certificate.role == Role::Ca);
+            let missing = [Component::Ca, Component::FrontProxyCa, Component::EtcdCa]
+                .iter()
+                .any(|component| cas.clone().all(|ca| ca.component != *component));
+            if missing && cas.clone().all(|ca| ca.certificate.subject != *issuer) {
+                return;
+            }
             let message = format!(
                 "none of the mesh's CAs signed it; it names {issuer} as its issuer; renew it with the mesh's own CA"
             );

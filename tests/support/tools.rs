@@ -49,3 +49,13 @@ fn or_skip(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
+
+/// The real kubectl, from the project's cache or the path.
+pub fn kubectl() -> PathBuf {
+    Some(root().join(".cache/bin/kubectl")).filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("kubectl"))
+}
+
+/// A program that `make tools` built.
+pub fn built(name: &str) -> Option<PathBuf> {
+    or_skip(Some(root().join(".cache/bin").join(name)).filter(|path| path.exists()), name)
+}

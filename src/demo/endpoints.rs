@@ -1,0 +1,178 @@
+//! What listens for the pods of hosted meshes: TLS servers that show the certificates which the pod's Secrets held when it started.
+//!
+//! A renewal without a restart is therefore seen to be stale, as with a Secret mounted by `subPath`, which never changes in a running pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use crate::demo::hosted_api::{self, Identity};
+use crate::demo::store::{Key, Store};
+use crate::demo::workloads::pod_key;
+use crate::ports::Clock;
+
+/// The annotation of a pod template that says what its pods serve: `kube-apiserver` or `etcd`.
+pub(super) const SERVES: &str = "demo.meshcert.dev/serves";
+/// Ports of the hosted API, of etcd's clients and of etcd's peers.
+pub(super) const API_PORT: u16 = 6443;
+const ETCD_PORTS: [(u16, &str); 2] = [(2379, "server"), (2380, "peer")];
+/// Every pod gets an address of its own below 127.64.0.0/10, as it would have in a cluster.
+const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
+const ADDRESSES: u32 = 1 << 22;
+
+/// The running servers.
+pub(super) struct Endpoints {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    running: BTreeMap<String, Running>,
+    /// What each mesh's hosted API stores; it outlives its pods, as etcd's volume does.
+    stored: BTreeMap<String, Arc<Store>>,
+    next: u32,
+}
+
+struct Running {
+    pod: Key,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Endpoints {
+    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+        // Embedded clusters beside each other begin in different places; a taken address is passed over anyway.
+        let next = std::process::id().wrapping_mul(2_654_435_761) % ADDRESSES;
+        Self { store, clock, running: BTreeMap::new(), stored: BTreeMap::new(), next }
+    }
+
+    /// Starts what a pod serves and returns the pod's address.
+    ///
+    /// # Errors
+    /// A Secret that it mounts is missing or cannot be loaded.
+    pub(super) async fn start(&mut self, pod: &Value) -> anyhow::Result<String> {
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let mut tasks = Vec::new();
+        let address = match pod["metadata"]["annotations"][SERVES].as_str() {
+            Some("kube-apiserver") => self.start_api(pod, &mut tasks).await?,
+            Some("etcd") => self.start_etcd(pod, &mut tasks).await?,
+            _ => self.next_address(),
+        };
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+        self.running.insert(uid, Running { pod: pod_key(&namespace.into(), pod), tasks });
+        Ok(address.to_string())
+    }
+
+    /// Ends the servers of pods that are gone.
+    pub(super) fn stop_those_without_pod(&mut self) {
+        let alive: BTreeSet<String> = self
+            .store
+            .list("/pods", None)
+            .objects
+            .iter()
+            .filter_map(|(_, pod)| pod.value["metadata"]["uid"].as_str().map(str::to_owned))
+            .collect();
+        self.running.retain(|uid, running| {
+            let keep = alive.contains(uid);
+            if !keep {
+                tracing::debug!(pod = &*running.pod.2, "the pod's servers end");
+                running.tasks.iter().for_each(AbortHandle::abort);
+            }
+            keep
+        });
+    }
+
+    async fn start_api(&mut self, pod: &Value, tasks: &mut Vec<AbortHandle>) -> anyhow::Result<Ipv4Addr> {
+        let kube = self.mounted(pod, "kube-certs")?;
+        let mesh = pod["metadata"]["labels"]["mesh"].as_str().unwrap_or_default().to_owned();
+        let clock = Arc::clone(&self.clock);
+        let stored = self.stored.entry(mesh).or_insert_with(|| new_hosted_store(clock));
+        let api = hosted_api::kube_apiserver(
+            Identity::read(&kube, "apiserver")?,
+            entry(&kube, "ca.crt")?,
+            entry(&kube, "apiserver-etcd-client.crt")?,
+            Arc::clone(stored),
+            Arc::clone(&self.clock),
+        )?;
+        let (address, mut listeners) = self.listen(&[API_PORT]).await?;
+        if let Some(listener) = listeners.pop() {
+            tasks.push(tokio::spawn(api.serve(listener)).abort_handle());
+        }
+        Ok(address)
+    }
+
+    async fn start_etcd(&mut self, pod: &Value, tasks: &mut Vec<AbortHandle>) -> anyhow::Result<Ipv4Addr> {
+        let etcd = self.mounted(pod, "etcd-certs")?;
+        let ca = entry(&etcd, "ca.crt")?;
+        let identities: Vec<Identity> =
+            ETCD_PORTS.iter().map(|(_, name)| Identity::read(&etcd, name)).collect::<Result<_, _>>()?;
+        let (address, listeners) = self.listen(&ETCD_PORTS.map(|(port, _)| port)).await?;
+        for (listener, identity) in listeners.into_iter().zip(identities) {
+            let server = hosted_api::etcd(identity, ca, Arc::clone(&self.clock))?;
+            tasks.push(tokio::spawn(server.serve(listener)).abort_handle());
+        }
+        Ok(address)
+    }
+
+    /// The data of the Secret that a pod mounts as the volume of this name.
+    fn mounted(&self, pod: &Value, volume: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        let name = volumes
+            .filter(|one| one["name"] == volume)
+            .find_map(|one| one["secret"]["secretName"].as_str())
+            .with_context(|| format!("the pod has no volume {volume}"))?;
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+        let key = ("/secrets".into(), namespace.into(), name.into());
+        let secret = self.store.get(&key).with_context(|| format!("Secret {namespace}/{name} is missing"))?;
+        let data = secret.value["data"].as_object().into_iter().flatten();
+        data.map(|(key, value)| Ok((key.clone(), STANDARD.decode(value.as_str().unwrap_or_default())?))).collect()
+    }
+
+    fn next_address(&mut self) -> Ipv4Addr {
+        self.next = (self.next + 1) % ADDRESSES;
+        Ipv4Addr::from(FIRST_ADDRESS + self.next)
+    }
+
+    /// Listens on the ports at one free address.
+    async fn listen(&mut self, ports: &[u16]) -> anyhow::Result<(Ipv4Addr, Vec<TcpListener>)> {
+        let mut last = None;
+        for _ in 0..64 {
+            let address = self.next_address();
+            let mut listeners = Vec::new();
+            for port in ports {
+                match TcpListener::bind(SocketAddr::new(IpAddr::V4(address), *port)).await {
+                    Ok(listener) => listeners.push(listener),
+                    Err(error) => last = Some(error),
+                }
+            }
+            if listeners.len() == ports.len() {
+                return Ok((address, listeners));
+            }
+        }
+        let error = last.map_or_else(|| "all are taken".to_owned(), |error| error.to_string());
+        anyhow::bail!("cannot listen below 127.64.0.0/10: {error}")
+    }
+}
+
+impl Drop for Endpoints {
+    fn drop(&mut self) {
+        self.running.values().flat_map(|running| &running.tasks).for_each(AbortHandle::abort);
+    }
+}
+
+fn entry<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &str) -> anyhow::Result<&'a [u8]> {
+    data.get(key).map(Vec::as_slice).with_context(|| format!("the Secret has no {key}"))
+}
+
+fn new_hosted_store(clock: Arc<dyn Clock>) -> Arc<Store> {
+    let store = Arc::new(Store::new(clock));
+    for name in ["default", "kube-system", "istio-system"] {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name }, "status": { "phase": "Active" } });
+        // The store is new: nothing is there already.
+        let _ = store.create(("/namespaces".into(), "".into(), name.into()), namespace);
+    }
+    store
+}

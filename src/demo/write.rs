@@ -1,0 +1,211 @@
+//! Requests that change objects.
+
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::demo::admission::{complete, immutable, is_name};
+use crate::demo::api::{Api, json_response, no_subresource, raw_response};
+use crate::demo::call::Call;
+use crate::demo::patch;
+use crate::demo::scale;
+use crate::demo::status::Failure;
+use crate::demo::store::{Key, metadata};
+
+impl Api {
+    pub(super) fn create(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
+        let mut value = call.object(body)?;
+        let fields = metadata(&mut value);
+        if fields.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+            let prefix = fields.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if prefix.is_empty() {
+                return Err(Failure::invalid("metadata.name: Required value: name or generateName is required"));
+            }
+            let suffix = self.store.versions().borrow().wrapping_mul(2_654_435_761) % 100_000;
+            fields.insert("name".to_owned(), json!(format!("{prefix}{suffix:05}")));
+        }
+        let name = fields["name"].as_str().unwrap_or_default().to_owned();
+        if !is_name(&name) {
+            return Err(Failure::invalid(format!(
+                "metadata.name: Invalid value: {name:?}: must be a lowercase RFC 1123 subdomain"
+            )));
+        }
+        let namespace = self.namespace_of(call, &value)?;
+        if call.kind.namespaced {
+            metadata(&mut value).insert("namespace".to_owned(), json!(namespace));
+        }
+        if call.kind.status
+            && !call.kind.columns.is_empty()
+            && let Some(object) = value.as_object_mut()
+        {
+            object.remove("status");
+        }
+        complete(&call.kind, &mut value);
+        let key: Key = (call.kind.resource().into(), namespace.into(), name.into());
+        if call.dry() {
+            return match self.store.get(&key) {
+                Some(_) => Err(Failure::already_exists(&key)),
+                None => Ok(json_response(StatusCode::CREATED, &value)),
+            };
+        }
+        let object = self.store.create(key, value)?;
+        Ok(raw_response(StatusCode::CREATED, object.json))
+    }
+
+    fn namespace_of(&self, call: &Call, value: &Value) -> Result<String, Failure> {
+        if !call.kind.namespaced {
+            return Ok(String::new());
+        }
+        let said = value["metadata"]["namespace"].as_str().filter(|said| !said.is_empty());
+        let namespace =
+            call.namespace.as_deref().ok_or_else(|| Failure::bad_request("a namespace is required in the path"))?;
+        if said.is_some_and(|said| said != namespace) {
+            return Err(Failure::bad_request("the namespace of the object does not match that of the request"));
+        }
+        let key: Key = ("/namespaces".into(), "".into(), namespace.into());
+        self.store.get(&key).map(|_| namespace.to_owned()).ok_or_else(|| Failure::not_found(&key))
+    }
+
+    pub(super) fn replace(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
+        let value = call.object(body)?;
+        self.change(call, |_| Ok(value))
+    }
+
+    pub(super) fn patch(&self, call: &Call, content_type: &str, body: &[u8]) -> Result<Response, Failure> {
+        if content_type == "application/apply-patch+yaml" {
+            return self.server_side_apply(call, body);
+        }
+        if content_type == "application/strategic-merge-patch+json" && !call.kind.columns.is_empty() {
+            return Err(Failure::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "UnsupportedMediaType",
+                "custom resources take merge and JSON patches",
+            ));
+        }
+        self.change(call, |current| patch::apply(content_type, current, body))
+    }
+
+    /// Creates the object, or merges the applied fields into it. Fields that another manager applied, and that would change, are a conflict.
+    fn server_side_apply(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
+        let manager = call
+            .query
+            .get("fieldManager")
+            .cloned()
+            .ok_or_else(|| Failure::bad_request("fieldManager is required for apply"))?;
+        let text = std::str::from_utf8(body).map_err(|_| Failure::bad_request("the applied object is not UTF-8"))?;
+        let applied: Value = serde_saphyr::from_str(text)
+            .map_err(|error| Failure::bad_request(format!("the applied object is no YAML: {error}")))?;
+        let managed = |value: &mut Value| {
+            let entry = json!({ "manager": manager, "operation": "Apply", "apiVersion": call.kind.api_version(), "fieldsType": "FieldsV1", "fieldsV1": {} });
+            metadata(value).insert("managedFields".to_owned(), json!([entry]));
+        };
+        if self.store.get(&call.key()?).is_none() {
+            let mut value = applied;
+            metadata(&mut value).insert("name".to_owned(), json!(call.name));
+            managed(&mut value);
+            let call = Call { name: None, ..call.clone() };
+            return self.create(&call, value.to_string().as_bytes());
+        }
+        let force = call.is("force");
+        self.change(call, |current| {
+            let mut value = current.clone();
+            json_patch::merge(&mut value, &applied);
+            let other = current["metadata"]["managedFields"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|entry| entry["operation"] == "Apply" && entry["manager"] != *manager);
+            if let Some(other) = other
+                && value != *current
+                && !force
+            {
+                return Err(Failure::new(
+                    StatusCode::CONFLICT,
+                    "Conflict",
+                    format!(
+                        "Apply failed: the object was applied by {}; use --force-conflicts to take it over",
+                        other["manager"]
+                    ),
+                ));
+            }
+            managed(&mut value);
+            Ok(value)
+        })
+    }
+
+    /// Changes an object under the store's lock: preconditions, subresource rules, then the write.
+    fn change(&self, call: &Call, make: impl FnOnce(&Value) -> Result<Value, Failure>) -> Result<Response, Failure> {
+        let key = call.key()?;
+        let work = |current: &Value| {
+            let scale = match call.subresource.as_deref() {
+                None | Some("status") => false,
+                Some("scale") if call.has_scale() => true,
+                Some(other) => return Err(no_subresource(other)),
+            };
+            let mut next = if scale { make(&scale::view(current))? } else { make(current)? };
+            let asked = &next["metadata"]["resourceVersion"];
+            if asked.as_str().is_some_and(|asked| !asked.is_empty() && current["metadata"]["resourceVersion"] != *asked)
+            {
+                return Err(Failure::conflict(&key));
+            }
+            if next["metadata"]["name"].as_str().is_some_and(|name| name != &*key.2) {
+                return Err(Failure::bad_request("the name of the object does not match that of the request"));
+            }
+            let in_status = call.subresource.as_deref() == Some("status");
+            if in_status || scale {
+                let mut kept = current.clone();
+                if scale {
+                    kept["spec"]["replicas"] = scale::replicas(&next)?;
+                } else {
+                    kept["status"] = next["status"].take();
+                }
+                return Ok(kept);
+            }
+            if call.kind.status {
+                match current.get("status") {
+                    Some(status) => next["status"] = status.clone(),
+                    None => drop(next.as_object_mut().map(|object| object.remove("status"))),
+                }
+            }
+            metadata(&mut next).insert("name".to_owned(), json!(&*key.2));
+            if call.kind.namespaced {
+                metadata(&mut next).insert("namespace".to_owned(), json!(&*key.1));
+            }
+            complete(&call.kind, &mut next);
+            immutable(&call.kind, current, &next)?;
+            Ok(next)
+        };
+        if call.dry() {
+            let current = self.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
+            return Ok(json_response(StatusCode::OK, &work(&current.value)?));
+        }
+        let object = self.store.update(&key, work)?;
+        if call.subresource.as_deref() == Some("scale") {
+            return Ok(json_response(StatusCode::OK, &scale::view(&object.value)));
+        }
+        Ok(raw_response(StatusCode::OK, object.json))
+    }
+
+    pub(super) fn delete(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
+        let key = call.key()?;
+        let options: Value = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(body)
+                .map_err(|error| Failure::bad_request(format!("the delete options are no JSON: {error}")))?
+        };
+        let allowed = |value: &Value| {
+            let wanted = &options["preconditions"];
+            let fits = |field: &str| wanted[field].is_null() || wanted[field] == value["metadata"][field];
+            if fits("uid") && fits("resourceVersion") { Ok(()) } else { Err(Failure::conflict(&key)) }
+        };
+        // kubectl asks for a dry run in the options, not in the query.
+        if call.dry() || options["dryRun"] == json!(["All"]) {
+            let object = self.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
+            allowed(&object.value)?;
+            return Ok(raw_response(StatusCode::OK, object.json));
+        }
+        let object = self.store.delete(&key, allowed)?;
+        Ok(raw_response(StatusCode::OK, object.json))
+    }
+}
