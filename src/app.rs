@@ -37,6 +37,8 @@ pub struct Sources {
 
 /// How often the configuration file is looked at; a ConfigMap's change takes a minute to arrive anyway.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// Between being unready and refusing connections: time for a load balancer to look away.
+const NOTICE: Duration = Duration::from_secs(1);
 /// The name of the cluster where none is configured.
 const DEFAULT_CLUSTER: &str = "default";
 
@@ -166,7 +168,9 @@ pub async fn serve(
         }
     };
     info!("shutting down");
+    app.stop();
     drop(discovery);
+    tokio::time::sleep(NOTICE).await;
     rendering.abort();
     shutdown.cancel();
     server.await.context("the server's task ended")?;

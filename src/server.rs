@@ -1,7 +1,7 @@
 //! The HTTP server: metrics, health, the first page and the API.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -35,6 +35,7 @@ pub struct App {
     exposition: Exposition,
     overviews: Overviews,
     renew_before: AtomicI64,
+    stopping: AtomicBool,
 }
 
 impl App {
@@ -52,12 +53,18 @@ impl App {
             exposition: Exposition::default(),
             overviews: Overviews::default(),
             renew_before: AtomicI64::new(renew_before),
+            stopping: AtomicBool::new(false),
         })
     }
 
     /// Takes a reloaded `renewBefore`, in seconds.
     pub fn set_renew_before(&self, seconds: i64) {
         self.renew_before.store(seconds, Ordering::Relaxed);
+    }
+
+    /// From now on it is not ready, so that no new traffic is sent here; requests are still answered.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Renders what changed, so that the next scrape finds it done. Safe to call at any time and from several tasks; returns once the exposition is that of
@@ -116,6 +123,9 @@ async fn healthy() -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
+    if app.stopping.load(Ordering::Relaxed) {
+        return sentence(StatusCode::SERVICE_UNAVAILABLE, "meshcert is not ready: it is stopping");
+    }
     match app.observed.ready() {
         Ok(()) => sentence(StatusCode::OK, "meshcert is ready"),
         Err(awaited) => sentence(StatusCode::SERVICE_UNAVAILABLE, &format!("meshcert is not ready: {awaited}")),

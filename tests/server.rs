@@ -164,6 +164,10 @@ async fn ready_follows_the_observing_plane_and_healthy_does_not() {
     let answer = server.get("/-/ready").await;
     assert_eq!((answer.status, answer.text()), (503, "meshcert is not ready: cluster cp-2 was not listed yet\n"));
     assert_eq!(server.get("/-/healthy").await.status, 200);
+    *server.told.ready.lock().unwrap() = Ok(());
+    server.app.stop();
+    let answer = server.get("/-/ready").await;
+    assert_eq!((answer.status, answer.text()), (503, "meshcert is not ready: it is stopping\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
