@@ -33,7 +33,7 @@ pub struct Certificate {
     /// SHA-256 of the DER form.
     pub fingerprint: CertFingerprint,
     /// The DER form, kept only where signatures have to be verified (`parse::Retain::Der`).
-    pub der: Option<Box<[u8]>>,
+    pub der: Option<Arc<[u8]>>,
 }
 
 /// Leaf or CA, from the basic constraints extension.

@@ -1,6 +1,7 @@
 //! All that is known of one cluster's certificates, cut into shards so that a change costs one shard, whatever the size.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use crate::mesh::{HostedMesh, MeshKey, Naming};
@@ -8,6 +9,11 @@ use crate::secret::{Class, SecretFacts, SecretRef};
 
 /// Objects per shard before the number of shards doubles: few enough that one change is cheap to render, enough that the text compresses.
 const OBJECTS_PER_SHARD: usize = 256;
+
+/// Fewer meshes than this are assembled sooner than threads are started.
+const WORTH_A_THREAD: usize = 16;
+/// More than the processors of a usual pod does no harm.
+const THREADS: usize = 4;
 
 /// An immutable view of a cluster's inventory; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -142,11 +148,9 @@ impl Inventory {
 
     /// The present state; assembles the meshes whose Secrets changed since the last one.
     pub fn snapshot(&mut self) -> Snapshot {
-        for key in std::mem::take(&mut self.unassembled) {
-            let mesh = self
-                .mesh_secrets
-                .get(&key)
-                .map(|secrets| HostedMesh::assemble(&self.naming, key.clone(), secrets.clone()));
+        let keys: Vec<MeshKey> = std::mem::take(&mut self.unassembled).into_iter().collect();
+        let meshes = self.assemble(&keys);
+        for (key, mesh) in keys.into_iter().zip(meshes) {
             let index = self.shard_of(&key.namespace, key.id.as_str());
             let shard = Arc::make_mut(&mut self.shards[index]);
             match mesh {
@@ -155,6 +159,22 @@ impl Inventory {
             };
         }
         Snapshot { shards: self.shards.clone() }
+    }
+
+    /// The meshes of these keys, `None` where the last Secret is gone; many of them on several threads, for each costs a dozen signatures.
+    fn assemble(&self, keys: &[MeshKey]) -> Vec<Option<HostedMesh>> {
+        let one = |key: &MeshKey| {
+            let secrets = self.mesh_secrets.get(key)?;
+            Some(HostedMesh::assemble(&self.naming, key.clone(), secrets.clone()))
+        };
+        if keys.len() < WORTH_A_THREAD {
+            return keys.iter().map(one).collect();
+        }
+        std::thread::scope(|scope| {
+            let part = |keys| scope.spawn(move || <[MeshKey]>::iter(keys).map(one).collect::<Vec<_>>());
+            let parts: Vec<_> = keys.chunks(keys.len().div_ceil(THREADS)).map(part).collect();
+            parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
     }
 
     /// The mesh and the index of the role that a Secret of this name has, if it is one.

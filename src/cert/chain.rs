@@ -25,12 +25,16 @@ pub struct Details {
 ///
 /// A signature by P-521, which the crypto library cannot verify, counts where the names and the key identifiers (RFC 5280 section 4.2.1.1) agree.
 pub fn issuer<'a>(certificate: &Certificate, pool: &[&'a Certificate]) -> Option<&'a Certificate> {
-    issuers(certificate, pool, 0).max_by_key(|(end, _)| *end).map(|(_, ca)| ca)
+    issuer_and_end(certificate, pool).0
 }
 
-/// min(`not_after`, the ends of the CAs above), following [`issuer`] up to a self-signed CA or one whose issuer is unknown.
-pub fn effective_not_after(certificate: &Certificate, pool: &[&Certificate]) -> UnixTime {
-    effective(certificate, pool, 0)
+/// The [`issuer`], and min(`not_after`, the ends of the CAs above), following issuers up to a self-signed CA or one whose issuer is unknown. Together, for
+/// verifying a signature costs more than all else that is done with a certificate.
+pub fn issuer_and_end<'a>(certificate: &Certificate, pool: &[&'a Certificate]) -> (Option<&'a Certificate>, UnixTime) {
+    let (above, ca) = issuers(certificate, pool, 0).max_by_key(|(end, _)| *end).unzip();
+    let own = certificate.not_after;
+    let end = above.filter(|_| !is_self_issued(certificate)).map_or(own, |above| own.min(above));
+    (ca, end)
 }
 
 /// Longer chains, and loops of CAs that signed each other, end here.

@@ -44,8 +44,20 @@ pub(super) fn certificates(text: &[u8]) -> impl Iterator<Item = Block<'_>> {
 /// The bytes that a body's base64 stands for; header lines (`Proc-Type: …`) and white space are skipped.
 pub(super) fn decode(body: &[u8]) -> Option<Vec<u8>> {
     let mut compact = Vec::with_capacity(body.len());
-    for line in body.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.contains(&b':')) {
-        compact.extend(line.iter().copied().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut rest = body;
+    while !rest.is_empty() {
+        let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if memchr::memchr(b':', line).is_some() {
+            continue;
+        }
+        // Nearly every line is nothing but base64, and is copied whole.
+        if memchr::memchr3(b' ', b'\t', b'\x0c', line).is_none() {
+            compact.extend_from_slice(line);
+        } else {
+            compact.extend(line.iter().copied().filter(|byte| !byte.is_ascii_whitespace()));
+        }
     }
     BASE64.decode(&compact).ok()
 }

@@ -152,8 +152,8 @@ fn a_renewed_ca_with_the_same_key_counts_with_its_longer_life() {
     let entry = read_entry(text.as_bytes(), Retain::Der, &mut NamePool::default());
     let all: Vec<&Certificate> = entry.certificates.iter().map(|found| &found.certificate).collect();
     assert_eq!(chain::issuer(all[0], &all[1..]), Some(all[2]));
-    assert_eq!(chain::effective_not_after(all[0], &all[1..]), NOW.plus(100 * DAY));
-    assert_eq!(chain::effective_not_after(all[0], &all[1..2]), NOW.plus(5 * DAY));
+    assert_eq!(chain::issuer_and_end(all[0], &all[1..]).1, NOW.plus(100 * DAY));
+    assert_eq!(chain::issuer_and_end(all[0], &all[1..2]).1, NOW.plus(5 * DAY));
 }
 
 #[test]

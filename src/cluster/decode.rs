@@ -15,10 +15,13 @@ use crate::cert::parse::{MAX_ENTRY_BYTES, TooLargeOrInvalid};
 use crate::secret::{Class, NotRead, RawEntry, RawSecret, SecretMeta, SecretRef, Selection};
 
 /// A decoded page of a list.
-pub(super) struct Page {
-    pub(super) secrets: Vec<RawSecret>,
-    pub(super) resource_version: String,
-    pub(super) next: Option<String>,
+pub struct Page {
+    /// The Secrets that are read.
+    pub secrets: Vec<RawSecret>,
+    /// `metadata.resourceVersion`, from which to watch.
+    pub resource_version: String,
+    /// `metadata.continue` where there is a next page.
+    pub next: Option<String>,
 }
 
 /// A Secret, whether it is read or not.
@@ -41,7 +44,10 @@ pub(super) enum Line {
 }
 
 /// Decodes a page.
-pub(super) fn page(bytes: &[u8], selection: &Selection) -> Result<Page, serde_json::Error> {
+///
+/// # Errors
+/// It is no list of Secrets.
+pub fn page(bytes: &[u8], selection: &Selection) -> Result<Page, serde_json::Error> {
     let List { metadata, items } = serde_json::from_slice(bytes)?;
     let items = items.unwrap_or_default();
     Ok(Page {

@@ -57,17 +57,18 @@ pub(super) async fn open(
     Err(refused(asked, status, &message))
 }
 
-/// Sends a GET and collects its whole body.
+/// Sends a GET and collects its whole body, in the room of `buffer`: pages of megabytes that come and go leave holes in the heap.
 pub(super) async fn get(
     client: &Client,
     uri: &str,
     asked: &Asked<'_>,
     deadline: Duration,
-) -> Result<hyper::body::Bytes, SourceError> {
+    buffer: Vec<u8>,
+) -> Result<Vec<u8>, SourceError> {
     let body = open(client, uri, asked, deadline).await?;
-    match tokio::time::timeout(deadline, Limited::new(body, LARGEST_ANSWER).collect()).await {
+    match tokio::time::timeout(deadline, collect(Limited::new(body, LARGEST_ANSWER), buffer)).await {
         Err(_) => Err(too_slow(asked, deadline)),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(SourceError {
             reason: SourceErrorReason::TooLarge,
             message: format!("{asked}: the answer is larger than {} MiB", LARGEST_ANSWER >> 20),
@@ -77,6 +78,19 @@ pub(super) async fn get(
             message: format!("{asked}: the connection broke off: {}", chain(&*error)),
         }),
     }
+}
+
+async fn collect(
+    mut body: Limited<Body>,
+    mut buffer: Vec<u8>,
+) -> Result<Vec<u8>, <Limited<Body> as http_body::Body>::Error> {
+    buffer.clear();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            buffer.extend_from_slice(&data);
+        }
+    }
+    Ok(buffer)
 }
 
 /// The error that a refusal by the API server stands for.

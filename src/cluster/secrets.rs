@@ -70,8 +70,18 @@ pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Optio
     let namespace = scope.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
     let selector = encode(&format!("metadata.name={name}"));
     let uri = format!("/api/v1{namespace}/secrets?fieldSelector={selector}");
-    let bytes = request::get(client, &uri, &asked, LIST_DEADLINE).await?;
+    let bytes = request::get(client, &uri, &asked, LIST_DEADLINE, Vec::new()).await?;
     decode::explained(&bytes, &scope.selection).map_err(|error| undecodable(&asked, &error))
+}
+
+/// A page on its way, with its bytes for the next one's room.
+type Decoding = tokio::task::JoinHandle<(Result<Page, serde_json::Error>, Vec<u8>)>;
+
+/// What is left of a page once its Secrets are passed on.
+struct Delivered {
+    version: String,
+    next: Option<String>,
+    buffer: Vec<u8>,
 }
 
 struct Follower {
@@ -102,50 +112,50 @@ impl Follower {
     /// Reads all pages; the version from which to watch.
     async fn list(&self) -> Result<Result<String, SourceError>, Closed> {
         let asked = self.asked("list");
-        let mut decoding: Option<tokio::task::JoinHandle<Result<Page, serde_json::Error>>> = None;
+        let mut decoding: Option<Decoding> = None;
+        let mut buffer = Vec::new();
         let mut next: Option<String> = None;
         loop {
             let token = next.take().map(|token| format!("&continue={}", encode(&token))).unwrap_or_default();
             let uri = format!("{}&limit={PAGE}{token}", self.path);
-            let bytes = match request::get(&self.client, &uri, &asked, LIST_DEADLINE).await {
+            let room = std::mem::take(&mut buffer);
+            let bytes = match request::get(&self.client, &uri, &asked, LIST_DEADLINE, room).await {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
             };
             next = decode::peek_continue(&bytes);
             let selection = Arc::clone(&self.scope.selection);
-            let this = spawn_blocking(move || decode::page(&bytes, &selection));
+            let this = spawn_blocking(move || (decode::page(&bytes, &selection), bytes));
             // At most two pages are in memory: the one being decoded and the one being fetched.
             let before = decoding.replace(this);
-            if let Some(before) = before
-                && let Err(error) = self.deliver(before, &asked).await?
-            {
-                return Ok(Err(error));
+            if let Some(before) = before {
+                match self.deliver(before, &asked).await? {
+                    Err(error) => return Ok(Err(error)),
+                    Ok(delivered) => buffer = delivered.buffer,
+                }
             }
             if next.is_none()
                 && let Some(last) = decoding.take()
             {
                 match self.deliver(last, &asked).await? {
                     Err(error) => return Ok(Err(error)),
-                    Ok((_, Some(token))) => next = Some(token),
-                    Ok((version, None)) => return Ok(Ok(version)),
+                    Ok(Delivered { next: Some(token), buffer: room, .. }) => (next, buffer) = (Some(token), room),
+                    Ok(Delivered { version, next: None, .. }) => return Ok(Ok(version)),
                 }
             }
         }
     }
 
-    /// Passes a decoded page on; its version and `continue` token.
-    async fn deliver(
-        &self,
-        decoding: tokio::task::JoinHandle<Result<Page, serde_json::Error>>,
-        asked: &Asked<'_>,
-    ) -> Result<Result<(String, Option<String>), SourceError>, Closed> {
-        let page = match decoding.await {
-            Ok(Ok(page)) => page,
-            Ok(Err(error)) => return Ok(Err(undecodable(asked, &error))),
+    /// Passes a decoded page on.
+    async fn deliver(&self, decoding: Decoding, asked: &Asked<'_>) -> Result<Result<Delivered, SourceError>, Closed> {
+        let (page, buffer) = match decoding.await {
+            Ok((Ok(page), buffer)) => (page, buffer),
+            Ok((Err(error), _)) => return Ok(Err(undecodable(asked, &error))),
             Err(_) => return Err(Closed),
         };
-        self.send(SecretEvent::Page(page.secrets)).await?;
-        Ok(Ok((page.resource_version, page.next)))
+        let Page { secrets, resource_version, next } = page;
+        self.send(SecretEvent::Page(secrets)).await?;
+        Ok(Ok(Delivered { version: resource_version, next, buffer }))
     }
 
     /// Watches, takes a cut watch up again, and returns when only a new list helps.

@@ -248,14 +248,15 @@ fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate>
     all()
         .map(|(secret_role, entry, found)| {
             let certificate = &found.certificate;
+            let (signed_by, effective_not_after) = chain::issuer_and_end(certificate, &pool);
             let in_use = entry.entry.kubeconfig.as_ref().is_none_or(|facts| is_current(facts, &found.position));
             MeshCertificate {
                 secret_role,
                 key: entry.key.clone(),
                 position: found.position.clone(),
                 component: Component::of(secret_role, &entry.key, certificate.role),
-                signed_by: chain::issuer(certificate, &pool).map(|ca| -> CertFingerprint { ca.fingerprint }),
-                effective_not_after: chain::effective_not_after(certificate, &pool),
+                signed_by: signed_by.map(|ca| -> CertFingerprint { ca.fingerprint }),
+                effective_not_after,
                 needed: certificate.role == Role::Leaf && in_use,
                 certificate: certificate.clone(),
             }

@@ -18,8 +18,8 @@ use crate::observer::registry::{Registry, SourceState};
 use crate::ports::{Clock, SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::{RawSecret, SecretEntry, SecretFacts, SecretMeta, SecretRef, Selection};
 
-/// Events in flight between the connection and the inventory; a full channel slows the connection down, nothing is dropped.
-const EVENTS: usize = 4;
+/// Events in flight between the connection and the inventory, each up to a page of Secrets; a full channel slows the connection down, nothing is dropped.
+const EVENTS: usize = 1;
 
 /// Secrets read from one source at most.
 const MOST_SECRETS: usize = 200_000;
@@ -103,7 +103,8 @@ impl Source {
         self.inventory.retain(|reference| seen.contains(reference));
         self.names.shrink();
         let now = self.clock.now();
-        self.registry.publish(&self.source, self.inventory.snapshot());
+        let snapshot = block_in_place(|| self.inventory.snapshot());
+        self.registry.publish(&self.source, snapshot);
         let objects = self.inventory.len() as u64;
         self.registry.record(&self.source, |health| {
             health.objects = objects;

@@ -1,0 +1,270 @@
+//! The daemon as its users run it: the release binary against an API in a process of its own. `docs/PERFORMANCE.md` says how to read the figures.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr, reason = "a bench may")]
+
+#[path = "support/bundles.rs"]
+mod bundles;
+#[path = "process/child.rs"]
+mod child;
+#[path = "process/client.rs"]
+mod client;
+#[path = "process/paced.rs"]
+mod paced;
+#[path = "support/secrets.rs"]
+mod secrets;
+#[path = "process/table.rs"]
+mod table;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use child::Process;
+use client::Client;
+use secrets::mk_secret;
+use serde_json::json;
+use table::{Table, bytes, median, milliseconds, percentile};
+
+const SECRETS: u64 = 10_000;
+const NAMESPACES: u64 = 100;
+const MESHES: u64 = 1_000;
+/// Starts of the daemon, each between two raw reads.
+const STARTS: usize = 7;
+/// Scrapes of each server, in turns.
+const SCRAPES: usize = 3_000;
+
+/// A cluster to observe, and what proves that a scrape is complete.
+struct Scene {
+    title: String,
+    /// Arguments of `demo`.
+    demo: Vec<String>,
+    config: String,
+    /// Where the Secrets are.
+    secrets: &'static str,
+    family: &'static str,
+    series: usize,
+    /// Where other exporters were measured with the same.
+    targets: Option<Targets>,
+}
+
+/// What has to be reached, beside the ratios.
+struct Targets {
+    peak_mb: f64,
+    /// The body of x509-certificate-exporter, of which ours is a drop-in.
+    text_mb: f64,
+    /// A hundredth of the best.
+    scrape_ms: f64,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match &arguments[..] {
+        [_, role, file] if role == child::STATIC => return child::serve(child::fixed(Path::new(file))),
+        [_, role, folder] if role == paced::PACED => return child::serve(paced::router(Path::new(folder))),
+        _ => {}
+    }
+    let folder = tempfile::tempdir().unwrap();
+    println!("{} on {} cores\n", env!("CARGO_PKG_VERSION"), std::thread::available_parallelism().unwrap());
+    for scene in [secrets_scene(), meshes_scene()] {
+        measure(&scene, folder.path());
+    }
+}
+
+fn secrets_scene() -> Scene {
+    Scene {
+        title: format!("{SECRETS} kubernetes.io/tls Secrets x 3 certificates in {NAMESPACES} namespaces"),
+        demo: vec!["--scenario=healthy".to_owned(), "--meshes=0".to_owned()],
+        config: "namespaces: ['*']}]\nsecretRules: [{type: kubernetes.io/tls, namespaces: []}]\n".to_owned(),
+        secrets: "/api/v1/secrets",
+        family: "x509_cert_not_after",
+        // Two more of the demo's own, self-signed.
+        series: SECRETS as usize * 3 + 2,
+        targets: Some(Targets { peak_mb: 65.0, text_mb: 34.7, scrape_ms: 7.09 }),
+    }
+}
+
+fn meshes_scene() -> Scene {
+    Scene {
+        title: format!("{MESHES} hosted meshes, {} certificates", MESHES * 12),
+        demo: vec!["--scenario=fleet".to_owned(), format!("--meshes={MESHES}")],
+        config: "namespaces: [istio-system]}]\n".to_owned(),
+        secrets: "/api/v1/namespaces/istio-system/secrets",
+        family: "meshcert_hosted_kube_api_certificate_expiration_timestamp_seconds",
+        series: MESHES as usize,
+        targets: None,
+    }
+}
+
+fn measure(scene: &Scene, folder: &Path) {
+    let kubeconfig = folder.join("kubeconfig");
+    let api = start_api(scene, &kubeconfig);
+    if scene.series > SECRETS as usize {
+        fill(api.address);
+    }
+    let pages = paced::pages(&mut Client::connect(api.address).unwrap(), scene.secrets);
+    let size: usize = pages.iter().map(|(_, page)| page.len()).sum();
+    let mut table = Table::new(&format!("{}, {} of JSON", scene.title, bytes(size as u64)));
+    let in_folder = folder.join(scene.family);
+    paced::store(&in_folder, &pages);
+    drop(pages);
+
+    let (daemon, body, mut peaks) = starts(&mut table, scene, "embedded API", &api, folder);
+    scrapes(&mut table, scene, &daemon, &body, folder);
+    let targets = scene.targets.as_ref();
+    let limit = |mb: f64| (mb * 1e6) as u64;
+    peaks.sort_unstable();
+    let most = targets.map(|targets| limit(targets.peak_mb));
+    table.bound("resident memory, peak, median of the starts", peaks[peaks.len() / 2], most);
+    table.bound("resident memory, peak, worst of the starts", peaks[peaks.len() - 1], most);
+    table.bound("resident memory, peak, after the scrapes", daemon.peak_memory(), most);
+    table.bound("resident memory, after the scrapes", daemon.memory(), None);
+    table.bound("body as text", text(&body).len() as u64, targets.map(|targets| limit(targets.text_mb)));
+    table.bound("body with gzip", body.len() as u64, None);
+    drop((daemon, api));
+
+    let paced = Process::start_with(paced::PACED, &in_folder);
+    starts(&mut table, scene, "API at a real one's pace", &paced, folder);
+    table.print();
+}
+
+/// Starts the daemon again and again, each time between two raw reads; the last one, its body, and the peak memory of each.
+fn starts(table: &mut Table, scene: &Scene, name: &str, api: &Process, folder: &Path) -> (Process, Vec<u8>, Vec<u64>) {
+    let kubeconfig = folder.join("own-kubeconfig");
+    let cluster = format!("[{{name: bench, cluster: {{server: 'http://{}'}}}}]", api.address);
+    let context = "[{name: bench, context: {cluster: bench, user: bench}}]";
+    let text = format!(
+        "{{apiVersion: v1, kind: Config, current-context: bench, clusters: {cluster}, contexts: {context}, users: [{{name: bench, user: {{}}}}]}}"
+    );
+    std::fs::write(&kubeconfig, text).unwrap();
+    let config = folder.join("meshcert.yaml");
+    let text = format!("clusters: [{{name: bench, kubeconfig: {}, {}", kubeconfig.display(), scene.config);
+    std::fs::write(&config, text).unwrap();
+
+    let (mut reads, mut firsts, mut peaks, mut cpus) = (vec![], vec![], vec![], vec![]);
+    let mut last = None;
+    for _ in 0..STARTS {
+        reads.push(raw_read(api.address, scene.secrets));
+        drop(last.take());
+        let (daemon, took, body) = first_scrape(&config, scene);
+        firsts.push(took);
+        peaks.push(daemon.peak_memory());
+        cpus.push(daemon.cpu());
+        reads.push(raw_read(api.address, scene.secrets));
+        last = Some((daemon, body));
+    }
+    let (read, first) = (median(&mut reads), median(&mut firsts));
+    table.ratio(&format!("first complete scrape, {name}"), first, "raw read of its pages", read, 1.5);
+    table.plain("processor time until then", milliseconds(median(&mut cpus)), "", "");
+    let (daemon, body) = last.unwrap();
+    (daemon, body, peaks)
+}
+
+/// The embedded API in a process of its own.
+fn start_api(scene: &Scene, kubeconfig: &Path) -> Process {
+    let address = child::free_address();
+    let mut arguments = vec!["demo".to_owned(), "--log-level=warn".to_owned(), "--listen=127.0.0.1:0".to_owned()];
+    arguments.extend(scene.demo.iter().cloned());
+    arguments.push(format!("--api-listen={address}"));
+    arguments.push(format!("--kubeconfig-out={}", kubeconfig.display()));
+    let api = Process::start(&PathBuf::from(env!("CARGO_BIN_EXE_meshcert")), &arguments, address);
+    // The kubeconfig is written once the meshes are made.
+    api.wait_until(|| kubeconfig.exists().then_some(()));
+    api.wait_until(|| Client::connect(address));
+    api
+}
+
+fn fill(address: std::net::SocketAddr) {
+    let mut client = Client::connect(address).unwrap();
+    for n in 0..NAMESPACES {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": format!("team-{n}") } });
+        client.post("/api/v1/namespaces", &namespace.to_string());
+    }
+    for n in 0..SECRETS {
+        let path = format!("/api/v1/namespaces/team-{}/secrets", n % NAMESPACES);
+        client.post(&path, &mk_secret(n, NAMESPACES).to_string());
+    }
+}
+
+/// How long it takes to read all pages and do nothing with them.
+fn raw_read(address: std::net::SocketAddr, path: &str) -> Duration {
+    let start = Instant::now();
+    let mut client = Client::connect(address).unwrap();
+    let mut token = Some(String::new());
+    while let Some(known) = token {
+        token = paced::next(&client.get(&paced::uri(path, &known), ""));
+    }
+    start.elapsed()
+}
+
+/// Starts the daemon and scrapes it as soon as it is ready: the process, the time since its start, the body.
+fn first_scrape(config: &Path, scene: &Scene) -> (Process, Duration, Vec<u8>) {
+    let address = child::free_address();
+    let arguments = [
+        "serve".to_owned(),
+        "--log-level=warn".to_owned(),
+        format!("--config={}", config.display()),
+        format!("--listen={address}"),
+    ];
+    let start = Instant::now();
+    let daemon = Process::start(&PathBuf::from(env!("CARGO_BIN_EXE_meshcert")), &arguments, address);
+    let mut client = daemon.wait_until(|| Client::connect(address));
+    daemon.wait_until(|| client.ok("/-/ready").then_some(()));
+    let body = client.scrape();
+    let took = start.elapsed();
+    let found = text(&body).lines().filter(|line| line.split('{').next() == Some(scene.family)).count();
+    assert_eq!(found, scene.series, "the first scrape is complete");
+    (daemon, took, body)
+}
+
+/// Scrapes the daemon and a server that sends the same bytes from memory, in turns.
+fn scrapes(table: &mut Table, scene: &Scene, daemon: &Process, body: &[u8], folder: &Path) {
+    let file = folder.join("body");
+    std::fs::write(&file, body).unwrap();
+    let fixed = Process::start_with(child::STATIC, &file);
+
+    let servers = [daemon, &fixed];
+    let mut clients = servers.map(|server| Client::connect(server.address).unwrap());
+    let mut times = [vec![], vec![]];
+    let before = servers.map(Process::cpu);
+    for _ in 0..SCRAPES {
+        for (client, times) in clients.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            let got = client.scrape();
+            times.push(start.elapsed());
+            // The tail of counters changes from scrape to scrape.
+            assert!(got.len().abs_diff(body.len()) < 1024);
+        }
+    }
+    let [ours, theirs] = [0, 1].map(|n| (servers[n].cpu() - before[n]) / SCRAPES as u32);
+    let [mut own, mut other] = times;
+    table.ratio(
+        "scrape with gzip, p50",
+        percentile(&mut own, 50),
+        "the same bytes from memory",
+        percentile(&mut other, 50),
+        1.5,
+    );
+    table.ratio(
+        "scrape with gzip, p99",
+        percentile(&mut own, 99),
+        "the same bytes from memory",
+        percentile(&mut other, 99),
+        1.5,
+    );
+    table.ratio("processor time per scrape", ours, "the same bytes from memory", theirs, f64::INFINITY);
+    if let Some(Targets { scrape_ms, .. }) = &scene.targets {
+        let p50 = percentile(&mut own, 50).as_secs_f64() * 1e3;
+        table.plain(
+            "scrape with gzip, p50",
+            format!("{p50:.3} ms"),
+            &format!("≤ {scrape_ms} ms"),
+            table::verdict(p50 <= *scrape_ms),
+        );
+    }
+}
+
+fn text(body: &[u8]) -> String {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(body).read_to_string(&mut text).unwrap();
+    text
+}
