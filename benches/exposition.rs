@@ -72,7 +72,7 @@ fn exposition(c: &mut Criterion) {
     group.bench_function("unchanged scrape, with its live tail", |b| {
         let exposition = Exposition::default();
         exposition.render(&base, Format::OpenMetrics, NOW);
-        let metrics = Metrics::new(Told::new(base.to_vec()));
+        let metrics = Metrics::new(Told::new(base.to_vec()), None);
         b.iter(|| {
             let part = exposition.unchanged(&base, Format::OpenMetrics, NOW).unwrap();
             black_box(metrics.tail(&part, Format::OpenMetrics))
@@ -86,7 +86,7 @@ fn exposition(c: &mut Criterion) {
 fn over_a_socket(c: &mut Criterion, clusters: Vec<ClusterSnapshot>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let told = Told::new(clusters);
-    let app = App::new(told.clone(), Arc::new(Metrics::new(told)), Arc::new(Stopped(NOW)), 30 * DAY);
+    let app = App::new(told.clone(), Arc::new(Metrics::new(told, None)), Arc::new(Stopped(NOW)), 30 * DAY);
     let ours = listen(&runtime, router(app));
     let body = axum::body::Bytes::from(Client::default().get(ours));
     let fixed = listen(&runtime, axum::Router::new().route("/metrics", axum::routing::get(async move || body.clone())));

@@ -10,16 +10,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::app::acting::{Crew, Roles};
 use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config};
+use crate::controller::Surroundings;
+use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
 use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::ports::Clock;
+use crate::requests::Desk;
 use crate::secret::Selection;
 use crate::server::{self, App, Limits};
 
+pub mod acting;
 pub mod process;
 
 /// Which clusters to look at: the configuration file and the flags that override it.
@@ -118,6 +123,7 @@ fn connection(cluster: &ClusterConfig) -> Connection {
 /// The configuration cannot be used at start, or a task that must not end has ended.
 pub async fn serve(
     sources: Sources,
+    roles: Roles,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
     listening: impl FnOnce(&Arc<Registry>),
@@ -126,7 +132,9 @@ pub async fn serve(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let registry = Arc::new(Registry::default());
     let observed: Arc<dyn Observed> = Arc::clone(&registry) as _;
-    let metrics = Arc::new(Metrics::new(Arc::clone(&observed)));
+    let renewals = Arc::new(RenewalMetrics::default());
+    let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
     metrics.config_accepted(clock.now());
     let app = App::new(observed, Arc::clone(&metrics), Arc::clone(&clock), config.policy.renew_before.0);
 
@@ -134,6 +142,20 @@ pub async fn serve(
     let (discovered, mut discoveries) = tokio::sync::watch::channel(Vec::new());
     let mut discovery = start_discovery(&config, &discovered)?;
     supervisor.reconcile(clusters(&config)?);
+    let meshes = acting::meshes(&registry);
+    let desk = Arc::new(Desk::new(Arc::clone(&meshes), Arc::clone(&clock)));
+    let mut crew = Crew::new(Surroundings { clock: Arc::clone(&clock), meshes, metrics: Arc::clone(&renewals) });
+    let decide = |config: &Config, crew: &mut Crew| -> anyhow::Result<()> {
+        if roles.act {
+            crew.reconcile(acting::acting(config, roles.timing)?);
+        }
+        let connections = config.clusters.iter().map(|cluster| (cluster.name.as_str().into(), connection(cluster)));
+        desk.set(connections.collect(), config.policy.renew_before.0);
+        let webhook = config.webhook.as_ref().filter(|_| roles.webhook);
+        app.set_webhook(webhook.map(|webhook| acting::webhook(webhook, &desk, &renewals)));
+        Ok(())
+    };
+    decide(&config, &mut crew)?;
 
     let shutdown = CancellationToken::new();
     let server = server::serve(listener, server::router(Arc::clone(&app)), Limits::default(), shutdown.clone());
@@ -147,6 +169,7 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break None,
             error = supervisor.failed() => break Some(anyhow::Error::new(error).context("a source's task ended")),
+            error = crew.failed() => break Some(anyhow::Error::new(error).context("an acting task ended")),
             Ok(()) = discoveries.changed() => {
                 supervisor.reconcile(joined(&config, &discoveries.borrow_and_update())?);
             }
@@ -156,6 +179,7 @@ pub async fn serve(
                     config = new;
                     discovery = start_discovery(&config, &discovered)?;
                     supervisor.reconcile(joined(&config, &discoveries.borrow())?);
+                    decide(&config, &mut crew)?;
                     app.set_renew_before(config.policy.renew_before.0);
                     metrics.config_accepted(clock.now());
                     info!("configuration reloaded");

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::time::UnixTime;
 
 pub mod chain;
+pub mod issue;
 pub mod kubeconfig;
 pub mod parse;
 mod pem;

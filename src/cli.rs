@@ -21,7 +21,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon: watch all configured clusters and serve metrics.
+    /// Run the daemon: watch all configured clusters, serve metrics, and renew if that is one of its roles.
     Serve(ServeArgs),
     /// Show everything at work on an embedded Kubernetes API with generated meshes.
     #[cfg(feature = "demo")]
@@ -32,6 +32,20 @@ enum Command {
     Check(CheckArgs),
     /// Say why a Secret is counted or not, entry by entry.
     Explain(ExplainArgs),
+    /// Show what a renewal of a mesh would do; writes nothing.
+    Plan(PlanArgs),
+    /// Ask for the renewal of a mesh, or for a failed one to be tried again at once.
+    Renew(RenewArgs),
+    /// Agree to the plan of the renewal that waits for it.
+    Approve(ApproveArgs),
+    /// List the renewals of a mesh, with the journal of the newest.
+    History(HistoryArgs),
+    /// Put back the certificates that were in force before the newest renewal, and pause the mesh.
+    Rollback(RollbackArgs),
+    /// Print the manual procedure for a mesh as a shell script, for the day on which meshcert is down.
+    Runbook(MeshArgs),
+    /// Print the CustomResourceDefinition of CertificateRenewal, for `kubectl apply -f -`.
+    Crd,
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -98,9 +112,23 @@ pub struct ServeArgs {
     /// Address of /metrics, the health endpoints and the page.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9794")]
     pub listen: SocketAddr,
+    /// What this process does. Every role watches; `webhook` also takes notifications, `act` also renews and restarts.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "observe")]
+    pub roles: Vec<Role>,
     /// Logs.
     #[command(flatten)]
     pub logging: Logging,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Watches certificates and serves metrics; writes nothing.
+    Observe,
+    /// Takes Alertmanager's notifications and asks for renewals.
+    Webhook,
+    /// Renews and restarts, as policy.mode allows.
+    Act,
 }
 
 /// Arguments of `demo`.
@@ -122,9 +150,23 @@ pub struct DemoArgs {
     /// Write a kubeconfig for the embedded API to this file and keep it.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig_out: Option<PathBuf>,
+    /// What is done about meshes that end soon.
+    #[arg(long, value_parser = mode, default_value = "auto", value_name = "observe|approve|auto")]
+    pub mode: crate::policy::Mode,
+    /// Bearer token of the webhook; default: a random one, which is printed.
+    #[arg(long, value_name = "TOKEN")]
+    pub webhook_token: Option<String>,
+    /// Only the embedded cluster, so that `meshcert serve` runs beside it.
+    #[arg(long)]
+    pub api_only: bool,
     /// Logs.
     #[command(flatten)]
     pub logging: Logging,
+}
+
+#[cfg(feature = "demo")]
+fn mode(text: &str) -> Result<crate::policy::Mode, String> {
+    serde_json::from_value(text.into()).map_err(|_| "observe, approve or auto".to_owned())
 }
 
 /// Arguments of `status`.
@@ -164,6 +206,78 @@ pub struct ExplainArgs {
     /// Form of the answer.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// Which mesh.
+#[derive(Debug, Args)]
+pub struct MeshArgs {
+    /// The mesh's id.
+    #[arg(value_name = "MESH")]
+    pub mesh: String,
+    /// Clusters.
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// Form of the answer.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Arguments of `renew`.
+#[derive(Debug, Args)]
+pub struct RenewArgs {
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// Only show the plan.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Renew although nothing ends within policy.renewBefore.
+    #[arg(long)]
+    pub force: bool,
+    /// Show the progress until the end; exit code 1 if it does not end well.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Arguments of `approve`.
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// Show the progress until the end.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Arguments of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// Form of the answer.
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// Show the progress until the end.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// Subcommands of `config`.
@@ -253,6 +367,13 @@ impl Cli {
             Command::Status(args) => command::status::run(args),
             Command::Check(args) => command::check::run(args),
             Command::Explain(args) => command::explain::run(args),
+            Command::Plan(args) => command::renew::plan(args),
+            Command::Renew(args) => command::renew::renew(args),
+            Command::Approve(args) => command::renew::approve(args),
+            Command::History(args) => command::history::run(args),
+            Command::Rollback(args) => command::renew::rollback(args),
+            Command::Runbook(args) => command::runbook::run(args),
+            Command::Crd => command::crd::run(),
             Command::Config(command) => command::config::run(command),
         }
     }

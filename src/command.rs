@@ -9,9 +9,14 @@ use crate::cli::Output;
 
 pub mod check;
 pub mod config;
+pub mod crd;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod explain;
+pub mod history;
+pub mod renew;
+mod renewal;
+pub mod runbook;
 pub mod serve;
 pub mod status;
 

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::mesh::Naming;
 use crate::secret::SecretRule;
-use crate::time::DAY;
 
 pub use duration::Duration;
+pub use policy::PolicyConfig;
+pub use webhook::WebhookConfig;
 
 mod duration;
+mod policy;
+mod webhook;
 
 /// `meshcert.yaml`. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,8 +30,10 @@ pub struct Config {
     pub naming: NamingConfig,
     /// Rules for other certificate Secrets, exported under x509-certificate-exporter's names; the first that matches counts.
     pub secret_rules: Vec<SecretRuleConfig>,
-    /// When a certificate counts as expiring.
+    /// When a certificate counts as expiring, and what is done about it.
     pub policy: PolicyConfig,
+    /// Who may ask for renewals over HTTP; absent: nobody.
+    pub webhook: Option<WebhookConfig>,
 }
 
 /// One control plane cluster.
@@ -98,14 +103,6 @@ pub struct SecretRuleConfig {
     pub key: String,
 }
 
-/// When certificates are due.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct PolicyConfig {
-    /// A certificate with less time left than this is expiring.
-    pub renew_before: Duration,
-}
-
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -142,12 +139,6 @@ impl Default for NamingConfig {
             etcd_certs: "{mesh}-etcd-certs".to_owned(),
             admin_kubeconfig: "{mesh}-apiserver-admin-kubeconfig".to_owned(),
         }
-    }
-}
-
-impl Default for PolicyConfig {
-    fn default() -> Self {
-        Self { renew_before: Duration(30 * DAY) }
     }
 }
 
@@ -200,7 +191,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy } = self;
+        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, webhook } = self;
         for (index, cluster) in clusters.iter().enumerate() {
             let path = format!("clusters[{index}]");
             check_name(&format!("{path}.name"), &cluster.name)?;
@@ -216,8 +207,9 @@ impl Config {
         if let Some(secrets) = cluster_secrets {
             check_namespaces("clusterSecrets.namespaces", &secrets.namespaces)?;
         }
-        if policy.renew_before.0 == 0 {
-            return Err(invalid("policy.renewBefore", "must be longer than 0s, such as 30d".to_owned()));
+        policy.compile()?;
+        if let Some(webhook) = webhook {
+            webhook.check()?;
         }
         self.naming()?;
         self.rules()?;
@@ -285,6 +277,7 @@ fn invalid(path: &str, message: String) -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::DAY;
 
     fn error_of(text: &str) -> String {
         Config::parse(text).expect_err("the text is invalid").to_string()

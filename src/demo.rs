@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::demo::api::Api;
 use crate::demo::store::Store;
@@ -64,12 +65,13 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
 }
 
-/// A running embedded API; it ends with the runtime.
+/// A running embedded API; it ends when dropped.
 pub struct Demo {
     /// Where it listens.
     pub address: SocketAddr,
     /// How many meshes there are.
     pub meshes: usize,
+    _tasks: JoinSet<()>,
 }
 
 /// Makes the meshes and serves the API.
@@ -91,10 +93,14 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     let meshes = tokio::task::spawn_blocking(move || hosted::fill(&filling, scenario, meshes, now)).await??;
     let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace);
     controllers.settle().await;
-    tokio::spawn(controllers.run());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(controllers.run());
     let router = api::router(Arc::new(Api { store, clock }));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(Demo { address, meshes })
+    tasks.spawn(async move {
+        // It serves until it is aborted.
+        let _ = axum::serve(listener, router).await;
+    });
+    Ok(Demo { address, meshes, _tasks: tasks })
 }
 
 impl Demo {

@@ -165,7 +165,7 @@ impl Inventory {
     fn assemble(&self, keys: &[MeshKey]) -> Vec<Option<HostedMesh>> {
         let one = |key: &MeshKey| {
             let secrets = self.mesh_secrets.get(key)?;
-            Some(HostedMesh::assemble(&self.naming, key.clone(), secrets.clone()))
+            Some(HostedMesh::assemble(self.naming.secret_names(&key.id), key.clone(), secrets.clone()))
         };
         if keys.len() < WORTH_A_THREAD {
             return keys.iter().map(one).collect();

@@ -140,6 +140,11 @@ impl Naming {
             .map(|(_, id, role)| (id, role))
     }
 
+    /// The names of a mesh's Secrets, indexed by [`SecretRole`].
+    pub fn secret_names(&self, mesh: &MeshId) -> [Box<str>; 3] {
+        SecretRole::ALL.map(|role| self.secret_name(mesh, role).into())
+    }
+
     /// The name of a mesh's Secret.
     pub fn secret_name(&self, mesh: &MeshId, role: SecretRole) -> String {
         let (_, prefix, suffix) = &self.templates[role as usize];

@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::metrics::exposition::{ClusterSnapshot, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::process::ProcessCollector;
+use crate::metrics::renewals::{RenewalCollector, RenewalMetrics};
 use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
@@ -27,6 +28,7 @@ pub mod family;
 mod labels;
 pub mod lines;
 mod process;
+pub mod renewals;
 pub mod segment;
 
 /// What the observing plane tells at any time, without waiting.
@@ -89,6 +91,7 @@ pub enum Handler {
     Ready,
     Page,
     Api,
+    Webhook,
     Other,
 }
 
@@ -116,8 +119,8 @@ struct Tail {
 struct ObservedCollector(Arc<dyn Observed>);
 
 impl Metrics {
-    /// Registers everything.
-    pub fn new(observed: Arc<dyn Observed>) -> Self {
+    /// Registers everything; with the acting plane's where it is one of this process's roles.
+    pub fn new(observed: Arc<dyn Observed>, renewals: Option<Arc<RenewalMetrics>>) -> Self {
         let mut registry = Registry::default();
         let http_requests = Arc::new(HttpRequests::default());
         let (config_successful, config_success_time) = (Gauge::default(), Gauge::default());
@@ -136,6 +139,9 @@ impl Metrics {
             Unit::Seconds,
             config_success_time.clone(),
         );
+        if let Some(renewals) = renewals {
+            registry.register_collector(Box::new(RenewalCollector(renewals)));
+        }
         registry.register_collector(Box::new(Arc::clone(&http_requests)));
         registry.register_collector(Box::new(ProcessCollector));
         Self { registry, http_requests, config_successful, config_success_time, tail: Mutex::default() }
@@ -306,7 +312,8 @@ impl fmt::Debug for ObservedCollector {
 }
 
 impl Handler {
-    const ALL: [Self; 6] = [Self::Metrics, Self::Healthy, Self::Ready, Self::Page, Self::Api, Self::Other];
+    const ALL: [Self; 7] =
+        [Self::Metrics, Self::Healthy, Self::Ready, Self::Page, Self::Api, Self::Webhook, Self::Other];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -315,6 +322,7 @@ impl Handler {
             Self::Ready => "ready",
             Self::Page => "page",
             Self::Api => "api",
+            Self::Webhook => "webhook",
             Self::Other => "other",
         }
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
@@ -24,8 +25,10 @@ mod body;
 mod connection;
 pub mod overview;
 mod page;
+mod webhook;
 
 pub use connection::{Limits, serve};
+pub use webhook::Webhook;
 
 /// What the handlers share.
 pub struct App {
@@ -36,6 +39,7 @@ pub struct App {
     overviews: Overviews,
     renew_before: AtomicI64,
     stopping: AtomicBool,
+    webhook: ArcSwapOption<Webhook>,
 }
 
 impl App {
@@ -54,12 +58,18 @@ impl App {
             overviews: Overviews::default(),
             renew_before: AtomicI64::new(renew_before),
             stopping: AtomicBool::new(false),
+            webhook: ArcSwapOption::empty(),
         })
     }
 
     /// Takes a reloaded `renewBefore`, in seconds.
     pub fn set_renew_before(&self, seconds: i64) {
         self.renew_before.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Who may ask for renewals from now on; `None`: nobody.
+    pub fn set_webhook(&self, webhook: Option<Webhook>) {
+        self.webhook.store(webhook.map(Arc::new));
     }
 
     /// From now on it is not ready, so that no new traffic is sent here; requests are still answered.
@@ -93,6 +103,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/-/ready", get(ready))
         .route("/", get(first_page))
         .route("/api/v1/meshes", get(meshes))
+        .route("/webhook", post(webhook::receive).fallback(webhook::only_post))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(metrics, count))
@@ -176,6 +187,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
         "/-/healthy" => Handler::Healthy,
         "/-/ready" => Handler::Ready,
         "/" => Handler::Page,
+        "/webhook" => Handler::Webhook,
         path if path.starts_with("/api/") => Handler::Api,
         _ => Handler::Other,
     };

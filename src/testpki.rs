@@ -12,8 +12,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use zeroize::Zeroizing;
 
 use crate::cert::parse::{NamePool, Retain, read_entry};
+use crate::material::{Material, MeshSecrets, StoredSecret, assemble};
 use crate::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
 use crate::secret::{Class, SecretEntry, SecretFacts, SecretRef};
 use crate::time::{DAY, UnixTime};
@@ -59,9 +61,64 @@ impl Ca {
 
     /// A leaf in PEM.
     pub(crate) fn leaf(&self, common_name: &str, days: i64, dns_names: &[&str]) -> String {
-        let key = KeyPair::generate().unwrap();
-        mk_params(common_name, days, dns_names).signed_by(&key, &self.issuer).unwrap().pem()
+        self.pair(common_name, days, dns_names).0
     }
+
+    /// A leaf and its key in PEM.
+    pub(crate) fn pair(&self, common_name: &str, days: i64, dns_names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = mk_params(common_name, days, dns_names).signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Its key in PEM.
+    pub(crate) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+}
+
+/// The mesh `demo` with all its keys; leaves end in `days`.
+pub(crate) fn mk_secrets(days: i64) -> MeshSecrets {
+    let cas = [Ca::new("kubernetes", 3650), Ca::new("front-proxy-ca", 3650), Ca::new("etcd-ca", 3650)];
+    let [ca, front, etcd_ca] = &cas;
+    let mut kube = Material::default();
+    let mut etcd = Material::default();
+    let put = |material: &mut Material, name: &str, (certificate, key): (String, String)| {
+        material.insert(&format!("{name}.crt"), Zeroizing::new(certificate.into_bytes()));
+        material.insert(&format!("{name}.key"), Zeroizing::new(key.into_bytes()));
+    };
+    put(&mut kube, "ca", (ca.pem.clone(), ca.key()));
+    put(&mut kube, "front-proxy-ca", (front.pem.clone(), front.key()));
+    put(&mut kube, "apiserver", ca.pair("kube-apiserver", days, &["demo-hosted-apiserver", "kubernetes"]));
+    put(&mut kube, "apiserver-kubelet-client", ca.pair("kube-apiserver-kubelet-client", days, &[]));
+    put(&mut kube, "apiserver-etcd-client", etcd_ca.pair("kube-apiserver-etcd-client", days, &[]));
+    put(&mut kube, "front-proxy-client", front.pair("front-proxy-client", days, &[]));
+    kube.insert("sa.key", Zeroizing::new(b"account".to_vec()));
+    put(&mut etcd, "ca", (etcd_ca.pem.clone(), etcd_ca.key()));
+    for name in ["server", "peer", "healthcheck-client"] {
+        put(&mut etcd, name, etcd_ca.pair(name, days, &["demo-etcd"]));
+    }
+    let (certificate, key) = ca.pair("kubernetes-admin", days, &[]);
+    let config = kubeconfig(SERVER, &ca.pem, &certificate).replace("c2VjcmV0LWtleQ==", &STANDARD.encode(key));
+    let mut admin = Material::default();
+    admin.insert("config", Zeroizing::new(config.into_bytes()));
+    let mut materials = [Some(kube), Some(etcd), Some(admin)];
+    SecretRole::ALL.map(|role| {
+        Some(StoredSecret {
+            name: Naming::default().secret_name(&"demo".parse().unwrap(), role),
+            uid: format!("uid-{}", role.as_str()),
+            resource_version: "1".to_owned(),
+            immutable: false,
+            paused: false,
+            material: materials[role as usize].take().unwrap(),
+        })
+    })
+}
+
+/// The mesh that they make.
+pub(crate) fn mesh_of(secrets: &MeshSecrets) -> HostedMesh {
+    let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
+    assemble(&Naming::default(), &key, secrets)
 }
 
 /// The three Secrets of the mesh `demo`, shaped as kubeadm's; keys and values can be changed before they are read.
@@ -127,7 +184,7 @@ impl Pki {
     pub(crate) fn mesh_of(&self, present: [Option<SecretRole>; 3]) -> HostedMesh {
         let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
         let secrets = present.map(|role| role.map(|role| Arc::new(self.facts(role))));
-        HostedMesh::assemble(&Naming::default(), key, secrets)
+        HostedMesh::assemble(Naming::default().secret_names(&key.id), key, secrets)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Moments as certificates state them: whole seconds since the Unix epoch, before 1970 and up to the end of year 9999.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Seconds in a day.
 pub const DAY: i64 = 86_400;
@@ -50,6 +53,27 @@ impl fmt::Display for UnixTime {
 impl Serialize for UnixTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse_rfc_3339(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no moment in UTC by RFC 3339")))
+    }
+}
+
+impl JsonSchema for UnixTime {
+    fn schema_name() -> Cow<'static, str> {
+        "UnixTime".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
     }
 }
 

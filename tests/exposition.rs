@@ -25,7 +25,7 @@ const BOTH: [Format; 2] = [Format::OpenMetrics, Format::Classic];
 fn mk_body(clusters: Vec<ClusterSnapshot>, format: Format, now: UnixTime) -> (String, Vec<u8>) {
     let exposition = Exposition::default();
     let part = exposition.render(&clusters, format, now);
-    let metrics = Metrics::new(Told::new(clusters));
+    let metrics = Metrics::new(Told::new(clusters), None);
     metrics.config_accepted(NOW);
     let tail = metrics.tail(&part, format);
     let text = objects(&part) + std::str::from_utf8(&tail.text).unwrap();

@@ -32,7 +32,7 @@ fn documented() -> Catalogue {
 fn exported() -> Catalogue {
     let fleet = mk_fleet();
     let part = Exposition::default().render(&fleet, Format::Classic, NOW);
-    let metrics = Metrics::new(Told::new(fleet));
+    let metrics = Metrics::new(Told::new(fleet), Some(mk_renewals()));
     let tail = metrics.tail(&part, Format::Classic);
     let mut text: Vec<u8> = part.segments.iter().flat_map(|segment| segment.inflate()).collect();
     text.extend_from_slice(&tail.text);
@@ -42,7 +42,13 @@ fn exported() -> Catalogue {
             all.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
         } else if !line.starts_with('#') {
             let (name, labels) = line.split_once('{').unwrap_or_else(|| line.split_once(' ').unwrap());
-            all.get_mut(name).unwrap().1.extend(label_names(labels));
+            // The samples of a histogram have names of their own, and a label that is not said.
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .filter(|name| all.contains_key(*name));
+            let labels = label_names(labels).filter(|label| family.is_none() || label != "le");
+            all.get_mut(family.unwrap_or(name)).unwrap().1.extend(labels);
         }
     }
     all

@@ -36,7 +36,7 @@ struct Answer {
 
 async fn mk_server(limits: Limits) -> Server {
     let told = Told::new(mk_fleet());
-    let metrics = Arc::new(Metrics::new(told.clone()));
+    let metrics = Arc::new(Metrics::new(told.clone(), None));
     let app = App::new(told.clone(), metrics, Arc::new(Stopped(NOW)), 30 * DAY);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

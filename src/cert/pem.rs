@@ -62,6 +62,28 @@ pub(super) fn decode(body: &[u8]) -> Option<Vec<u8>> {
     BASE64.decode(&compact).ok()
 }
 
+/// The bytes of the first block with exactly this label.
+pub(super) fn first(text: &[u8], label: &str) -> Option<Vec<u8>> {
+    let body =
+        &text[find(text, format!("-----BEGIN {label}-----").as_bytes())?..][BEGIN.len() + label.len() + DASHES.len()..];
+    decode(&body[..find(body, END)?])
+}
+
+/// A block of 64 characters a line.
+pub(super) fn encode(label: &str, bytes: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, behind) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = behind;
+    }
+    out.push_str(&format!("-----END {label}-----\n"));
+    out
+}
+
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(text, needle)
 }

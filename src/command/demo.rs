@@ -1,73 +1,216 @@
-//! `meshcert demo`: an embedded cluster with hosted meshes, and the daemon on top.
+//! `meshcert demo`: an embedded cluster with hosted meshes, the daemon on top, and an alert that is answered.
 
+use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::net::TcpListener;
+use anyhow::{Context, bail};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{info, warn};
 
+use crate::app::acting::Roles;
 use crate::app::{self, Sources, process};
 use crate::cli::{DemoArgs, Outcome};
 use crate::clock::SystemClock;
-use crate::demo::{self, Options};
+use crate::cluster::api::Api;
+use crate::cluster::connect::{Connection, connect};
+use crate::controller::Timing;
+use crate::crd;
+use crate::demo::{self, Demo, Options};
+use crate::metrics::Observed;
+use crate::observer::Registry;
+use crate::policy::Mode;
+use crate::ports::Clock;
+use crate::time::DAY;
 
 /// Between two steps of a rollout: slow enough to be watched.
 const PACE: Duration = Duration::from_millis(300);
+/// Alertmanager waits before it notifies; people look at the page meanwhile.
+const GROUP_WAIT: Duration = Duration::from_secs(5);
+/// Nobody else uses this cluster.
+const TIMING: Timing = Timing {
+    busy: Duration::from_millis(200),
+    idle: Duration::from_millis(500),
+    scan: Duration::from_secs(10),
+    lease: Duration::from_secs(2),
+};
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// An address cannot be listened on, or the kubeconfig cannot be written.
+/// An address cannot be listened on, or a file cannot be written.
 pub fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
-    let DemoArgs { scenario, meshes, listen, api_listen, kubeconfig_out, logging } = args;
-    logging.start();
+    args.logging.start();
     process::runtime()?.block_on(async {
         let signals = process::Signals::new()?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
-        let address = listener.local_addr()?;
-        let options = Options { scenario, meshes, listen: api_listen, pace: PACE, clock: Arc::new(SystemClock) };
+        let options = Options {
+            scenario: args.scenario,
+            meshes: args.meshes,
+            listen: args.api_listen,
+            pace: PACE,
+            clock: Arc::new(SystemClock),
+        };
         let demo = demo::start(options).await?;
-        let kubeconfig = Kubeconfig::write(kubeconfig_out, &demo.kubeconfig())?;
-        let path = kubeconfig.path.display();
+        let files = Files::write(&args, &demo)?;
+        install(&files.kubeconfig).await?;
         let mut stdout = io::stdout();
         writeln!(stdout, "meshcert: {} hosted meshes in an embedded cluster", demo.meshes)?;
+        writeln!(stdout, "meshcert: kubernetes API on http://{}", demo.address)?;
+        if args.api_only {
+            writeln!(
+                stdout,
+                "meshcert: try  meshcert serve --roles observe,webhook,act --config {}",
+                files.config.display()
+            )?;
+            stdout.flush()?;
+            signals.stop().await;
+            return Ok(());
+        }
+        let listener = TcpListener::bind(args.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; choose another address with --listen", args.listen))?;
+        let address = listener.local_addr()?;
+        let path = files.kubeconfig.display();
         writeln!(stdout, "meshcert: page on http://{address}/")?;
         writeln!(stdout, "meshcert: metrics on http://{address}/metrics")?;
-        writeln!(stdout, "meshcert: kubernetes API on http://{}", demo.address)?;
-        writeln!(stdout, "meshcert: try  kubectl --kubeconfig {path} get secrets")?;
+        writeln!(stdout, "meshcert: webhook on http://{address}/webhook, bearer token {}", files.token)?;
+        writeln!(
+            stdout,
+            "meshcert: try  curl -H 'Authorization: Bearer {}' --data @- http://{address}/webhook <<< '{}'",
+            files.token,
+            notification("MESH")
+        )?;
+        writeln!(stdout, "meshcert: try  kubectl --kubeconfig {path} get crn -w")?;
         writeln!(stdout, "meshcert: or   meshcert status --kubeconfig {path}")?;
         stdout.flush()?;
-        let sources = Sources { kubeconfig: Some(kubeconfig.path.clone()), ..Sources::default() };
-        app::serve(sources, listener, signals.stop(), |_| {}).await
+        let sources = Sources { config: Some(files.config.clone()), ..Sources::default() };
+        let roles = Roles { webhook: true, act: true, timing: TIMING };
+        let (token, mode) = (files.token.clone(), args.mode);
+        app::serve(sources, roles, listener, signals.stop(), |registry| {
+            if mode != Mode::Observe {
+                tokio::spawn(alert(Arc::clone(registry), address, token));
+            }
+        })
+        .await
     })?;
     Ok(Outcome::Fine)
 }
 
-/// The kubeconfig file; one that nobody asked for is removed at the end.
-struct Kubeconfig {
-    path: PathBuf,
-    temporary: bool,
+/// Teaches the embedded cluster what a renewal is.
+async fn install(kubeconfig: &Path) -> anyhow::Result<()> {
+    let client = connect(&Connection::File { path: kubeconfig.to_owned(), context: None }).await?;
+    Api::new(client).create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await?;
+    Ok(())
 }
 
-impl Kubeconfig {
-    fn write(asked: Option<PathBuf>, text: &str) -> anyhow::Result<Self> {
-        let temporary = asked.is_none();
-        let own = || std::env::temp_dir().join(format!("meshcert-demo-{}.kubeconfig", std::process::id()));
-        let path = asked.unwrap_or_else(own);
-        std::fs::write(&path, text).with_context(|| format!("cannot write the kubeconfig {}", path.display()))?;
-        Ok(Self { path, temporary })
-    }
-}
-
-impl Drop for Kubeconfig {
-    fn drop(&mut self) {
-        if self.temporary {
-            // Whoever removed it before did the same.
-            let _ = std::fs::remove_file(&self.path);
+/// Plays Prometheus and Alertmanager: notifies of every mesh that ends soon, one group each.
+async fn alert(registry: Arc<Registry>, address: SocketAddr, token: String) {
+    tokio::time::sleep(GROUP_WAIT).await;
+    let now = SystemClock.now();
+    let clusters = registry.clusters();
+    let due = clusters.iter().flat_map(|cluster| cluster.snapshot.meshes());
+    let mut due: Vec<_> =
+        due.filter(|mesh| mesh.expiration.is_some_and(|end| now.seconds_until(end) < 30 * DAY)).collect();
+    due.sort_by_key(|mesh| mesh.expiration);
+    for mesh in due {
+        let id = mesh.key.id.as_str();
+        info!("alert MspiderHostedKubeAPICertExpiration fires for {id}; Alertmanager notifies");
+        match post(address, &token, notification(id)).await {
+            Ok(answer) => info!("the webhook answers: {}", answer.trim_end()),
+            Err(error) => warn!("the webhook does not answer: {error:#}"),
         }
     }
+}
+
+/// As Alertmanager sends it, version 4.
+fn notification(mesh: &str) -> String {
+    let labels = json!({ "alertname": "MspiderHostedKubeAPICertExpiration", "severity": "warning", "mesh_cluster": "demo", "mesh_namespace": "istio-system", "mesh_id": mesh });
+    json!({
+        "version": "4", "groupKey": "{}:{}", "truncatedAlerts": 0, "status": "firing", "receiver": "meshcert",
+        "groupLabels": {}, "commonLabels": labels, "commonAnnotations": {}, "externalURL": "",
+        "alerts": [{ "status": "firing", "labels": labels, "annotations": {} }],
+    })
+    .to_string()
+}
+
+async fn post(address: SocketAddr, token: &str, body: String) -> anyhow::Result<String> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::post("/webhook")
+        .header("host", address.to_string())
+        .header("authorization", format!("Bearer {token}"));
+    let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+    let status = response.status();
+    let text = String::from_utf8_lossy(&response.into_body().collect().await?.to_bytes()).into_owned();
+    connection.abort();
+    if status.is_success() { Ok(text) } else { bail!("{status}: {text}") }
+}
+
+/// The files of this run; those that nobody asked for are removed at the end.
+struct Files {
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+    config: PathBuf,
+    token: String,
+}
+
+impl Files {
+    fn write(args: &DemoArgs, demo: &Demo) -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("meshcert-demo-{}", std::process::id()));
+        // What an earlier process of this number left behind.
+        let _ = fs::remove_dir_all(&folder);
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let kubeconfig = args.kubeconfig_out.clone().unwrap_or_else(|| folder.join("kubeconfig"));
+        let token = args.webhook_token.clone().unwrap_or_else(random_token);
+        let config = folder.join("meshcert.yaml");
+        let token_file = folder.join("token");
+        let files = Self { folder, kubeconfig, config, token };
+        // JSON is YAML.
+        let config = json!({
+            "clusters": [{ "name": "demo", "kubeconfig": files.kubeconfig }],
+            "policy": { "mode": args.mode, "maxConcurrent": 2 },
+            "webhook": { "bearerTokenFile": token_file },
+        });
+        put(&files.kubeconfig, &demo.kubeconfig())?;
+        put(&token_file, &files.token)?;
+        put(&files.config, &format!("{config:#}\n"))?;
+        Ok(files)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        // Whoever removed it before did the same.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = || {
+        fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?
+            .write_all(text.as_bytes())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn random_token() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }

@@ -4,24 +4,30 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tracing::info;
 
+use crate::app::acting::Roles;
 use crate::app::{self, process};
-use crate::cli::{Outcome, ServeArgs};
+use crate::cli::{Outcome, Role, ServeArgs};
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The configuration cannot be used, the address cannot be listened on, or an essential task ended.
 pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
-    let ServeArgs { connect, listen, logging } = args;
+    let ServeArgs { connect, listen, roles, logging } = args;
+    let roles = roles_of(&roles);
     logging.start();
     process::runtime()?.block_on(async {
         let signals = process::Signals::new()?;
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
-        app::serve(connect.into(), listener, signals.stop(), |_| {
+        app::serve(connect.into(), roles, listener, signals.stop(), |_| {
             info!(%address, version = env!("CARGO_PKG_VERSION"), "meshcert listens");
         })
         .await
     })?;
     Ok(Outcome::Fine)
+}
+
+fn roles_of(roles: &[Role]) -> Roles {
+    Roles { webhook: roles.contains(&Role::Webhook), act: roles.contains(&Role::Act), ..Roles::OBSERVE }
 }

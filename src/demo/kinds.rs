@@ -19,7 +19,7 @@ pub(super) struct Kind {
 }
 
 /// Group, plural, kind, short name, namespaced, status.
-const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 16] = [
+const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 15] = [
     ("", "namespaces", "Namespace", "ns", false, true),
     ("", "nodes", "Node", "no", false, true),
     ("", "secrets", "Secret", "", true, false),
@@ -34,7 +34,6 @@ const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 16] = [
     ("apps", "replicasets", "ReplicaSet", "rs", true, true),
     ("batch", "jobs", "Job", "", true, true),
     ("coordination.k8s.io", "leases", "Lease", "", true, false),
-    ("events.k8s.io", "events", "Event", "", true, false),
     ("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", "crd", false, true),
 ];
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cert::chain::{self, details};
 use crate::cert::{CertFingerprint, Certificate, KeyAlgorithm, KubeconfigFacts, Position, Role};
-use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
+use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Reason, SecretRole};
 use crate::secret::SecretFacts;
 use crate::time::UnixTime;
 
@@ -12,13 +12,13 @@ use crate::time::UnixTime;
 const SHORTEST_RSA: u16 = 2048;
 
 impl HostedMesh {
-    /// Puts a mesh together from the Secrets that exist.
-    pub fn assemble(naming: &Naming, key: MeshKey, secrets: [Option<Arc<SecretFacts>>; 3]) -> Self {
+    /// Puts a mesh together from the Secrets that exist and the names that all three have or should have.
+    pub fn assemble(secret_names: [Box<str>; 3], key: MeshKey, secrets: [Option<Arc<SecretFacts>>; 3]) -> Self {
         let certificates = certificates(&secrets);
         let needed = certificates.iter().filter(|found| found.needed);
         let mut mesh = Self {
             expiration: needed.map(|found| found.effective_not_after).min(),
-            secret_names: SecretRole::ALL.map(|role| naming.secret_name(&key.id, role).into()),
+            secret_names,
             key,
             secrets,
             certificates,
@@ -26,6 +26,13 @@ impl HostedMesh {
         };
         mesh.findings = mesh.lasting_findings();
         mesh
+    }
+
+    /// The leaves that a renewal replaces: what the hosted API needs, each the first certificate of its entry.
+    pub fn leaves(&self) -> impl Iterator<Item = &MeshCertificate> {
+        self.certificates
+            .iter()
+            .filter(|found| found.needed && matches!(found.position, Position::Index(0) | Position::User(_, 0)))
     }
 
     /// All that is wrong with it at `now`: its lasting findings and those that time brings.

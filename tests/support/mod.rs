@@ -1,4 +1,5 @@
 //! What several tests need.
 
 pub mod daemon;
+pub mod faults;
 pub mod tools;

@@ -13,13 +13,32 @@ use meshcert::cert::{
 use meshcert::inventory::{Shard, Snapshot};
 use meshcert::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
 use meshcert::metrics::exposition::ClusterSnapshot;
+use meshcert::metrics::renewals::{EndpointState, RenewalMetrics, RenewalState};
 use meshcert::metrics::{Observed, SourceHealth};
 use meshcert::ports::Clock;
+use meshcert::renewal::Phase;
 use meshcert::secret::{Class, SecretEntry, SecretFacts, SecretRef};
 use meshcert::time::{DAY, UnixTime};
 
 /// 2026-11-23T20:21:00Z.
 pub const NOW: UnixTime = UnixTime(1_795_465_260);
+
+/// One of everything that the acting plane exports.
+pub fn mk_renewals() -> Arc<RenewalMetrics> {
+    let metrics = RenewalMetrics::default();
+    let cluster: Arc<str> = "cp-1".into();
+    let place = || ("istio-system".to_owned(), "demo".to_owned());
+    let state = |phase, reason: &str| {
+        let (namespace, mesh) = place();
+        RenewalState { namespace, mesh, phase, reason: reason.to_owned(), retry: Some(NOW), since: Some(NOW) }
+    };
+    metrics.leader(&cluster, true);
+    metrics.renewals(&cluster, vec![state(Phase::Pending, "Paused"), state(Phase::Failed, "AuditFailed")]);
+    let (namespace, mesh) = place();
+    let endpoint = "demo-etcd-0:2379".to_owned();
+    metrics.endpoints(&cluster, vec![EndpointState { namespace, mesh, endpoint, not_after: Some(NOW), stale: true }]);
+    Arc::new(metrics)
+}
 
 pub fn mk_name(attributes: &[(Attribute, &str)]) -> Arc<Name> {
     Arc::new(Name(attributes.iter().map(|(kind, value)| (kind.clone(), Box::from(*value))).collect()))

@@ -1,0 +1,138 @@
+//! The roles beside observing: which clusters are acted on, and who may ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{info, warn};
+
+use crate::app::connection;
+use crate::config::{self, Config, ConfigError, WebhookConfig};
+use crate::controller::{self, Acting, Surroundings, Timing};
+use crate::metrics::Observed;
+use crate::metrics::renewals::RenewalMetrics;
+use crate::notification::Mapping;
+use crate::observer::Registry;
+use crate::requests::{Desk, Meshes};
+use crate::server::Webhook;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Takes Alertmanager's notifications.
+    pub webhook: bool,
+    /// Renews and restarts.
+    pub act: bool,
+    /// How often the acting plane looks.
+    pub timing: Timing,
+}
+
+impl Roles {
+    /// Observing alone.
+    pub const OBSERVE: Self = Self { webhook: false, act: false, timing: Timing::DEFAULT };
+}
+
+/// The clusters of a configuration, as the acting plane takes them. Where all namespaces are watched, nothing is acted on: a person names those in which
+/// meshcert may write.
+///
+/// # Errors
+/// A value that cannot work.
+pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigError> {
+    let identity = format!("{}-{}", host(), std::process::id());
+    let named = |cluster: &&config::ClusterConfig| {
+        let named = config::namespaces(&cluster.namespaces).is_some();
+        if !named {
+            warn!(
+                cluster = cluster.name,
+                "not acting here: name the namespaces in which meshcert may renew instead of \"*\""
+            );
+        }
+        named
+    };
+    let acting = config.clusters.iter().filter(named).map(|cluster| {
+        Ok(Acting {
+            name: cluster.name.as_str().into(),
+            connection: connection(cluster),
+            namespaces: cluster.namespaces.clone(),
+            naming: config.naming()?,
+            policy: config.policy.compile()?,
+            tiers: config.policy.restart_tiers.clone(),
+            timing,
+            identity: identity.clone(),
+        })
+    });
+    acting.collect()
+}
+
+/// The pod's name, where there is one.
+fn host() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "meshcert".to_owned())
+}
+
+/// The observed meshes, for whoever asks.
+pub fn meshes(registry: &Arc<Registry>) -> Meshes {
+    let registry = Arc::clone(registry);
+    Arc::new(move |cluster| {
+        let snapshots = registry.clusters();
+        let known = snapshots.iter().filter(|known| *known.name == *cluster);
+        known.flat_map(|known| known.snapshot.meshes().cloned().collect::<Vec<_>>()).collect()
+    })
+}
+
+/// Who may ask.
+pub fn webhook(config: &WebhookConfig, desk: &Arc<Desk>, metrics: &Arc<RenewalMetrics>) -> Webhook {
+    let WebhookConfig { bearer_token_file, basic_auth, alert_names, labels } = config.clone();
+    Webhook {
+        bearer_token: bearer_token_file,
+        basic: basic_auth.map(|basic| (basic.username, basic.password_file)),
+        mapping: Mapping { alert_names, labels: [labels.cluster, labels.namespace, labels.mesh] },
+        desk: Arc::clone(desk),
+        metrics: Arc::clone(metrics),
+    }
+}
+
+/// The acting tasks, one per cluster.
+pub struct Crew {
+    around: Surroundings,
+    running: BTreeMap<Arc<str>, (Acting, AbortHandle)>,
+    tasks: JoinSet<()>,
+}
+
+impl Crew {
+    /// Nobody acts yet.
+    pub fn new(around: Surroundings) -> Self {
+        Self { around, running: BTreeMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Makes the running tasks those that are wanted. A task may be ended anywhere: whoever comes next goes on.
+    pub fn reconcile(&mut self, wanted: Vec<Acting>) {
+        let Self { around, running, tasks } = self;
+        running.retain(|name, (acting, task)| {
+            let stays = wanted.contains(acting);
+            if !stays {
+                info!(cluster = %name, "no longer acting");
+                task.abort();
+                around.metrics.remove(name);
+            }
+            stays
+        });
+        for acting in wanted {
+            if !running.contains_key(&acting.name) {
+                info!(cluster = %acting.name, mode = ?acting.policy.mode, namespaces = ?acting.namespaces, "acting");
+                let task = tasks.spawn(controller::run(acting.clone(), around.clone()));
+                running.insert(Arc::clone(&acting.name), (acting, task));
+            }
+        }
+    }
+
+    /// Waits until a task panics, which must end the process.
+    pub async fn failed(&mut self) -> tokio::task::JoinError {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Err(error)) if error.is_panic() => return error,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! JSON requests to a Kubernetes API, each with a deadline; what is sent and received is wiped afterwards, for it may hold keys.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::Client;
+use kube::client::Body;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::cluster::connect::chain;
+use crate::time::UnixTime;
+
+/// Longer than any single object takes.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Lists of renewals and pods of a namespace stay below it.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// A Kubernetes API.
+#[derive(Clone)]
+pub struct Api {
+    client: Client,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What kind of failure.
+    pub kind: ErrorKind,
+    /// What was asked and what was answered, without content.
+    pub message: String,
+}
+
+/// Kinds of failures that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// 404.
+    NotFound,
+    /// 409: it changed meanwhile, or exists already.
+    Conflict,
+    /// 401 and 403.
+    Forbidden,
+    /// 400 and 422.
+    Invalid,
+    /// Everything that may pass: no answer, 429, 5xx.
+    Unavailable,
+}
+
+/// A list as it comes.
+#[derive(serde::Deserialize)]
+struct List {
+    #[serde(default)]
+    items: Vec<Value>,
+}
+
+impl Api {
+    /// On a client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// An object; `None` where there is none.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, ApiError> {
+        match self.send(Method::GET, path, None).await {
+            Ok((bytes, _)) => decode(path, &bytes).map(Some),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The items of a list.
+    ///
+    /// # Errors
+    /// The request failed; 404 means that the kind is not known.
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        let (bytes, _) = self.send(Method::GET, path, None).await?;
+        Ok(decode::<List>(path, &bytes)?.items)
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// The request failed; [`ErrorKind::Conflict`] where it exists.
+    pub async fn create(&self, path: &str, object: &impl Serialize) -> Result<Value, ApiError> {
+        let (bytes, _) = self.send(Method::POST, path, Some(("application/json", object_bytes(path, object)?))).await?;
+        decode(path, &bytes)
+    }
+
+    /// Replaces an object or its subresource.
+    ///
+    /// # Errors
+    /// The request failed; [`ErrorKind::Conflict`] where it has changed.
+    pub async fn replace(&self, path: &str, object: &impl Serialize) -> Result<Value, ApiError> {
+        let (bytes, _) = self.send(Method::PUT, path, Some(("application/json", object_bytes(path, object)?))).await?;
+        decode(path, &bytes)
+    }
+
+    /// Changes parts of an object (RFC 7396); with a `resourceVersion` in the patch, only that version.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn merge(&self, path: &str, patch: &impl Serialize) -> Result<(), ApiError> {
+        let body = object_bytes(path, patch)?;
+        self.send(Method::PATCH, path, Some(("application/merge-patch+json", body))).await.map(drop)
+    }
+
+    /// Deletes an object, with a uid only that one; what is gone already is fine.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn delete(&self, path: &str, uid: Option<&str>) -> Result<(), ApiError> {
+        let options = match uid {
+            Some(uid) => json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid } }),
+            None => json!({ "apiVersion": "v1", "kind": "DeleteOptions" }),
+        };
+        match self.send(Method::DELETE, path, Some(("application/json", object_bytes(path, &options)?))).await {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The API server's clock.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn clock(&self) -> Result<Option<UnixTime>, ApiError> {
+        self.send(Method::GET, "/version", None).await.map(|(_, date)| date)
+    }
+
+    /// Sends; the body and the server's time.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Zeroizing<Vec<u8>>)>,
+    ) -> Result<(Zeroizing<Vec<u8>>, Option<UnixTime>), ApiError> {
+        let asked = Asked(&method, path);
+        let mut request = Request::builder().method(&method).uri(path);
+        let body = match body {
+            Some((kind, bytes)) => {
+                request = request.header(CONTENT_TYPE, kind);
+                Body::from(Bytes::from_owner(bytes))
+            }
+            None => Body::empty(),
+        };
+        let request = request.body(body).map_err(|error| invalid(&asked, &error.to_string()))?;
+        let answered = tokio::time::timeout(DEADLINE, async {
+            let response = self.client.send(request).await.map_err(|error| unavailable(&asked, &chain(&error)))?;
+            let date =
+                response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+            let body = body.map_err(|error| unavailable(&asked, &error.to_string()))?;
+            Ok((status, date, Zeroizing::new(body.to_bytes().to_vec())))
+        });
+        let (status, date, bytes) = match answered.await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(unavailable(&asked, &format!("no answer within {} s", DEADLINE.as_secs()))),
+        };
+        if status.is_success() { Ok((bytes, date)) } else { Err(refused(&asked, status, &bytes)) }
+    }
+}
+
+/// `PATCH /api/v1/…`, without the query.
+struct Asked<'a>(&'a Method, &'a str);
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1.split('?').next().unwrap_or_default())
+    }
+}
+
+fn object_bytes(path: &str, object: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    serde_json::to_vec(object)
+        .map(Zeroizing::new)
+        .map_err(|error| invalid(&Asked(&Method::POST, path), &error.to_string()))
+}
+
+fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ApiError> {
+    // The error's text names places, never values of strings.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        unavailable(&Asked(&Method::GET, path), &format!("the answer is not what the API promises ({place})"))
+    })
+}
+
+fn refused(asked: &Asked<'_>, status: StatusCode, bytes: &[u8]) -> ApiError {
+    #[derive(serde::Deserialize)]
+    struct Status {
+        #[serde(default)]
+        message: String,
+    }
+    let kind = match status {
+        StatusCode::NOT_FOUND => ErrorKind::NotFound,
+        StatusCode::CONFLICT => ErrorKind::Conflict,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Forbidden,
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ErrorKind::Invalid,
+        _ => ErrorKind::Unavailable,
+    };
+    let said = serde_json::from_slice::<Status>(bytes).map(|status| status.message).unwrap_or_default();
+    let said: String = said.chars().take(512).collect();
+    ApiError { kind, message: format!("{asked}: the API server answered {status}: {said}") }
+}
+
+fn invalid(asked: &Asked<'_>, why: &str) -> ApiError {
+    ApiError { kind: ErrorKind::Invalid, message: format!("{asked}: the request cannot be made: {why}") }
+}
+
+fn unavailable(asked: &Asked<'_>, why: &str) -> ApiError {
+    ApiError { kind: ErrorKind::Unavailable, message: format!("{asked}: {why}") }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 section 5.6.7).
+fn http_date(text: &str) -> Option<UnixTime> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut words = text.split_whitespace().skip(1);
+    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let month = MONTHS.find(month)? / 3 + 1;
+    UnixTime::parse_rfc_3339(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_header_is_read() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(UnixTime(784_111_777)));
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! Leases: locks that a renewal holds until it ends, and leadership that runs out.
+
+use serde_json::{Value, json};
+
+use crate::cluster::api::{Api, ApiError};
+
+/// A Lease as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredLease {
+    /// `spec.holderIdentity`; empty: nobody.
+    pub holder: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `spec.renewTime`, compared only for change: clocks of others are not trusted.
+    pub renewed: String,
+}
+
+fn path(namespace: &str, name: &str) -> String {
+    format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}")
+}
+
+impl Api {
+    /// A Lease.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn lease(&self, namespace: &str, name: &str) -> Result<Option<StoredLease>, ApiError> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let lease: Option<Value> = self.get(&path(namespace, name)).await?;
+        Ok(lease.map(|lease| StoredLease {
+            holder: text(&lease["spec"]["holderIdentity"]),
+            resource_version: text(&lease["metadata"]["resourceVersion"]),
+            renewed: text(&lease["spec"]["renewTime"]),
+        }))
+    }
+
+    /// Writes a Lease's holder, if it still is as it was seen (`None`: absent). `renewed` is RFC 3339 with microseconds.
+    ///
+    /// # Errors
+    /// The request failed; a conflict where somebody was faster.
+    pub async fn hold_lease(
+        &self,
+        namespace: &str,
+        name: &str,
+        seen: Option<&str>,
+        holder: Option<&str>,
+        renewed: Option<&str>,
+        seconds: Option<u64>,
+    ) -> Result<(), ApiError> {
+        let spec = json!({ "holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": seconds });
+        match seen {
+            Some(version) => {
+                let patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });
+                self.merge(&path(namespace, name), &patch).await
+            }
+            None => {
+                let lease = json!({
+                    "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                    "metadata": { "name": name, "namespace": namespace }, "spec": spec,
+                });
+                self.create(path(namespace, "").trim_end_matches('/'), &lease).await.map(drop)
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Secrets with their keys: reading a mesh's, writing what a renewal writes, and the copies beside them.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::cluster::renewals::label_value;
+use crate::material::{Material, StoredSecret};
+
+/// Type of backup Secrets.
+pub const BACKUP: &str = "meshcert.dev/backup";
+/// Type of staged Secrets.
+pub const STAGED: &str = "meshcert.dev/staged";
+
+/// A backup or staged copy, without its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Its name.
+    pub name: String,
+    /// The mesh's id, cut to a label's length.
+    pub mesh: String,
+    /// `metadata.uid` of the renewal that made it.
+    pub renewal_uid: String,
+    /// When it was created, RFC 3339.
+    pub created: String,
+}
+
+#[derive(Deserialize)]
+struct Secret {
+    metadata: Metadata,
+    #[serde(default)]
+    data: BTreeMap<String, Zeroizing<String>>,
+    #[serde(default)]
+    immutable: bool,
+    #[serde(default, rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Data<'a>(BTreeMap<&'a str, Zeroizing<String>>);
+
+fn path(namespace: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/secrets/{name}")
+}
+
+fn encoded(material: &Material) -> Data<'_> {
+    Data(material.entries().map(|(key, bytes)| (key, Zeroizing::new(STANDARD.encode(bytes)))).collect())
+}
+
+fn decoded(data: BTreeMap<String, Zeroizing<String>>) -> Material {
+    // What is no base64 cannot come from an API server; it counts as empty.
+    data.into_iter()
+        .map(|(key, text)| (key, Zeroizing::new(STANDARD.decode(text.as_bytes()).unwrap_or_default())))
+        .collect()
+}
+
+impl Api {
+    /// A live Secret with its content.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<StoredSecret>, ApiError> {
+        let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
+        Ok(secret.map(|Secret { metadata, data, immutable, .. }| StoredSecret {
+            paused: metadata.annotations.get("meshcert.dev/paused").is_some_and(|value| value != "false"),
+            name: metadata.name,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            immutable,
+            material: decoded(data),
+        }))
+    }
+
+    /// A backup or staged copy, if there is one of this type.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn copy(&self, namespace: &str, name: &str, kind: &str) -> Result<Option<Material>, ApiError> {
+        let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
+        Ok(secret.filter(|secret| secret.kind == kind && secret.immutable).map(|secret| decoded(secret.data)))
+    }
+
+    /// Copies of a type in a namespace.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn copies(&self, namespace: &str, kind: &str) -> Result<Vec<Copy>, ApiError> {
+        let selector = kind.replace('/', "%2F");
+        let items =
+            self.list(&format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=type%3D{selector}")).await?;
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let copy = |item: &serde_json::Value| {
+            let metadata = &item["metadata"];
+            Copy {
+                name: text(&metadata["name"]),
+                mesh: text(&metadata["labels"]["meshcert.dev/mesh"]),
+                renewal_uid: text(&metadata["labels"]["meshcert.dev/renewal-uid"]),
+                created: text(&metadata["creationTimestamp"]),
+            }
+        };
+        Ok(items.iter().map(copy).collect())
+    }
+
+    /// Creates an immutable copy that nobody owns: garbage collection must take neither the new keys nor the way back.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn create_copy(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: &str,
+        (mesh, renewal_uid): (&str, &str),
+        material: &Material,
+    ) -> Result<(), ApiError> {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": kind, "immutable": true,
+            "metadata": {
+                "name": name, "namespace": namespace,
+                "labels": { "meshcert.dev/mesh": label_value(mesh), "meshcert.dev/renewal-uid": renewal_uid },
+            },
+        });
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            secret: &'a serde_json::Value,
+            data: Data<'a>,
+        }
+        let whole = Whole { secret: &secret, data: encoded(material) };
+        match self.create(path(namespace, "").trim_end_matches('/'), &whole).await {
+            Err(error) if error.kind == ErrorKind::Conflict => Err(ApiError {
+                kind: ErrorKind::Invalid,
+                message: format!("a Secret {name} exists and is no immutable copy of type {kind}; delete it"),
+            }),
+            other => other.map(drop),
+        }
+    }
+
+    /// Writes entries of a live Secret, on the version that was read.
+    ///
+    /// # Errors
+    /// The request failed; a conflict where it has changed.
+    pub async fn write_entries(
+        &self,
+        namespace: &str,
+        name: &str,
+        resource_version: &str,
+        material: &Material,
+    ) -> Result<(), ApiError> {
+        #[derive(Serialize)]
+        struct Patch<'a> {
+            metadata: serde_json::Value,
+            data: Data<'a>,
+        }
+        let patch = Patch { metadata: json!({ "resourceVersion": resource_version }), data: encoded(material) };
+        self.merge(&path(namespace, name), &patch).await
+    }
+
+    /// Deletes a copy; a Secret of another type is never touched.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn delete_copy(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
+        match secret.filter(|secret| secret.kind == STAGED || secret.kind == BACKUP) {
+            Some(secret) => self.delete(&path(namespace, name), Some(&secret.metadata.uid)).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `CertificateRenewal` objects.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::renewal::{FINALIZER, GROUP, PLURAL, Renewal, Spec, Status, VERSION};
+use crate::time::UnixTime;
+
+/// The annotation that keeps meshcert's hands off.
+const PAUSED: &str = "meshcert.dev/paused";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: String,
+    namespace: String,
+    uid: String,
+    resource_version: String,
+    generation: i64,
+    creation_timestamp: Option<UnixTime>,
+    deletion_timestamp: Option<UnixTime>,
+    finalizers: Vec<String>,
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl From<Object> for Renewal {
+    fn from(object: Object) -> Self {
+        let Object { metadata, spec, status } = object;
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            generation: metadata.generation,
+            created: metadata.creation_timestamp,
+            deleting: metadata.deletion_timestamp.is_some(),
+            finalizer: metadata.finalizers.iter().any(|one| one == FINALIZER),
+            other_finalizers: metadata.finalizers.into_iter().filter(|one| one != FINALIZER).collect(),
+            paused: metadata.annotations.get(PAUSED).is_some_and(|value| value != "false"),
+            spec,
+            status,
+        }
+    }
+}
+
+fn path(namespace: &str, name: &str) -> String {
+    format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}")
+}
+
+impl Api {
+    /// All renewals of a namespace that can be read, and the names of those that cannot.
+    ///
+    /// # Errors
+    /// The request failed; [`ErrorKind::NotFound`] where the cluster does not know the kind.
+    pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<String>), ApiError> {
+        let items = self.list(path(namespace, "").trim_end_matches('/')).await?;
+        let mut unreadable = Vec::new();
+        let readable = items.into_iter().filter_map(|item| {
+            let name = item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let object =
+                serde_json::from_value::<Object>(item).map_err(|error| unreadable.push(format!("{name}: {error}")));
+            object.ok().map(Renewal::from)
+        });
+        let readable = readable.collect();
+        Ok((readable, unreadable))
+    }
+
+    /// One renewal.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn renewal(&self, namespace: &str, name: &str) -> Result<Option<Renewal>, ApiError> {
+        Ok(self.get::<Object>(&path(namespace, name)).await?.map(Renewal::from))
+    }
+
+    /// Asks for a renewal; `false` where an object of the name is there already.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn create_renewal(&self, namespace: &str, name: &str, spec: &Spec) -> Result<bool, ApiError> {
+        let labels = json!({ "meshcert.dev/mesh": label_value(&spec.mesh_id) });
+        let object = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "CertificateRenewal",
+            "metadata": { "name": name, "namespace": namespace, "labels": labels }, "spec": spec,
+        });
+        match self.create(path(namespace, "").trim_end_matches('/'), &object).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ErrorKind::Conflict => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the journal, on the version that was read.
+    ///
+    /// # Errors
+    /// The request failed; [`ErrorKind::Conflict`] where it has changed.
+    pub async fn write_status(&self, renewal: &Renewal, status: &Status) -> Result<(), ApiError> {
+        let Renewal { name, namespace, resource_version, spec, .. } = renewal;
+        let object = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "CertificateRenewal",
+            "metadata": { "name": name, "namespace": namespace, "resourceVersion": resource_version },
+            "spec": spec, "status": status,
+        });
+        self.replace(&format!("{}/status", path(namespace, name)), &object).await.map(drop)
+    }
+
+    /// Sets or removes the finalizer, on the version that was read.
+    ///
+    /// # Errors
+    /// As [`Api::write_status`].
+    pub async fn set_finalizer(&self, renewal: &Renewal, set: bool) -> Result<(), ApiError> {
+        // A merge patch replaces the list: those of others stay in it.
+        let own = set.then(|| FINALIZER.to_owned());
+        let finalizers: Vec<String> = renewal.other_finalizers.iter().cloned().chain(own).collect();
+        let patch = json!({ "metadata": { "resourceVersion": renewal.resource_version, "finalizers": finalizers } });
+        self.merge(&path(&renewal.namespace, &renewal.name), &patch).await
+    }
+
+    /// Changes what is asked, or the annotations.
+    ///
+    /// # Errors
+    /// As [`Api::write_status`].
+    pub async fn change_renewal(&self, namespace: &str, name: &str, patch: &Value) -> Result<(), ApiError> {
+        self.merge(&path(namespace, name), patch).await
+    }
+}
+
+impl Api {
+    /// Keeps meshcert's hands off a mesh: the annotation on one of its Secrets.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn pause(&self, namespace: &str, secret: &str) -> Result<(), ApiError> {
+        let patch = json!({ "metadata": { "annotations": { PAUSED: "true" } } });
+        self.merge(&format!("/api/v1/namespaces/{namespace}/secrets/{secret}"), &patch).await
+    }
+}
+
+/// A label's value has at most 63 characters; a longer mesh id is cut, for the label only helps to look for it.
+pub fn label_value(mesh: &str) -> String {
+    mesh.chars().take(63).collect::<String>().trim_end_matches('-').to_owned()
+}

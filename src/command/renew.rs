@@ -1,0 +1,132 @@
+//! `meshcert plan`, `renew`, `approve`, `rollback`: what a person asks for.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+use crate::app::{Sources, process};
+use crate::cli::{ApproveArgs, MeshArgs, Outcome, PlanArgs, RenewArgs, RollbackArgs};
+use crate::clock::SystemClock;
+use crate::command::print;
+use crate::command::renewal::{Found, find, follow, show};
+use crate::mesh::SecretRole;
+use crate::plan::Plan;
+use crate::ports::Clock;
+use crate::renewal::{Phase, Renewal, Trigger};
+use crate::requests::{Asked, ask};
+
+/// The renewal whose plan waits for a person.
+async fn waiting(found: &Found) -> anyhow::Result<Option<Renewal>> {
+    Ok(found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval))
+}
+
+/// What a renewal would do now. It has no digest: that belongs to a renewal that can be approved.
+async fn preview(found: &Found) -> anyhow::Result<Plan> {
+    let tiers = found.workloads().await?;
+    let plan = Plan::make("", &found.mesh, &tiers, &found.acting.policy, SystemClock.now());
+    Ok(Plan { digest: String::new(), ..plan })
+}
+
+/// Shows the plan that waits for approval, or what a renewal would do; writes nothing.
+///
+/// # Errors
+/// The mesh or a workload is not there.
+pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
+    let PlanArgs { mesh: MeshArgs { mesh, connect }, output } = args;
+    process::runtime()?.block_on(async {
+        let found = find(&Sources::from(connect), &mesh).await?;
+        let plan = match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
+            Some(plan) => plan,
+            None => preview(&found).await?,
+        };
+        print(&plan, output, || show(&plan))?;
+        Ok(Outcome::Fine)
+    })
+}
+
+/// Asks for a renewal, or for a failed one to be tried again.
+///
+/// # Errors
+/// The mesh is not there, or the request could not be stored.
+pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
+    let RenewArgs { mesh: MeshArgs { mesh, connect }, dry_run, force, wait } = args;
+    process::runtime()?.block_on(async {
+        let found = find(&Sources::from(connect), &mesh).await?;
+        let mut stdout = io::stdout();
+        if dry_run {
+            write!(stdout, "{}", show(&preview(&found).await?))?;
+            return Ok(Outcome::Fine);
+        }
+        let namespace = &found.mesh.key.namespace;
+        let (name, last) = match ask(&found.api, &found.mesh, Trigger::Manual, force).await? {
+            Asked::Created(name) => (name, None),
+            Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when it is gone"),
+            Asked::Exists(name, phase) if phase.is_terminal() || force => {
+                let spec = json!({ "requestedAt": SystemClock.now(), "force": force });
+                found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
+                (name, Some(phase))
+            }
+            Asked::Exists(name, _) => (name, None),
+        };
+        writeln!(stdout, "{name}")?;
+        if wait { follow(&found.api, namespace, &name, last).await } else { Ok(Outcome::Fine) }
+    })
+}
+
+/// Agrees to the plan of a renewal, after showing it.
+///
+/// # Errors
+/// The renewal is not there or has no plan.
+pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
+    let ApproveArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
+    process::runtime()?.block_on(async {
+        let found = find(&Sources::from(connect), &mesh).await?;
+        let renewal = waiting(&found).await?.with_context(|| {
+            format!("no renewal of {mesh} waits for approval; `meshcert history {mesh}` lists them")
+        })?;
+        let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
+        let mut stdout = io::stdout();
+        write!(stdout, "{}", show(plan))?;
+        // On the version that was shown: another plan needs another consent.
+        let patch = json!({
+            "metadata": { "resourceVersion": renewal.resource_version },
+            "spec": { "approval": { "planDigest": plan.digest } },
+        });
+        found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
+        writeln!(stdout, "\n{} approved", renewal.name)?;
+        if wait {
+            follow(&found.api, &renewal.namespace, &renewal.name, Some(Phase::AwaitingApproval)).await
+        } else {
+            Ok(Outcome::Fine)
+        }
+    })
+}
+
+/// Puts back what was in force before the newest renewal, and pauses the mesh, or it would be renewed again at once.
+///
+/// # Errors
+/// There is nothing to put back.
+pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
+    let RollbackArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
+    process::runtime()?.block_on(async {
+        let found = find(&Sources::from(connect), &mesh).await?;
+        let committed = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.committed_at.is_some());
+        let renewal = committed.with_context(|| format!("no renewal of {mesh} has replaced anything"))?;
+        if !matches!(renewal.status.phase, Phase::Succeeded | Phase::Failed) {
+            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back", renewal.name, renewal.status.phase.as_str());
+        }
+        let ended = renewal.status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= SystemClock.now());
+        if let Some(leaf) = ended {
+            bail!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at);
+        }
+        let namespace = &found.mesh.key.namespace;
+        let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];
+        found.api.pause(namespace, secret).await?;
+        found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": { "rollback": true } })).await?;
+        let mut stdout = io::stdout();
+        writeln!(stdout, "{}", renewal.name)?;
+        writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} meshcert.dev/paused-")?;
+        if wait { follow(&found.api, namespace, &renewal.name, Some(renewal.status.phase)).await } else { Ok(Outcome::Fine) }
+    })
+}

@@ -1,0 +1,127 @@
+//! What the commands about renewals share: finding the mesh, showing a plan, following the progress.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::app::Sources;
+use crate::app::acting::acting;
+use crate::cli::Outcome;
+use crate::cluster::api::Api;
+use crate::cluster::connect::connect;
+use crate::command::table;
+use crate::controller::{Acting, Timing};
+use crate::material::{MeshSecrets, assemble};
+use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
+use crate::plan::Plan;
+use crate::renewal::{Phase, Renewal};
+use crate::rollout::Workload;
+
+/// Between two looks at a renewal's progress.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A mesh, and where it was found.
+pub(super) struct Found {
+    pub(super) acting: Acting,
+    pub(super) api: Api,
+    pub(super) mesh: HostedMesh,
+}
+
+/// Looks for a mesh in all namespaces of all configured clusters; it must be in exactly one.
+pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
+    let id: MeshId = id.parse()?;
+    let mut found = Vec::new();
+    let mut places = Vec::new();
+    for acting in acting(&sources.load()?, Timing::DEFAULT)? {
+        let api = Api::new(connect(&acting.connection).await.with_context(|| format!("cluster {}", acting.name))?);
+        for namespace in acting.namespaces.clone() {
+            let key = MeshKey { namespace: namespace.as_str().into(), id: id.clone() };
+            let mut secrets: MeshSecrets = [None, None, None];
+            for role in SecretRole::ALL {
+                secrets[role as usize] = api.secret(&namespace, &acting.naming.secret_name(&id, role)).await?;
+            }
+            places.push(format!("{}/{namespace}", acting.name));
+            if secrets.iter().any(Option::is_some) {
+                let mesh = assemble(&acting.naming, &key, &secrets);
+                found.push(Found { acting: acting.clone(), api: api.clone(), mesh });
+            }
+        }
+    }
+    match found.len() {
+        0 => bail!("there is no hosted mesh {id} in {}; `meshcert status` lists them", places.join(", ")),
+        1 => found.pop().context("one was found"),
+        _ => {
+            let all: Vec<String> =
+                found.iter().map(|one| format!("{}/{}", one.acting.name, one.mesh.key.namespace)).collect();
+            bail!("{id} is in {}; choose one with --namespace, or --kubeconfig and --context", all.join(" and "))
+        }
+    }
+}
+
+impl Found {
+    /// Its workloads, tier by tier.
+    pub(super) async fn workloads(&self) -> anyhow::Result<Vec<Vec<Workload>>> {
+        let key = &self.mesh.key;
+        let tiers = self.api.workloads(&key.namespace, key.id.as_str(), &self.acting.tiers).await?;
+        tiers.map_err(anyhow::Error::msg)
+    }
+
+    /// Its renewals, oldest first.
+    pub(super) async fn renewals(&self) -> anyhow::Result<Vec<Renewal>> {
+        let (mut all, _) = self.api.renewals(&self.mesh.key.namespace).await?;
+        all.retain(|renewal| renewal.spec.mesh_id == self.mesh.key.id.as_str());
+        all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+        Ok(all)
+    }
+}
+
+/// A plan for a person.
+pub(super) fn show(plan: &Plan) -> String {
+    let leaves = plan.leaves.iter().map(|leaf| {
+        let place = format!("{}/{}", leaf.secret, leaf.key);
+        let key_type = leaf.key_type.as_str().to_owned();
+        [place, leaf.subject.clone(), key_type, leaf.ends_at.to_string(), leaf.next_ends_at.to_string()]
+    });
+    let restarts = plan.restarts.iter().map(|restart| {
+        let workload = format!("{}/{}", restart.kind.as_str(), restart.name);
+        [(restart.tier + 1).to_string(), workload, restart.pods.to_string(), restart.outage.clone()]
+    });
+    let digest = if plan.digest.is_empty() { String::new() } else { format!("\ndigest: {}\n", plan.digest) };
+    format!(
+        "{}\n{}{digest}",
+        table(["LEAF", "SUBJECT (KEPT)", "NEW KEY", "ENDS", "THEN ENDS"], leaves),
+        table(["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts)
+    )
+}
+
+/// Prints each new phase and message until the renewal has ended or waits for a person.
+pub(super) async fn follow(api: &Api, namespace: &str, name: &str, last: Option<Phase>) -> anyhow::Result<Outcome> {
+    let mut stdout = io::stdout();
+    let mut said = (last, String::new());
+    loop {
+        let renewal =
+            api.renewal(namespace, name).await?.with_context(|| format!("the renewal {namespace}/{name} is gone"))?;
+        let status = renewal.status;
+        let now = (Some(status.phase), status.message.clone());
+        let changed = now != said && !(last.is_some_and(Phase::is_terminal) && said.0 == last && now.0 == last);
+        if changed {
+            writeln!(stdout, "{:<17} {}", status.phase.as_str(), status.message)?;
+            stdout.flush()?;
+            said = now;
+            match status.phase {
+                Phase::Succeeded | Phase::RolledBack => return Ok(Outcome::Fine),
+                Phase::Failed | Phase::Refused | Phase::Superseded => return Ok(Outcome::Incomplete),
+                Phase::AwaitingApproval
+                    if last != Some(Phase::AwaitingApproval)
+                        && status.reason == "AwaitingApproval"
+                        && status.message.contains("approve") =>
+                {
+                    return Ok(Outcome::Incomplete);
+                }
+                _ => {}
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

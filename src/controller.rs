@@ -1,0 +1,422 @@
+//! The acting plane of one cluster: leads, follows the renewals, takes them step by step, and asks for those that are due.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::cluster::connect::{Connection, connect};
+use crate::cluster::material::{BACKUP, STAGED};
+use crate::mesh::{HostedMesh, MeshKey, Naming};
+use crate::metrics::renewals::{EndpointState, RenewalMetrics, RenewalState};
+use crate::policy::{Mode, Policy};
+use crate::ports::Clock;
+use crate::renewal::step::{Next, forbidden, step};
+use crate::renewal::{Phase, Renewal, Trigger};
+use crate::requests::{Asked, Meshes, ask};
+use crate::rollout::Target;
+
+mod act;
+mod leader;
+mod look;
+mod prove;
+
+/// How often things are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// While a renewal is under way.
+    pub busy: Duration,
+    /// Otherwise.
+    pub idle: Duration,
+    /// For what is due, what is left over, and what endpoints serve.
+    pub scan: Duration,
+    /// How long others wait after the leader's last sign of life.
+    pub lease: Duration,
+}
+
+impl Timing {
+    /// For a cluster that others use too.
+    pub const DEFAULT: Self = Self {
+        busy: Duration::from_secs(1),
+        idle: Duration::from_secs(5),
+        scan: Duration::from_secs(60),
+        lease: Duration::from_secs(15),
+    };
+}
+
+/// A cluster to act on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acting {
+    /// The value of `mesh_cluster`.
+    pub name: Arc<str>,
+    /// How it is reached.
+    pub connection: Connection,
+    /// Namespaces of hosted meshes; the first one holds the leader's Lease.
+    pub namespaces: Vec<String>,
+    /// Names of the meshes' Secrets.
+    pub naming: Naming,
+    /// The rules.
+    pub policy: Policy,
+    /// The workloads to restart.
+    pub tiers: Vec<Vec<Target>>,
+    /// How often things are looked at.
+    pub timing: Timing,
+    /// Who this process is, among those that may lead.
+    pub identity: String,
+}
+
+/// What is the same for all clusters.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The observed meshes.
+    pub meshes: Meshes,
+    /// What is counted.
+    pub metrics: Arc<RenewalMetrics>,
+}
+
+/// More passes than a whole renewal of a mesh with many members takes without waiting.
+const MOST_PASSES: u32 = 200;
+
+/// Acts until it is dropped.
+pub async fn run(acting: Acting, around: Surroundings) {
+    let client = loop {
+        match connect(&acting.connection).await {
+            Ok(client) => break client,
+            Err(error) => error!(cluster = %acting.name, %error, "cannot act"),
+        }
+        sleep(acting.timing.idle).await;
+    };
+    let api = Api::new(client);
+    let leading = leader::Leading::default();
+    let mut tasks = JoinSet::new();
+    let home = acting.namespaces.first().cloned().unwrap_or_default();
+    let Acting { identity, timing, .. } = acting.clone();
+    tasks.spawn(leader::elect(
+        api.clone(),
+        home,
+        identity,
+        timing.lease,
+        Arc::clone(&around.clock),
+        Arc::clone(&leading),
+    ));
+    let actor = Arc::new(Actor { acting, around, api, leading, dozing: Mutex::default() });
+    actor.work().await;
+}
+
+struct Actor {
+    acting: Acting,
+    around: Surroundings,
+    api: Api,
+    leading: Arc<AtomicBool>,
+    /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
+    dozing: Mutex<BTreeMap<String, (String, Instant)>>,
+}
+
+/// Idle looks between two at a renewal that waits for a person or the clock.
+const DOZE: u32 = 6;
+
+impl Actor {
+    async fn work(self: Arc<Self>) {
+        let timing = self.acting.timing;
+        let mut next_scan = Instant::now() + timing.scan;
+        let mut said = String::new();
+        let mut scans = JoinSet::new();
+        loop {
+            let leads = self.leads();
+            self.around.metrics.leader(&self.acting.name, leads);
+            let mut busy = false;
+            match self.renewals().await {
+                Ok(renewals) => {
+                    said.clear();
+                    self.show(&renewals);
+                    if leads {
+                        busy = self.drive_all(renewals).await;
+                        if Instant::now() >= next_scan {
+                            next_scan = Instant::now() + timing.scan;
+                            // Endpoints that do not answer must not keep renewals waiting.
+                            while scans.try_join_next().is_some() {}
+                            if scans.is_empty() {
+                                let actor = Arc::clone(&self);
+                                scans.spawn(async move { actor.scan().await });
+                            }
+                        }
+                    }
+                }
+                Err(error) => {
+                    let message = match error.kind {
+                        ErrorKind::NotFound => {
+                            "the cluster does not know CertificateRenewal: meshcert crd | kubectl apply -f -".to_owned()
+                        }
+                        _ => error.message,
+                    };
+                    if message != said {
+                        error!(cluster = %self.acting.name, "cannot act: {message}");
+                        said = message;
+                    }
+                }
+            }
+            sleep(if busy { timing.busy } else { timing.idle }).await;
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.leading.load(Ordering::Relaxed)
+    }
+
+    /// The renewals of all namespaces.
+    async fn renewals(&self) -> Result<Vec<Renewal>, ApiError> {
+        let mut all = Vec::new();
+        for namespace in &self.acting.namespaces {
+            let (renewals, unreadable) = self.api.renewals(namespace).await?;
+            for message in unreadable {
+                warn!(cluster = %self.acting.name, namespace, "a renewal cannot be read: {message}");
+            }
+            all.extend(renewals);
+        }
+        Ok(all)
+    }
+
+    /// Exports the newest renewal of each mesh.
+    fn show(&self, renewals: &[Renewal]) {
+        let mut newest: BTreeMap<(&str, &str), &Renewal> = BTreeMap::new();
+        for renewal in renewals {
+            let known = newest.entry((&renewal.namespace, &renewal.spec.mesh_id)).or_insert(renewal);
+            // One that is under way is not hidden by another that was turned away because of it.
+            let rank = |one: &Renewal| (one.is_under_way(), one.created, one.name.clone());
+            if rank(known) < rank(renewal) {
+                *known = renewal;
+            }
+        }
+        let states = newest.into_iter().map(|((namespace, mesh), renewal)| RenewalState {
+            namespace: namespace.to_owned(),
+            mesh: mesh.to_owned(),
+            phase: renewal.status.phase,
+            reason: renewal.status.reason.clone(),
+            retry: renewal.status.next_attempt_at,
+            since: renewal.status.phase_since,
+        });
+        self.around.metrics.renewals(&self.acting.name, states.collect());
+    }
+
+    /// Takes every unfinished renewal as far as it goes; whether one is under way.
+    async fn drive_all(self: &Arc<Self>, renewals: Vec<Renewal>) -> bool {
+        let now = self.around.clock.now();
+        let all = Arc::new(renewals);
+        let mut driving = JoinSet::new();
+        for index in 0..all.len() {
+            let renewal = &all[index];
+            let asleep = renewal.status.phase.is_terminal()
+                && renewal.status.cleaned_up
+                && renewal.status.next_attempt_at.is_none_or(|at| at > now)
+                && renewal.generation == renewal.status.observed_generation;
+            if !asleep && !self.is_dozing(renewal) {
+                let (actor, all) = (Arc::clone(self), Arc::clone(&all));
+                driving.spawn(async move { actor.drive(&all[index], &all).await });
+            }
+        }
+        let mut busy = false;
+        while let Some(result) = driving.join_next().await {
+            busy |= result.unwrap_or(true);
+        }
+        busy
+    }
+
+    fn is_dozing(&self, renewal: &Renewal) -> bool {
+        let dozing = self.dozing.lock().unwrap_or_else(PoisonError::into_inner);
+        dozing
+            .get(&renewal.uid)
+            .is_some_and(|(version, until)| *version == renewal.resource_version && Instant::now() < *until)
+    }
+
+    /// Looks at a renewal again later, or when it has changed; forgets those whose time has come.
+    fn doze(&self, renewal: &Renewal) {
+        let now = Instant::now();
+        let mut dozing = self.dozing.lock().unwrap_or_else(PoisonError::into_inner);
+        dozing.retain(|_, (_, until)| now < *until);
+        dozing.insert(renewal.uid.clone(), (renewal.resource_version.clone(), now + self.acting.timing.idle * DOZE));
+    }
+
+    /// Takes one renewal as far as it goes; whether it is under way.
+    async fn drive(&self, renewal: &Renewal, all: &[Renewal]) -> bool {
+        let (namespace, name) = (&renewal.namespace, &renewal.name);
+        let Ok(mesh) = renewal.spec.mesh_id.parse() else {
+            warn!(namespace, name, "spec.meshId is no mesh id; delete the object");
+            return false;
+        };
+        let key = MeshKey { namespace: namespace.as_str().into(), id: mesh };
+        for _ in 0..MOST_PASSES {
+            if !self.leads() {
+                return false;
+            }
+            match self.pass(&key, name, all).await {
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => return true,
+                Ok(None) => return false,
+                // Somebody was faster: what is there now decides.
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) => {
+                    warn!(namespace, name, %error, "the renewal waits");
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    /// One look and at most one mutation: `Some(true)` after a mutation, `Some(false)` while waiting in the middle, `None` where nothing is to be done.
+    async fn pass(&self, key: &MeshKey, name: &str, all: &[Renewal]) -> Result<Option<bool>, ApiError> {
+        let Some(renewal) = self.api.renewal(&key.namespace, name).await? else { return Ok(None) };
+        let now = self.around.clock.now();
+        let seen = self.look(key, renewal, all).await?;
+        let next = match step(&seen, now) {
+            Next::Act(effect) => {
+                let what = act::words(&effect);
+                match act::act(&self.api, &seen, effect, now).await {
+                    Ok(()) => {
+                        info!(cluster = %self.acting.name, mesh = %key.id, renewal = name, "{what}");
+                        return Ok(Some(true));
+                    }
+                    Err(act::Failure::Api(error))
+                        if error.kind == ErrorKind::Forbidden && !seen.renewal.status.phase.is_terminal() =>
+                    {
+                        forbidden(&seen, &error.message, now)
+                    }
+                    Err(act::Failure::Api(error)) => return Err(error),
+                    Err(act::Failure::Engine(next)) => next,
+                }
+            }
+            other => other,
+        };
+        match next {
+            Next::Journal(status) => {
+                let phase = (status.phase != seen.renewal.status.phase).then_some(status.phase);
+                self.api.write_status(&seen.renewal, &status).await?;
+                if let Some(phase) = phase {
+                    self.entered(&seen.renewal, phase, &status.reason, &status.message).await;
+                }
+                Ok(Some(true))
+            }
+            Next::Wait(_) | Next::Act(_) => {
+                let phase = seen.renewal.status.phase;
+                let busy = phase >= Phase::BackingUp && !phase.is_terminal();
+                if !busy {
+                    self.doze(&seen.renewal);
+                }
+                Ok(busy.then_some(false))
+            }
+        }
+    }
+
+    /// Tells of a new phase: log, Event, metrics.
+    async fn entered(&self, renewal: &Renewal, phase: Phase, reason: &str, message: &str) {
+        let now = self.around.clock.now();
+        let bad = matches!(phase, Phase::Failed | Phase::Refused | Phase::RolledBack);
+        let (mesh, name) = (&renewal.spec.mesh_id, &renewal.name);
+        let said = format!("{}: {message}", phase.as_str());
+        if bad {
+            error!(cluster = %self.acting.name, mesh, renewal = name, reason, "{said}");
+        } else {
+            info!(cluster = %self.acting.name, mesh, renewal = name, reason, "{said}");
+        }
+        if let Some(since) = renewal.status.phase_since {
+            self.around.metrics.step(renewal.status.phase, since.seconds_until(now));
+        }
+        if phase.is_terminal() {
+            self.around.metrics.ended(phase);
+        }
+        if let Err(error) = self.api.tell(renewal, bad, phase.as_str(), message, now).await {
+            warn!(%error, "the Event is lost");
+        }
+    }
+
+    /// Asks for what is due, removes what is left over, looks at what endpoints serve.
+    async fn scan(&self) {
+        let meshes = (self.around.meshes)(&self.acting.name);
+        let ours =
+            |mesh: &&Arc<HostedMesh>| self.acting.namespaces.iter().any(|namespace| **namespace == *mesh.key.namespace);
+        let meshes: Vec<&Arc<HostedMesh>> = meshes.iter().filter(ours).collect();
+        for mesh in &meshes {
+            if let Err(error) = self.ask_if_due(mesh).await {
+                warn!(mesh = %mesh.key.id, %error, "cannot ask for a renewal");
+            }
+        }
+        if let Err(error) = self.tidy().await {
+            warn!(cluster = %self.acting.name, %error, "cannot look for left-over copies");
+        }
+        let mut states = Vec::new();
+        for mesh in &meshes {
+            let tiers = self.api.workloads(&mesh.key.namespace, mesh.key.id.as_str(), &self.acting.tiers).await;
+            // A mesh without its workloads is told by its renewal.
+            let Ok(Ok(tiers)) = tiers else { continue };
+            states.extend(prove::endpoints(mesh, &tiers).await.into_iter().map(|endpoint| EndpointState {
+                namespace: mesh.key.namespace.to_string(),
+                mesh: mesh.key.id.to_string(),
+                not_after: endpoint.served.as_ref().ok().map(|served| served.not_after),
+                stale: endpoint.stale,
+                endpoint: endpoint.name,
+            }));
+        }
+        self.around.metrics.endpoints(&self.acting.name, states);
+    }
+
+    async fn ask_if_due(&self, mesh: &HostedMesh) -> Result<(), ApiError> {
+        let now = self.around.clock.now();
+        let due = mesh.expiration.is_some_and(|end| now.seconds_until(end) < self.acting.policy.renew_before);
+        if !due || self.acting.policy.mode == Mode::Observe {
+            return Ok(());
+        }
+        if let Asked::Created(name) = ask(&self.api, mesh, Trigger::Schedule, false).await? {
+            info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
+        }
+        Ok(())
+    }
+
+    /// Removes staged copies whose renewal is gone, and backups beyond those that are kept.
+    async fn tidy(&self) -> Result<(), ApiError> {
+        for namespace in &self.acting.namespaces {
+            let (renewals, unreadable) = self.api.renewals(namespace).await?;
+            if !unreadable.is_empty() {
+                continue;
+            }
+            for copy in self.api.copies(namespace, STAGED).await? {
+                if !renewals.iter().any(|renewal| renewal.uid == copy.renewal_uid) {
+                    info!(namespace, name = copy.name, "removing a staged copy whose renewal is gone");
+                    self.api.delete_copy(namespace, &copy.name).await?;
+                }
+            }
+            self.prune_backups(namespace, &renewals).await?;
+        }
+        Ok(())
+    }
+
+    async fn prune_backups(&self, namespace: &str, renewals: &[Renewal]) -> Result<(), ApiError> {
+        let mut by_mesh: BTreeMap<String, Vec<(String, String, String)>> = BTreeMap::new();
+        for backup in self.api.copies(namespace, BACKUP).await? {
+            by_mesh.entry(backup.mesh).or_default().push((backup.created, backup.renewal_uid, backup.name));
+        }
+        for backups in by_mesh.values_mut() {
+            backups.sort_by(|a, b| b.cmp(a));
+            let mut kept: Vec<&str> = Vec::new();
+            for (_, uid, name) in &*backups {
+                let referenced = renewals.iter().any(|renewal| renewal.uid == *uid && renewal.is_under_way());
+                if kept.contains(&uid.as_str()) || referenced {
+                    continue;
+                }
+                if kept.len() < self.acting.policy.backups {
+                    kept.push(uid);
+                    continue;
+                }
+                info!(namespace, name, "removing an old backup");
+                self.api.delete_copy(namespace, name).await?;
+            }
+        }
+        Ok(())
+    }
+}

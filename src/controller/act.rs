@@ -1,0 +1,92 @@
+//! Carries out what the protocol decides: exactly one mutation each.
+
+use std::sync::Arc;
+
+use crate::cluster::api::{Api, ApiError};
+use crate::cluster::material::{BACKUP, STAGED};
+use crate::native;
+use crate::renewal::observed::Observed;
+use crate::renewal::step::{Effect, Next, engine_failed};
+use crate::rollout::Workload;
+use crate::time::UnixTime;
+
+/// Why it was not done.
+pub(super) enum Failure {
+    /// The request failed.
+    Api(ApiError),
+    /// No new material could be made: what the journal says to that.
+    Engine(Next),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
+    }
+}
+
+/// What is done, for the log.
+pub(super) fn words(effect: &Effect) -> String {
+    match effect {
+        Effect::TakeLease(lease) => format!("took {}", lease.name),
+        Effect::ReleaseLease(lease) => format!("released {}", lease.name),
+        Effect::SetFinalizer(true) => "set the finalizer".to_owned(),
+        Effect::SetFinalizer(false) => "removed the finalizer".to_owned(),
+        Effect::BackUp { name, .. } => format!("backed up into {name}"),
+        Effect::Stage { name, .. } => format!("made new material in {name}"),
+        Effect::Commit { name, .. } => format!("wrote {name}"),
+        Effect::Restart { at: (tier, _), .. } => format!("restarted a workload of tier {tier}"),
+        Effect::SetPartition { partition, .. } => format!("set the partition {partition}"),
+        Effect::DeletePod { name, .. } => format!("ended pod {name}"),
+        Effect::DeleteCopy(name) => format!("removed {name}"),
+    }
+}
+
+pub(super) async fn act(api: &Api, seen: &Observed, effect: Effect, now: UnixTime) -> Result<(), Failure> {
+    let renewal = &seen.renewal;
+    let namespace = &renewal.namespace;
+    let owner = (renewal.spec.mesh_id.as_str(), renewal.uid.as_str());
+    match effect {
+        Effect::TakeLease(lease) => {
+            let version = lease.resource_version.as_deref();
+            api.hold_lease(namespace, &lease.name, version, Some(&renewal.uid), None, None).await?;
+        }
+        Effect::ReleaseLease(lease) => {
+            let version = lease.resource_version.as_deref();
+            api.hold_lease(namespace, &lease.name, version, None, None, None).await?;
+        }
+        Effect::SetFinalizer(set) => api.set_finalizer(renewal, set).await?,
+        Effect::BackUp { name, material, .. } => api.create_copy(namespace, &name, BACKUP, owner, &material).await?,
+        Effect::Stage { role, name } => {
+            let (mesh, secrets, policy) = (seen.mesh.clone(), Arc::new(seen.secrets.clone()), seen.policy.clone());
+            // RSA keys take tens of milliseconds each.
+            let made = tokio::task::spawn_blocking(move || {
+                native::renew(&mesh, &secrets, role, &policy, now, &mut rand::rng())
+            });
+            match made.await {
+                Ok(Ok(material)) => api.create_copy(namespace, &name, STAGED, owner, &material).await?,
+                Ok(Err(obstacle)) => return Err(Failure::Engine(engine_failed(seen, &obstacle, now))),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+        Effect::Commit { name, resource_version, material } => {
+            api.write_entries(namespace, &name, &resource_version, &material).await?;
+        }
+        Effect::Restart { at, partition, digest } => {
+            if let Some(workload) = workload(seen, at) {
+                api.restart(namespace, workload, &digest, now, partition).await?;
+            }
+        }
+        Effect::SetPartition { at, partition, last } => {
+            if let Some(workload) = workload(seen, at) {
+                api.set_partition(namespace, workload, partition, last).await?;
+            }
+        }
+        Effect::DeletePod { name, uid } => api.delete_pod(namespace, &name, &uid).await?,
+        Effect::DeleteCopy(name) => api.delete_copy(namespace, &name).await?,
+    }
+    Ok(())
+}
+
+fn workload(seen: &Observed, (tier, position): (usize, usize)) -> Option<&Workload> {
+    seen.tiers.as_ref().ok()?.get(tier)?.get(position)
+}

@@ -1,0 +1,88 @@
+//! Leadership of a cluster: a Lease that is taken by compare-and-swap and judged by locally observed time. It saves work; it fences nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::cluster::api::Api;
+use crate::ports::Clock;
+
+/// Name of the Lease.
+const LEASE: &str = "meshcert-leader";
+
+/// Whether this process leads.
+pub(super) type Leading = Arc<AtomicBool>;
+
+/// Tries to lead until dropped. `duration` is how long others wait after the last sign of life.
+pub(super) async fn elect(
+    api: Api,
+    namespace: String,
+    identity: String,
+    duration: Duration,
+    clock: Arc<dyn Clock>,
+    leading: Leading,
+) {
+    let mut seen = (String::new(), String::new(), Instant::now());
+    let mut renewed = None;
+    loop {
+        let started = Instant::now();
+        match attempt(&api, &namespace, &identity, duration, &*clock, &mut seen).await {
+            Ok(true) => {
+                renewed = Some(started);
+                if !leading.swap(true, Ordering::Relaxed) {
+                    info!(namespace, "leading");
+                }
+            }
+            Ok(false) => {
+                renewed = None;
+                if leading.swap(false, Ordering::Relaxed) {
+                    warn!(namespace, "no longer leading");
+                }
+            }
+            // Whoever cannot say that he lives must stop before others begin.
+            Err(error) => {
+                if renewed.is_none_or(|at| at.elapsed() > duration * 2 / 3) && leading.swap(false, Ordering::Relaxed) {
+                    warn!(namespace, %error, "no longer leading");
+                }
+            }
+        }
+        sleep(duration / 4).await;
+    }
+}
+
+/// Whether the Lease is ours now.
+async fn attempt(
+    api: &Api,
+    namespace: &str,
+    identity: &str,
+    duration: Duration,
+    clock: &dyn Clock,
+    seen: &mut (String, String, Instant),
+) -> Result<bool, crate::cluster::api::ApiError> {
+    let lease = api.lease(namespace, LEASE).await?;
+    let version = lease.as_ref().map(|lease| lease.resource_version.clone());
+    if let Some(lease) = &lease
+        && lease.holder != identity
+        && !lease.holder.is_empty()
+    {
+        // The version counts too: a renewal within the same second is a sign of life.
+        if (&lease.holder, &lease.resource_version) != (&seen.0, &seen.1) {
+            *seen = (lease.holder.clone(), lease.resource_version.clone(), Instant::now());
+        }
+        if seen.2.elapsed() < duration {
+            return Ok(false);
+        }
+    }
+    let now = clock.now().to_string().replace('Z', ".000000Z");
+    let held = api
+        .hold_lease(namespace, LEASE, version.as_deref(), Some(identity), Some(&now), Some(duration.as_secs().max(1)))
+        .await;
+    match held {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == crate::cluster::api::ErrorKind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,179 @@
+//! Reads everything that a pass decides on.
+
+use crate::cluster::api::ApiError;
+use crate::cluster::lease::StoredLease;
+use crate::cluster::material::{BACKUP, STAGED};
+use crate::controller::{Actor, prove};
+use crate::digest;
+use crate::material::{MeshSecrets, assemble};
+use crate::mesh::{MeshKey, SecretRole};
+use crate::native::Obstacle;
+use crate::policy::Circumstances;
+use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
+use crate::renewal::{Phase, Renewal};
+use crate::rollout::Members;
+use crate::time::{DAY, UnixTime, in_words};
+
+/// A clock that is further off than this would make certificates that are not valid yet.
+const LARGEST_SKEW: i64 = 240;
+
+impl Actor {
+    /// Reads what the renewal's phase needs. `all` are the renewals as they were listed a moment ago.
+    pub(super) async fn look(&self, key: &MeshKey, renewal: Renewal, all: &[Renewal]) -> Result<Observed, ApiError> {
+        let (phase, namespace) = (renewal.status.phase, &*key.namespace);
+        let now = self.around.clock.now();
+        let secrets = self.secrets(key).await?;
+        let mesh = assemble(&self.acting.naming, key, &secrets);
+        let (mut backups, mut staged, mut staged_names) = ([None, None, None], [None, None, None], Vec::new());
+        let terminal = phase.is_terminal();
+        if (Phase::BackingUp..=Phase::Verifying).contains(&phase) {
+            for role in SecretRole::ALL {
+                backups[role as usize] = self.api.copy(namespace, &copy_name(&renewal, role, 0), BACKUP).await?;
+                if let Some(attempt) = renewal.status.staged_attempt {
+                    let name = copy_name(&renewal, role, attempt);
+                    staged[role as usize] = self.api.copy(namespace, &name, STAGED).await?;
+                }
+            }
+        } else if terminal && !renewal.status.cleaned_up {
+            let copies = self.api.copies(namespace, STAGED).await?;
+            staged_names =
+                copies.into_iter().filter(|copy| copy.renewal_uid == renewal.uid).map(|copy| copy.name).collect();
+        }
+        let wants_leases = phase >= Phase::BackingUp && !(terminal && renewal.status.cleaned_up);
+        let (mut lock, mut slots) = (Lease::default(), Vec::new());
+        if wants_leases {
+            // Names of Leases are shorter than mesh ids may be.
+            let id = key.id.as_str();
+            let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
+            lock = self.lease(namespace, format!("meshcert-mesh-{id}"), &renewal, all).await?;
+            for number in 0..self.acting.policy.max_concurrent {
+                slots.push(self.lease(namespace, format!("meshcert-slot-{number}"), &renewal, all).await?);
+            }
+        }
+        let wants_workloads =
+            matches!(phase, Phase::Preflight | Phase::AwaitingApproval | Phase::Restarting | Phase::Verifying);
+        let tiers = if wants_workloads {
+            self.api.workloads(namespace, key.id.as_str(), &self.acting.tiers).await?
+        } else {
+            Ok(Vec::new())
+        };
+        let resolved = tiers.as_deref().unwrap_or_default();
+        let proof = match phase {
+            Phase::Verifying => Some(prove::unproven(&mesh, &secrets, resolved).await),
+            _ => None,
+        };
+        let members = match phase {
+            Phase::Restarting => {
+                let status = &renewal.status;
+                let goal = if status.rolling_back { &status.before } else { &status.target };
+                let digest = goal.as_ref().map(|goal| goal.combined()).unwrap_or_default();
+                prove::members(&mesh, &secrets, resolved, &digest).await
+            }
+            _ => Members::default(),
+        };
+        let obstacles = if phase == Phase::Preflight { self.obstacles(key, now).await? } else { Vec::new() };
+        Ok(Observed {
+            about: circumstances(&renewal, &secrets, mesh.expiration, all, now),
+            others_under_way: all.iter().any(|other| comes_this_far(other, &renewal)),
+            policy: self.acting.policy.clone(),
+            renewal,
+            mesh,
+            secrets,
+            tiers,
+            obstacles,
+            backups,
+            staged,
+            staged_names,
+            lock,
+            slots,
+            members,
+            proof,
+        })
+    }
+
+    async fn secrets(&self, key: &MeshKey) -> Result<MeshSecrets, ApiError> {
+        let mut secrets: MeshSecrets = [None, None, None];
+        for role in SecretRole::ALL {
+            let name = self.acting.naming.secret_name(&key.id, role);
+            secrets[role as usize] = self.api.secret(&key.namespace, &name).await?;
+        }
+        Ok(secrets)
+    }
+
+    async fn lease(
+        &self,
+        namespace: &str,
+        name: String,
+        renewal: &Renewal,
+        all: &[Renewal],
+    ) -> Result<Lease, ApiError> {
+        let stored = self.api.lease(namespace, &name).await?;
+        let holder = match &stored {
+            Some(StoredLease { holder, .. }) if *holder == renewal.uid => Holder::Mine,
+            Some(StoredLease { holder, .. }) if !holder.is_empty() => {
+                // What the list said may be old, and one that cannot be read may be in the middle of its work.
+                let alive = all.iter().any(|other| other.uid == *holder && other.is_under_way()) || {
+                    let (fresh, unreadable) = self.api.renewals(namespace).await?;
+                    !unreadable.is_empty() || fresh.iter().any(|other| other.uid == *holder && other.is_under_way())
+                };
+                if alive { Holder::Other } else { Holder::Free }
+            }
+            _ => Holder::Free,
+        };
+        Ok(Lease { name, holder, resource_version: stored.map(|lease| lease.resource_version) })
+    }
+
+    /// What stands in the way beside the certificates.
+    async fn obstacles(&self, key: &MeshKey, now: UnixTime) -> Result<Vec<Obstacle>, ApiError> {
+        let mut found = Vec::new();
+        if let Some(server) = self.api.clock().await? {
+            let skew = now.seconds_until(server).abs();
+            if skew > LARGEST_SKEW {
+                let message =
+                    format!("the clocks of meshcert and of the API server differ by {}; correct them", in_words(skew));
+                found.push(Obstacle { reason: "ClockSkew", message });
+            }
+        }
+        let job = format!("{}-hosted-apiserver-certs-renew", key.id);
+        if self.api.is_job_active(&key.namespace, &job).await? {
+            let message = format!("the Job {job} is renewing the same certificates; wait for its end");
+            found.push(Obstacle { reason: "JobActive", message });
+        }
+        Ok(found)
+    }
+}
+
+fn circumstances(
+    renewal: &Renewal,
+    secrets: &MeshSecrets,
+    expiration: Option<UnixTime>,
+    all: &[Renewal],
+    now: UnixTime,
+) -> Circumstances {
+    let others = || all.iter().filter(|other| other.uid != renewal.uid);
+    let same_mesh =
+        |other: &&Renewal| other.namespace == renewal.namespace && other.spec.mesh_id == renewal.spec.mesh_id;
+    let successes = others().filter(same_mesh).filter(|other| other.status.phase == Phase::Succeeded);
+    let recent = |other: &&Renewal| other.status.phase_since.is_some_and(|since| since.seconds_until(now) < DAY);
+    let failures =
+        others().filter(|other| other.status.phase == Phase::Failed).filter(recent).filter(|other| !same_mesh(other));
+    let mut failed: Vec<(&str, &str)> =
+        failures.map(|other| (other.namespace.as_str(), other.spec.mesh_id.as_str())).collect();
+    failed.sort_unstable();
+    failed.dedup();
+    Circumstances {
+        expiration,
+        paused: renewal.paused || secrets.iter().flatten().any(|secret| secret.paused),
+        forced: renewal.spec.force,
+        last_success: successes.filter_map(|other| other.status.phase_since).max(),
+        failed_meshes: failed.len() as u32,
+    }
+}
+
+/// Whether another renewal of the namespace is on its way to the shared workloads.
+fn comes_this_far(other: &Renewal, renewal: &Renewal) -> bool {
+    let phase = other.status.phase;
+    let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase);
+    let restarting = phase == Phase::Restarting && other.status.reason != "Coalescing";
+    other.uid != renewal.uid && other.namespace == renewal.namespace && (earlier || restarting)
+}

@@ -1,0 +1,298 @@
+//! The series of the deciding and acting planes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Unit;
+
+use crate::metrics::family;
+use crate::policy::Hold;
+use crate::renewal::Phase;
+use crate::time::UnixTime;
+
+/// Phases that end a renewal, in their order.
+const OUTCOMES: [Phase; 5] = [Phase::Succeeded, Phase::RolledBack, Phase::Failed, Phase::Refused, Phase::Superseded];
+/// Upper bounds of the steps' durations: from a pass to a rollout that takes its deadline.
+const BUCKETS: [f64; 10] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0];
+
+/// The newest renewal of a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenewalState {
+    /// Namespace.
+    pub namespace: String,
+    /// Mesh id.
+    pub mesh: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why.
+    pub reason: String,
+    /// When it is tried again.
+    pub retry: Option<UnixTime>,
+    /// Since when it stands there.
+    pub since: Option<UnixTime>,
+}
+
+/// An endpoint that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointState {
+    /// Namespace.
+    pub namespace: String,
+    /// Mesh id.
+    pub mesh: String,
+    /// `POD:PORT`.
+    pub endpoint: String,
+    /// The end of what it served; `None` where no handshake came about.
+    pub not_after: Option<UnixTime>,
+    /// Whether it is not what is stored.
+    pub stale: bool,
+}
+
+/// What came of a notification; the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Renewals are stored for all that are due.
+    Accepted,
+    /// No alert of the list is firing.
+    Ignored,
+    /// Something could not be stored: it will be sent again.
+    Unavailable,
+    /// It was refused; see `meshcert_refusals`.
+    Refused,
+}
+
+/// Why a request, or one mesh of it, was refused; the label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No configured credential.
+    Disabled,
+    /// A wrong credential.
+    Unauthorized,
+    /// No notification.
+    Invalid,
+    /// A body beyond the limit.
+    TooLarge,
+    /// Nothing of the mesh ends soon.
+    NotDue,
+}
+
+impl Received {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Accepted, "accepted"),
+        (Self::Ignored, "ignored"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Refused, "refused"),
+    ];
+}
+
+impl Refusal {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Disabled, "disabled"),
+        (Self::Unauthorized, "unauthorized"),
+        (Self::Invalid, "invalid"),
+        (Self::TooLarge, "too_large"),
+        (Self::NotDue, "not_due"),
+    ];
+}
+
+/// What is counted, and the present state by cluster.
+#[derive(Debug)]
+pub struct RenewalMetrics {
+    clusters: Mutex<BTreeMap<Arc<str>, ClusterState>>,
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    received: [AtomicU64; Received::ALL.len()],
+    refusals: [AtomicU64; Refusal::ALL.len()],
+    steps: Vec<Histogram>,
+}
+
+#[derive(Debug, Default)]
+struct ClusterState {
+    leads: bool,
+    renewals: Vec<RenewalState>,
+    endpoints: Vec<EndpointState>,
+}
+
+/// Reads the state at every scrape.
+#[derive(Debug)]
+pub(super) struct RenewalCollector(pub(super) Arc<RenewalMetrics>);
+
+impl Default for RenewalMetrics {
+    fn default() -> Self {
+        let steps = Phase::ALL.iter().map(|_| Histogram::new(BUCKETS)).collect();
+        Self {
+            clusters: Mutex::default(),
+            outcomes: Default::default(),
+            received: Default::default(),
+            refusals: Default::default(),
+            steps,
+        }
+    }
+}
+
+impl RenewalMetrics {
+    fn change(&self, cluster: &Arc<str>, change: impl FnOnce(&mut ClusterState)) {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        change(clusters.entry(Arc::clone(cluster)).or_default());
+    }
+
+    /// Whether this process leads a cluster.
+    pub fn leader(&self, cluster: &Arc<str>, leads: bool) {
+        self.change(cluster, |state| state.leads = leads);
+    }
+
+    /// The newest renewal of each mesh of a cluster.
+    pub fn renewals(&self, cluster: &Arc<str>, renewals: Vec<RenewalState>) {
+        self.change(cluster, |state| state.renewals = renewals);
+    }
+
+    /// What the endpoints of a cluster showed.
+    pub fn endpoints(&self, cluster: &Arc<str>, endpoints: Vec<EndpointState>) {
+        self.change(cluster, |state| state.endpoints = endpoints);
+    }
+
+    /// Nothing is done on a cluster any more.
+    pub fn remove(&self, cluster: &str) {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
+    }
+
+    /// A renewal ended.
+    pub fn ended(&self, phase: Phase) {
+        if let Some(index) = OUTCOMES.iter().position(|outcome| *outcome == phase) {
+            self.outcomes[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A notification came.
+    pub fn received(&self, outcome: Received) {
+        self.received[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something was refused.
+    pub fn refused(&self, reason: Refusal) {
+        self.refusals[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A phase was left after so many seconds.
+    pub fn step(&self, phase: Phase, seconds: i64) {
+        if let Some(histogram) = self.steps.get(phase as usize) {
+            histogram.observe(seconds as f64);
+        }
+    }
+}
+
+impl Collector for RenewalCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let metrics = &self.0;
+        let clusters = metrics.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let leads =
+            clusters.iter().map(|(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(state.leads))));
+        family(&mut encoder, "meshcert_leader", "Whether this process acts on the cluster.", None, leads)?;
+        let outcomes = OUTCOMES.iter().zip(&metrics.outcomes);
+        let outcomes = outcomes
+            .map(|(phase, count)| (("outcome", phase.as_str()), ConstCounter::new(count.load(Ordering::Relaxed))));
+        family(&mut encoder, "meshcert_renewals", "Renewals that this process brought to an end.", None, outcomes)?;
+        let received = Received::ALL.iter().zip(&metrics.received);
+        let received =
+            received.map(|((_, name), count)| (("outcome", *name), ConstCounter::new(count.load(Ordering::Relaxed))));
+        family(&mut encoder, "meshcert_notifications", "Notifications of Alertmanager.", None, received)?;
+        let refusals = Refusal::ALL.iter().zip(&metrics.refusals);
+        let refusals =
+            refusals.map(|((_, name), count)| (("reason", *name), ConstCounter::new(count.load(Ordering::Relaxed))));
+        family(&mut encoder, "meshcert_refusals", "Requests for renewals that were refused.", None, refusals)?;
+
+        let renewals = || {
+            clusters.iter().flat_map(|(name, state)| {
+                state.renewals.iter().map(move |one| (labels(name, &one.namespace, &one.mesh), one))
+            })
+        };
+        let phases =
+            renewals().map(|(labels, one)| (with(labels, ("phase", one.phase.as_str())), ConstGauge::new(1_u32)));
+        family(
+            &mut encoder,
+            "meshcert_renewal_phase",
+            "1 for the phase in which the mesh's newest renewal is.",
+            None,
+            phases,
+        )?;
+        let held = renewals().filter(|(_, one)| is_held(one));
+        let held = held.map(|(labels, one)| (with(labels, ("reason", one.reason.as_str())), ConstGauge::new(1_u32)));
+        family(
+            &mut encoder,
+            "meshcert_renewal_held",
+            "1 while the policy holds the mesh's newest renewal up.",
+            None,
+            held,
+        )?;
+        let retries = renewals().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.retry?.0))));
+        let help = "When the mesh's newest renewal is tried again.";
+        family(&mut encoder, "meshcert_renewal_retry_timestamp", help, Some(Unit::Seconds), retries)?;
+        let last = renewals().filter(|(_, one)| one.phase.is_terminal());
+        let last = last.filter_map(|(labels, one)| {
+            Some((with(labels, ("outcome", one.phase.as_str())), ConstGauge::new(one.since?.0)))
+        });
+        family(
+            &mut encoder,
+            "meshcert_last_renewal_timestamp",
+            "When the mesh's newest renewal ended.",
+            Some(Unit::Seconds),
+            last,
+        )?;
+
+        let endpoints = || {
+            clusters.iter().flat_map(|(name, state)| {
+                state.endpoints.iter().map(move |one| {
+                    (with(labels(name, &one.namespace, &one.mesh), ("endpoint", one.endpoint.as_str())), one)
+                })
+            })
+        };
+        let success = endpoints().map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.not_after.is_some()))));
+        family(
+            &mut encoder,
+            "meshcert_served_certificate_probe_success",
+            "Whether a TLS handshake with the endpoint came about.",
+            None,
+            success,
+        )?;
+        let stale = endpoints().filter(|(_, one)| one.not_after.is_some());
+        let stale = stale.map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.stale))));
+        family(
+            &mut encoder,
+            "meshcert_served_certificate_stale",
+            "Whether the endpoint serves another certificate than the stored one.",
+            None,
+            stale,
+        )?;
+        let ends = endpoints().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.not_after?.0))));
+        let help = "When the certificate that the endpoint serves ends.";
+        family(&mut encoder, "meshcert_served_certificate_not_after_timestamp", help, Some(Unit::Seconds), ends)?;
+
+        let help = "How long renewals stayed in a phase.";
+        let name = "meshcert_renewal_step_duration";
+        let mut steps = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for phase in Phase::ALL.into_iter().filter(|phase| !phase.is_terminal()) {
+            metrics.steps[phase as usize].encode(steps.encode_family(&[("step", phase.as_str())])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_held(one: &RenewalState) -> bool {
+    !one.phase.is_terminal() && (one.reason == "NoSlot" || Hold::ALL.iter().any(|hold| hold.as_str() == one.reason))
+}
+
+type Place<'a> = [(&'static str, &'a str); 3];
+
+fn labels<'a>(cluster: &'a str, namespace: &'a str, mesh: &'a str) -> Place<'a> {
+    [("mesh_cluster", cluster), ("mesh_namespace", namespace), ("mesh_id", mesh)]
+}
+
+fn with<'a>([a, b, c]: Place<'a>, more: (&'static str, &'a str)) -> [(&'static str, &'a str); 4] {
+    [a, b, c, more]
+}

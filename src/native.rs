@@ -1,0 +1,172 @@
+//! Makes the successors of a mesh's leaves in process: what `kubeadm certs renew all` would, with the Subject and every name kept.
+
+use zeroize::Zeroizing;
+
+use crate::admin::AdminKubeconfig;
+use crate::cert::Role;
+use crate::cert::issue::{CaSigner, IssueError, KeyType, key_matches, reissue};
+use crate::material::{Material, MeshSecrets};
+use crate::mesh::{HostedMesh, MeshCertificate, SecretRole};
+use crate::plan::next_end;
+use crate::policy::Policy;
+use crate::time::UnixTime;
+
+pub use rsa::rand_core::CryptoRng;
+
+/// Its name in plans.
+pub const NAME: &str = "native";
+
+/// Why a leaf cannot be renewed in process: where, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// The stable code.
+    pub reason: &'static str,
+    /// Secret, key and remedy in words.
+    pub message: String,
+}
+
+/// What stands in the way of renewing every leaf; empty: nothing.
+pub fn obstacles(mesh: &HostedMesh, secrets: &MeshSecrets, now: UnixTime) -> Vec<Obstacle> {
+    mesh.leaves()
+        .filter_map(|leaf| {
+            let place = format!("{}, {}", mesh.secret_names[leaf.secret_role as usize], leaf.key);
+            let obstacle = |reason, what: String| Some(Obstacle { reason, message: format!("{place}: {what}") });
+            match own_key_matches(leaf, secrets) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return obstacle(
+                        "KeyMismatch",
+                        "its private key is another one's; restore the pair first".to_owned(),
+                    );
+                }
+                Err(why) => return obstacle("UnreadableKey", why),
+            }
+            match signer(mesh, leaf, secrets) {
+                Ok(ca) if now >= ca.not_after() => {
+                    obstacle("CaExpired", IssueError::CaExpired(ca.not_after()).to_string())
+                }
+                Ok(_) => None,
+                Err((reason, what)) => obstacle(reason, what),
+            }
+        })
+        .collect()
+}
+
+/// New content for the entries of one Secret: only what changes.
+///
+/// # Errors
+/// An obstacle; [`obstacles`] tells all of them beforehand.
+pub fn renew(
+    mesh: &HostedMesh,
+    secrets: &MeshSecrets,
+    role: SecretRole,
+    policy: &Policy,
+    now: UnixTime,
+    rng: &mut impl CryptoRng,
+) -> Result<Material, Obstacle> {
+    let mut made = Material::default();
+    for leaf in mesh.leaves().filter(|leaf| leaf.secret_role == role) {
+        let place = format!("{}, {}", mesh.secret_names[role as usize], leaf.key);
+        let obstacle = |reason, what: String| Obstacle { reason, message: format!("{place}: {what}") };
+        let live =
+            secrets[role as usize].as_ref().and_then(|secret| secret.material.get(&leaf.key)).unwrap_or_default();
+        let keeps = next_end(mesh, leaf, policy, now).1;
+        let ca = signer(mesh, leaf, secrets).map_err(|(reason, what)| obstacle(reason, what))?;
+        let key_type = policy.key_type.unwrap_or(KeyType::like(leaf.certificate.key_algorithm));
+        let failed = |error: IssueError| obstacle("IssueFailed", error.to_string());
+        if role == SecretRole::AdminKubeconfig {
+            let admin =
+                AdminKubeconfig::read(live).map_err(|error| obstacle("KubeconfigInvalid", error.to_string()))?;
+            if keeps {
+                made.insert(&leaf.key, Zeroizing::new(live.to_vec()));
+                continue;
+            }
+            let issued = reissue(&admin.certificate, &ca, key_type, policy.lifetime, now, rng).map_err(failed)?;
+            let document = admin.with_client(live, &issued.certificate_pem, &issued.key_pem);
+            made.insert(&leaf.key, document.map_err(|error| obstacle("KubeconfigInvalid", error.to_string()))?);
+            continue;
+        }
+        let key_name = key_name(&leaf.key);
+        let live_key =
+            secrets[role as usize].as_ref().and_then(|secret| secret.material.get(&key_name)).unwrap_or_default();
+        if keeps {
+            made.insert(&leaf.key, Zeroizing::new(live.to_vec()));
+            made.insert(&key_name, Zeroizing::new(live_key.to_vec()));
+            continue;
+        }
+        let issued = reissue(live, &ca, key_type, policy.lifetime, now, rng).map_err(failed)?;
+        made.insert(&leaf.key, Zeroizing::new(issued.certificate_pem.into_bytes()));
+        made.insert(&key_name, Zeroizing::new(issued.key_pem.as_bytes().to_vec()));
+    }
+    Ok(made)
+}
+
+/// The entries of a Secret that a renewal writes, with their present content: what is backed up and compared.
+pub fn written(mesh: &HostedMesh, secrets: &MeshSecrets, role: SecretRole) -> Material {
+    let Some(secret) = &secrets[role as usize] else { return Material::default() };
+    let entry = |name: String| Some((name.clone(), Zeroizing::new(secret.material.get(&name)?.to_vec())));
+    let leaves = mesh.leaves().filter(|leaf| leaf.secret_role == role);
+    let names = leaves.flat_map(|leaf| match role {
+        SecretRole::AdminKubeconfig => vec![leaf.key.to_string()],
+        SecretRole::KubeCerts | SecretRole::EtcdCerts => vec![leaf.key.to_string(), key_name(&leaf.key)],
+    });
+    names.filter_map(entry).collect()
+}
+
+/// Whether a leaf's key is its own.
+///
+/// # Errors
+/// In words, why that cannot be said.
+pub fn own_key_matches(leaf: &MeshCertificate, secrets: &MeshSecrets) -> Result<bool, String> {
+    let secret = secrets[leaf.secret_role as usize].as_ref().ok_or("its Secret is missing")?;
+    let certificate = secret.material.get(&leaf.key).ok_or("it is missing")?;
+    let answer = if leaf.secret_role == SecretRole::AdminKubeconfig {
+        let admin = AdminKubeconfig::read(certificate).map_err(|error| error.to_string())?;
+        key_matches(&admin.certificate, &admin.key)
+    } else {
+        let name = key_name(&leaf.key);
+        let key = secret.material.get(&name).ok_or_else(|| format!("the Secret has no {name}"))?;
+        key_matches(certificate, key)
+    };
+    answer.map_err(|error| error.to_string())
+}
+
+/// `X.key` beside `X.crt`.
+fn key_name(certificate_key: &str) -> String {
+    format!("{}.key", certificate_key.strip_suffix(".crt").unwrap_or(certificate_key))
+}
+
+/// The CA that signed a leaf, with its key, from whichever of the mesh's Secrets holds it.
+fn signer(
+    mesh: &HostedMesh,
+    leaf: &MeshCertificate,
+    secrets: &MeshSecrets,
+) -> Result<CaSigner, (&'static str, String)> {
+    let Some(fingerprint) = leaf.signed_by else {
+        return Err((
+            "WrongCa",
+            "none of the mesh's CAs signed it; put the right ca.crt into the Secrets first".to_owned(),
+        ));
+    };
+    // The kubeconfig's copy of the CA has no key beside it.
+    let places = mesh.certificates.iter().filter(|found| {
+        found.certificate.fingerprint == fingerprint
+            && found.certificate.role == Role::Ca
+            && found.secret_role != SecretRole::AdminKubeconfig
+    });
+    let mut missing = "the CA's certificate is in none of the Secrets".to_owned();
+    for place in places {
+        let Some(secret) = &secrets[place.secret_role as usize] else { continue };
+        let (certificate, name) = (secret.material.get(&place.key).unwrap_or_default(), key_name(&place.key));
+        match secret.material.get(&name) {
+            Some(key) => {
+                return CaSigner::read(certificate, key)
+                    .map_err(|error| ("CaUnusable", format!("{}, {name}: {error}", secret.name)));
+            }
+            None => {
+                missing = format!("{} has no {name}: the CA is external; renew with whoever holds its key", secret.name)
+            }
+        }
+    }
+    Err(("ExternalCa", missing))
+}

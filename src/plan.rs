@@ -1,0 +1,144 @@
+//! What a renewal is going to do, and the digest by which a person agrees to it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::cert::chain::details;
+use crate::cert::issue::KeyType;
+use crate::digest;
+use crate::mesh::{HostedMesh, MeshCertificate};
+use crate::native;
+use crate::policy::Policy;
+use crate::rollout::{Kind, Workload};
+use crate::time::UnixTime;
+
+/// Everything that a renewal is going to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// What a person agrees to: over what is replaced and how, never over times.
+    pub digest: String,
+    /// What makes the new certificates.
+    pub engine: String,
+    /// Every leaf.
+    pub leaves: Vec<PlannedLeaf>,
+    /// Every restart, in order.
+    pub restarts: Vec<PlannedRestart>,
+    /// The signal afterwards, if it is carried out now.
+    pub ends_at: UnixTime,
+}
+
+/// A leaf that is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedLeaf {
+    /// The Secret's name.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+    /// The present serial number.
+    pub serial_number: String,
+    /// Kept as it is.
+    pub subject: String,
+    /// Subject alternative names, kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Extended key usages, kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub usages: Vec<String>,
+    /// SHA-256 of the CA's certificate that signed the present one and signs the next.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ca: String,
+    /// The next key.
+    pub key_type: KeyType,
+    /// The present end.
+    pub ends_at: UnixTime,
+    /// The next end.
+    pub next_ends_at: UnixTime,
+}
+
+/// A workload that is restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedRestart {
+    /// Its tier, from 0.
+    pub tier: u32,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Its pods.
+    pub pods: u32,
+    /// What is to be expected meanwhile.
+    pub outage: String,
+}
+
+impl Plan {
+    /// The plan for a mesh as it is now.
+    pub fn make(uid: &str, mesh: &HostedMesh, tiers: &[Vec<Workload>], policy: &Policy, now: UnixTime) -> Self {
+        let leaves: Vec<PlannedLeaf> = mesh.leaves().map(|leaf| planned(mesh, leaf, policy, now)).collect();
+        let restarts: Vec<PlannedRestart> = tiers
+            .iter()
+            .zip(0..)
+            .flat_map(|(tier, index)| tier.iter().map(move |workload| planned_restart(index, workload)))
+            .collect();
+        let workloads = tiers.iter().flatten().map(|workload| workload.uid.clone());
+        let secrets = mesh.secrets.iter().flatten().map(|secret| secret.uid.to_string());
+        let facts = leaves.iter().flat_map(|leaf| {
+            let PlannedLeaf { secret, key, serial_number, subject, names, usages, ca, key_type, .. } = leaf;
+            let lists = [names.join("\n"), usages.join("\n"), key_type.as_str().to_owned()];
+            [secret, key, serial_number, subject, ca].map(String::clone).into_iter().chain(lists)
+        });
+        let engine = native::NAME.to_owned();
+        let parts = [uid.to_owned(), engine.clone()].into_iter().chain(secrets).chain(facts).chain(workloads);
+        Self {
+            digest: format!("sha256:{}", digest::sha256(parts)),
+            engine,
+            ends_at: leaves.iter().map(|leaf| leaf.next_ends_at).min().unwrap_or(now),
+            leaves,
+            restarts,
+        }
+    }
+}
+
+/// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer.
+pub fn next_end(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: UnixTime) -> (UnixTime, bool) {
+    let ca = mesh.certificates.iter().find(|found| Some(found.certificate.fingerprint) == leaf.signed_by);
+    let reachable = now.plus(policy.lifetime);
+    let reachable = ca.map_or(reachable, |ca| reachable.min(ca.effective_not_after));
+    (reachable.max(leaf.effective_not_after), leaf.effective_not_after >= reachable)
+}
+
+fn planned(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: UnixTime) -> PlannedLeaf {
+    let certificate = &leaf.certificate;
+    let details = certificate.der.as_deref().map(details).unwrap_or_default();
+    let names = [details.dns_names, details.ip_addresses, details.other_names].concat();
+    PlannedLeaf {
+        secret: mesh.secret_names[leaf.secret_role as usize].to_string(),
+        key: leaf.key.to_string(),
+        serial_number: certificate.serial_number.to_string(),
+        subject: certificate.subject.to_string(),
+        names,
+        usages: details.extended_key_usages,
+        ca: leaf.signed_by.map(|fingerprint| fingerprint.to_string()).unwrap_or_default(),
+        key_type: policy.key_type.unwrap_or(KeyType::like(certificate.key_algorithm)),
+        ends_at: leaf.effective_not_after,
+        next_ends_at: next_end(mesh, leaf, policy, now).0,
+    }
+}
+
+fn planned_restart(tier: u32, workload: &Workload) -> PlannedRestart {
+    let outage = match (workload.kind, workload.wanted) {
+        (_, 0) => "scaled to zero: nothing to restart",
+        (Kind::StatefulSet, 1) => "one pod: away until it is ready again",
+        (Kind::StatefulSet, _) => "one pod after the other",
+        _ => "rolling: a new pod is ready before an old one ends, as its strategy says",
+    };
+    PlannedRestart {
+        tier,
+        kind: workload.kind,
+        name: workload.name.clone(),
+        pods: workload.wanted,
+        outage: outage.to_owned(),
+    }
+}

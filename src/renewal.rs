@@ -1,0 +1,387 @@
+//! `CertificateRenewal`: what is asked, and the journal of what was done. The protocol itself is in [`step`].
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::digest;
+use crate::mesh::{HostedMesh, SecretRole};
+use crate::plan::Plan;
+use crate::time::UnixTime;
+
+pub mod observed;
+pub mod step;
+
+/// API group of the kind.
+pub const GROUP: &str = "meshcert.dev";
+/// API version of the kind.
+pub const VERSION: &str = "v1alpha1";
+/// Plural of the kind.
+pub const PLURAL: &str = "certificaterenewals";
+/// Set from before the first commit until the end: the object cannot vanish in between.
+pub const FINALIZER: &str = "meshcert.dev/commit";
+
+/// What is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec {
+    /// The mesh, as in the names of its Secrets.
+    #[schemars(regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"), length(max = 200))]
+    pub mesh_id: String,
+    /// Who asks.
+    #[serde(default)]
+    pub trigger: Trigger,
+    /// Renew although nothing is within `renewBefore` yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// When a person asked (again): any change of the spec has a failed or refused renewal tried at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<UnixTime>,
+    /// Put back what was in force before, from the backups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
+    /// The plan that a person has agreed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trigger {
+    /// An Alertmanager notification.
+    Alert,
+    /// The clock.
+    Schedule,
+    /// A person.
+    #[default]
+    Manual,
+}
+
+/// Consent to one plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Approval {
+    /// `status.plan.digest` as it was read; another plan needs another consent.
+    #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
+    pub plan_digest: String,
+}
+
+/// Where a renewal stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Waits for the policy to allow it.
+    #[default]
+    Pending,
+    /// Looks whether it can succeed, and makes a plan.
+    Preflight,
+    /// Waits for a person's consent.
+    AwaitingApproval,
+    /// Takes the mesh's lock and a slot, and copies what will be replaced.
+    BackingUp,
+    /// Makes the new material beside the live one.
+    Staging,
+    /// Judges the new material.
+    Auditing,
+    /// Replaces the live Secrets.
+    Committing,
+    /// Restarts the consumers, tier by tier.
+    Restarting,
+    /// Proves that every endpoint serves what is stored, and that the API can be used.
+    Verifying,
+    /// Proven.
+    Succeeded,
+    /// The old certificates are back, proven.
+    RolledBack,
+    /// Something went wrong; `status.message` says what, and what is in force.
+    Failed,
+    /// It cannot or must not be done; nothing was touched.
+    Refused,
+    /// Another renewal has replaced the certificates that this one was about.
+    Superseded,
+}
+
+impl Phase {
+    /// All, in their order.
+    pub const ALL: [Self; 14] = [
+        Self::Pending,
+        Self::Preflight,
+        Self::AwaitingApproval,
+        Self::BackingUp,
+        Self::Staging,
+        Self::Auditing,
+        Self::Committing,
+        Self::Restarting,
+        Self::Verifying,
+        Self::Succeeded,
+        Self::RolledBack,
+        Self::Failed,
+        Self::Refused,
+        Self::Superseded,
+    ];
+
+    /// Its name, as in the status and in the label `phase`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Preflight => "Preflight",
+            Self::AwaitingApproval => "AwaitingApproval",
+            Self::BackingUp => "BackingUp",
+            Self::Staging => "Staging",
+            Self::Auditing => "Auditing",
+            Self::Committing => "Committing",
+            Self::Restarting => "Restarting",
+            Self::Verifying => "Verifying",
+            Self::Succeeded => "Succeeded",
+            Self::RolledBack => "RolledBack",
+            Self::Failed => "Failed",
+            Self::Refused => "Refused",
+            Self::Superseded => "Superseded",
+        }
+    }
+
+    /// Whether nothing happens any more, unless it is tried again.
+    pub fn is_terminal(self) -> bool {
+        self >= Self::Succeeded
+    }
+}
+
+/// The journal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The stable code of why it stands there.
+    pub reason: String,
+    /// The same in words, with the remedy where a person is needed.
+    pub message: String,
+    /// `metadata.generation` that this status is about.
+    pub observed_generation: i64,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// When the phase was entered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase_since: Option<UnixTime>,
+    /// When it is tried again, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<UnixTime>,
+    /// The leaves that are to be replaced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<ReplacedLeaf>,
+    /// What is going to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// Digests of the material in force before, by Secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Digests>,
+    /// Digests of the audited material that the live Secrets are to hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Digests>,
+    /// The attempt whose staged copies count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged_attempt: Option<u32>,
+    /// Writes to the live Secrets: written down before each, so that none is repeated unknowingly.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commits: Vec<Intent>,
+    /// Restarts for the material in `target`, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<Intent>,
+    /// When the live Secrets were seen to hold the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub committed_at: Option<UnixTime>,
+    /// Whether the way leads back to what was in force before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rolling_back: bool,
+    /// The tier that is being restarted, from 0, and since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// The signal after the renewal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<UnixTime>,
+    /// Whether locks, slots and staged Secrets of a terminal phase are gone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned_up: bool,
+    /// What was done, oldest first; the last attempts only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRecord>,
+    /// `Ready` (proven), `Committed`, in the manner of the API conventions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A leaf that is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacedLeaf {
+    /// The Secret's name.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+    /// Its serial number, hexadecimal.
+    pub serial_number: String,
+}
+
+/// SHA-256 over the content of each Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Digests {
+    /// Of `{mesh}-kube-certs`.
+    pub kube_certs: String,
+    /// Of `{mesh}-etcd-certs`.
+    pub etcd_certs: String,
+    /// Of `{mesh}-apiserver-admin-kubeconfig`.
+    pub admin_kubeconfig: String,
+}
+
+impl Digests {
+    /// From the digests in the order of [`SecretRole::ALL`].
+    pub fn new([kube_certs, etcd_certs, admin_kubeconfig]: [String; 3]) -> Self {
+        Self { kube_certs, etcd_certs, admin_kubeconfig }
+    }
+
+    /// That of one Secret.
+    pub fn of(&self, role: SecretRole) -> &str {
+        match role {
+            SecretRole::KubeCerts => &self.kube_certs,
+            SecretRole::EtcdCerts => &self.etcd_certs,
+            SecretRole::AdminKubeconfig => &self.admin_kubeconfig,
+        }
+    }
+
+    /// One short digest of all three, for the annotation of pod templates.
+    pub fn combined(&self) -> String {
+        let all = [&self.kube_certs, &self.etcd_certs, &self.admin_kubeconfig];
+        digest::sha256(all.map(String::as_bytes)).chars().take(32).collect()
+    }
+}
+
+/// The intent to write a live Secret or a workload's template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    /// The object's name.
+    pub name: String,
+    /// Its `resourceVersion` on which the write was decided.
+    pub resource_version: String,
+    /// How often it was decided.
+    pub times: u32,
+}
+
+impl Intent {
+    /// The intent to write an object as it is now; `None` where just that is written down already. Too many times mean that somebody else owns the object.
+    ///
+    /// # Errors
+    /// It was written `most` times already.
+    pub fn next(known: &[Self], name: &str, resource_version: &str, most: u32) -> Result<Option<Vec<Self>>, TooOften> {
+        let before = known.iter().find(|intent| intent.name == name);
+        let times = match before {
+            Some(intent) if intent.resource_version == resource_version => return Ok(None),
+            Some(intent) if intent.times >= most => return Err(TooOften),
+            Some(intent) => intent.times + 1,
+            None => 1,
+        };
+        let mut all: Vec<Self> = known.iter().filter(|intent| intent.name != name).cloned().collect();
+        all.push(Self { name: name.to_owned(), resource_version: resource_version.to_owned(), times });
+        Ok(Some(all))
+    }
+}
+
+/// An object was written as often as can be meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooOften;
+
+/// Progress within the tiers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tier {
+    /// Index into the configured tiers.
+    pub index: u32,
+    /// When it began.
+    pub since: UnixTime,
+}
+
+/// One entry of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRecord {
+    /// The phase.
+    pub name: Phase,
+    /// The attempt.
+    pub attempt: u32,
+    /// When it began.
+    pub started_at: UnixTime,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<UnixTime>,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub result: String,
+}
+
+/// A condition (Kubernetes API conventions, "Typical status properties").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Its name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// The stable code.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+    /// When `status` changed last.
+    pub last_transition_time: UnixTime,
+}
+
+/// A renewal as it is stored, with the metadata that the protocol needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Renewal {
+    /// Its name.
+    pub name: String,
+    /// Its namespace, that of the mesh's Secrets.
+    pub namespace: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.creationTimestamp`.
+    pub created: Option<UnixTime>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether [`FINALIZER`] stands.
+    pub finalizer: bool,
+    /// Finalizers of others.
+    pub other_finalizers: Vec<String>,
+    /// Whether `meshcert.dev/paused` is set.
+    pub paused: bool,
+    /// What is asked.
+    pub spec: Spec,
+    /// The journal.
+    pub status: Status,
+}
+
+impl Renewal {
+    /// Whether some live Secrets may hold the new certificates and others the old ones, and nothing goes on by itself.
+    pub fn is_partial(&self) -> bool {
+        let Status { phase, commits, committed_at, .. } = &self.status;
+        *phase == Phase::Failed && !commits.is_empty() && committed_at.is_none()
+    }
+
+    /// Whether its lock and slot are its own: until it has ended and given back what it took.
+    pub fn is_under_way(&self) -> bool {
+        !self.status.phase.is_terminal() || !self.status.cleaned_up || self.is_partial()
+    }
+}
+
+/// The name of the request to replace exactly these certificates: whoever asks for it, asks for the same object.
+pub fn name_for(mesh: &HostedMesh) -> String {
+    let uids = mesh.secrets.iter().flatten().map(|secret| secret.uid.to_string());
+    let serials = mesh.leaves().map(|leaf| leaf.certificate.serial_number.to_string());
+    let hash = digest::sha256(uids.chain(serials));
+    // A name has at most 253 characters; what is cut off is still in the hash by way of the Secrets' uids.
+    let id: String = mesh.key.id.as_str().chars().take(200).collect();
+    format!("{}-{}", id.trim_end_matches('-'), &hash[..10])
+}

@@ -1,0 +1,108 @@
+//! What a pass of the protocol looks at: everything is read again, nothing is remembered but the journal.
+
+use crate::digest;
+use crate::material::{Material, MeshSecrets, StoredSecret};
+use crate::mesh::{HostedMesh, SecretRole};
+use crate::native::{self, Obstacle};
+use crate::policy::{Circumstances, Policy};
+use crate::renewal::Renewal;
+use crate::rollout::{Members, Workload};
+
+/// The state of a renewal's world.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The renewal.
+    pub renewal: Renewal,
+    /// The rules.
+    pub policy: Policy,
+    /// What the rules look at.
+    pub about: Circumstances,
+    /// The mesh as its Secrets show it.
+    pub mesh: HostedMesh,
+    /// The live Secrets.
+    pub secrets: MeshSecrets,
+    /// The workloads to restart, tier by tier; a sentence where one cannot be resolved.
+    pub tiers: Result<Vec<Vec<Workload>>, String>,
+    /// What stands in the way beside the certificates themselves: a clock, the documented Job.
+    pub obstacles: Vec<Obstacle>,
+    /// Backups that this renewal made.
+    pub backups: [Option<Material>; 3],
+    /// Staged copies of this attempt.
+    pub staged: [Option<Material>; 3],
+    /// Names of all staged copies of this renewal.
+    pub staged_names: Vec<String>,
+    /// The mesh's lock.
+    pub lock: Lease,
+    /// The slots of which a renewal needs one.
+    pub slots: Vec<Lease>,
+    /// Whether another renewal of the namespace has not come to the shared workloads yet.
+    pub others_under_way: bool,
+    /// How etcd's members are, where they were asked.
+    pub members: Members,
+    /// What the endpoints showed, where they were asked.
+    pub proof: Option<Vec<Unproven>>,
+}
+
+/// A Lease whose holder is a renewal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// Its name.
+    pub name: String,
+    /// Who holds it.
+    pub holder: Holder,
+    /// `metadata.resourceVersion`, if the object exists.
+    pub resource_version: Option<String>,
+}
+
+/// Who holds a Lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody, or a renewal that has ended or is gone.
+    #[default]
+    Free,
+    /// This renewal.
+    Mine,
+    /// Another unfinished one.
+    Other,
+}
+
+/// Something that could not be proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    /// Endpoint or action, and what happened.
+    pub message: String,
+    /// Whether the new certificates themselves were refused (by x509 or authorization), which waiting does not heal.
+    pub refused: bool,
+}
+
+impl Observed {
+    /// A live Secret.
+    pub fn live(&self, role: SecretRole) -> Option<&StoredSecret> {
+        self.secrets[role as usize].as_ref()
+    }
+
+    /// The entries of a live Secret that a renewal writes.
+    pub fn written(&self, role: SecretRole) -> Material {
+        native::written(&self.mesh, &self.secrets, role)
+    }
+
+    /// The digest of what a live Secret holds where another material has entries.
+    pub fn live_digest(&self, role: SecretRole, like: &Material) -> String {
+        self.live(role).map(|secret| secret.material.same_entries(like).digest()).unwrap_or_default()
+    }
+}
+
+/// The name of a backup (`attempt` 0) or of a staged copy: no template of a mesh's Secrets matches it, and another renewal of the same name has others.
+pub fn copy_name(renewal: &Renewal, role: SecretRole, attempt: u32) -> String {
+    let what = match role {
+        SecretRole::KubeCerts => "kube",
+        SecretRole::EtcdCerts => "etcd",
+        SecretRole::AdminKubeconfig => "admin",
+    };
+    let name: String = renewal.name.chars().take(200).collect();
+    let own = &digest::sha256([&renewal.uid])[..6];
+    match attempt {
+        0 => format!("{name}-{own}-backup-{what}"),
+        attempt => format!("{name}-{own}-a{attempt}-staged-{what}"),
+    }
+}

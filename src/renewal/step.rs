@@ -1,0 +1,187 @@
+//! The protocol: from what is seen to the one thing that is done next. Pure; at most one mutation per pass, each fenced by the resourceVersion on which it
+//! was decided. Whoever is killed anywhere goes on with the next pass.
+
+use crate::material::Material;
+use crate::mesh::SecretRole;
+use crate::native::Obstacle;
+use crate::policy::Mode;
+use crate::renewal::observed::{Holder, Lease, Observed};
+use crate::renewal::{Phase, ReplacedLeaf, Status};
+use crate::rollout::Serves;
+use crate::time::UnixTime;
+
+mod commit;
+mod finish;
+mod journal;
+mod prepare;
+mod restart;
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// The journal is written, and nothing else.
+    Journal(Box<Status>),
+    /// One mutation.
+    Act(Effect),
+    /// Nothing, until something changes or this moment comes.
+    Wait(Option<UnixTime>),
+}
+
+/// A mutation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Makes the Lease this renewal's, if it still is as it was seen.
+    TakeLease(Lease),
+    /// Leaves it to others.
+    ReleaseLease(Lease),
+    /// Sets or removes the finalizer.
+    SetFinalizer(bool),
+    /// Creates an immutable Secret with what a live one holds.
+    BackUp {
+        /// Of which Secret.
+        role: SecretRole,
+        /// Its name.
+        name: String,
+        /// What it holds.
+        material: Material,
+    },
+    /// Has the engine make the new material of one Secret, into an immutable Secret beside it.
+    Stage {
+        /// Of which Secret.
+        role: SecretRole,
+        /// The name of the staged copy.
+        name: String,
+    },
+    /// Writes entries of a live Secret.
+    Commit {
+        /// The live Secret.
+        name: String,
+        /// On which the write was decided.
+        resource_version: String,
+        /// What is written.
+        material: Material,
+    },
+    /// Has a workload start new pods.
+    Restart {
+        /// Tier and position in it.
+        at: (usize, usize),
+        /// Stepped member by member, from this partition on.
+        partition: Option<u32>,
+        /// Of the certificates, for the template's annotation.
+        digest: String,
+    },
+    /// Lets the next member of a StatefulSet go, or restores what was before (then the last).
+    SetPartition {
+        /// Tier and position in it.
+        at: (usize, usize),
+        /// The partition.
+        partition: u32,
+        /// Whether this ends the stepping.
+        last: bool,
+    },
+    /// Ends a pod that its controller does not replace.
+    DeletePod {
+        /// Its name.
+        name: String,
+        /// Its uid: another pod of the name is not meant.
+        uid: String,
+    },
+    /// Removes a staged copy.
+    DeleteCopy(String),
+}
+
+/// Decides.
+pub fn step(seen: &Observed, now: UnixTime) -> Next {
+    let status = &seen.renewal.status;
+    match status.phase {
+        Phase::Pending => prepare::pending(seen, now),
+        Phase::Preflight => prepare::preflight(seen, now),
+        Phase::AwaitingApproval => prepare::awaiting_approval(seen, now),
+        Phase::BackingUp => prepare::backing_up(seen, now),
+        Phase::Staging => prepare::staging(seen, now),
+        Phase::Auditing => prepare::auditing(seen, now),
+        Phase::Committing => held(seen, now).unwrap_or_else(|| commit::committing(seen, now)),
+        Phase::Restarting => held(seen, now).unwrap_or_else(|| restart::restarting(seen, now)),
+        Phase::Verifying => held(seen, now).unwrap_or_else(|| restart::verifying(seen, now)),
+        Phase::Succeeded | Phase::RolledBack | Phase::Failed | Phase::Refused | Phase::Superseded => {
+            finish::terminal(seen, now)
+        }
+    }
+}
+
+/// What a failed effect means: a refusal that no repetition changes ends the attempt, anything else is tried again by the next pass.
+pub fn forbidden(seen: &Observed, what: &str, now: UnixTime) -> Next {
+    let message = format!("{what}; grant meshcert this right in the namespace (docs/OPERATIONS.md lists them)");
+    journal::fail(seen, "Forbidden", &message, journal::Retry::Later, now)
+}
+
+/// What it means that the engine made nothing: nothing live was touched, and what preflight did not see may pass.
+pub fn engine_failed(seen: &Observed, obstacle: &Obstacle, now: UnixTime) -> Next {
+    journal::fail(seen, obstacle.reason, &obstacle.message, journal::Retry::Later, now)
+}
+
+/// Takes the lock, and a slot where one is needed; `None` once they are held.
+fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
+    match seen.lock.holder {
+        Holder::Mine => {}
+        Holder::Free => return Some(Next::Act(Effect::TakeLease(seen.lock.clone()))),
+        Holder::Other if seen.renewal.status.commits.is_empty() => {
+            return Some(journal::end(
+                seen,
+                Phase::Superseded,
+                "AlreadyRunning",
+                "another renewal of this mesh is under way",
+                now,
+            ));
+        }
+        Holder::Other => {
+            return Some(journal::note(seen, "Locked", "another renewal of this mesh is under way; it is waited for"));
+        }
+    }
+    if !needs_slot(seen) || seen.slots.iter().any(|slot| slot.holder == Holder::Mine) {
+        return None;
+    }
+    Some(match seen.slots.iter().find(|slot| slot.holder == Holder::Free) {
+        Some(free) => Next::Act(Effect::TakeLease(free.clone())),
+        None => journal::note(seen, "NoSlot", "as many renewals as policy.maxConcurrent allows are under way"),
+    })
+}
+
+/// Leaves slot and lock to others, one at a time.
+fn give_back(seen: &Observed) -> Option<Next> {
+    let mut held = seen.slots.iter().chain([&seen.lock]).filter(|lease| lease.holder == Holder::Mine);
+    held.next().map(|lease| Next::Act(Effect::ReleaseLease(lease.clone())))
+}
+
+/// Restarting what all meshes share, and proving, hinders nobody.
+fn needs_slot(seen: &Observed) -> bool {
+    match seen.renewal.status.phase {
+        // A retry has little left to restart.
+        Phase::Restarting => {
+            !restart::at_shared_tier(seen) && Some(seen.renewal.status.attempt) == seen.renewal.status.staged_attempt
+        }
+        phase => phase < Phase::Restarting,
+    }
+}
+
+/// The leaves of the mesh as they are now.
+fn present_leaves(seen: &Observed) -> Vec<ReplacedLeaf> {
+    let leaf = |found: &crate::mesh::MeshCertificate| ReplacedLeaf {
+        secret: seen.mesh.secret_names[found.secret_role as usize].to_string(),
+        key: found.key.to_string(),
+        serial_number: found.certificate.serial_number.to_string(),
+    };
+    seen.mesh.leaves().map(leaf).collect()
+}
+
+/// Whether a person's consent is there, or not needed.
+fn is_approved(seen: &Observed) -> bool {
+    let digest = seen.renewal.status.plan.as_ref().map(|plan| &plan.digest);
+    let agreed = seen.renewal.spec.approval.as_ref().is_some_and(|approval| Some(&approval.plan_digest) == digest);
+    agreed || seen.policy.mode == Mode::Auto
+}
+
+/// Whether the members of what a workload serves may be looked at for health.
+fn is_clustered(serves: Serves) -> bool {
+    serves == Serves::Etcd
+}

@@ -1,0 +1,140 @@
+//! Replacing the live Secrets. From the first write on the way leads forward, or back by a rollback as a whole.
+
+use crate::audit::audit;
+use crate::material::{self, Material, MeshSecrets};
+use crate::mesh::SecretRole;
+use crate::renewal::observed::Observed;
+use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
+use crate::renewal::step::restart::roll_back;
+use crate::renewal::step::{Effect, Next, give_back};
+use crate::renewal::{Digests, Intent, Phase, Status, Tier, TooOften};
+use crate::time::UnixTime;
+
+/// etcd's first: in any mixture of old and new everything works, but a client should not be newer than what it talks to.
+const ORDER: [SecretRole; 3] = [SecretRole::EtcdCerts, SecretRole::KubeCerts, SecretRole::AdminKubeconfig];
+/// What keeps even former material from being put back.
+const FATAL: [&str; 4] = ["LeafMissing", "WrongCa", "KeyMismatch", "UnreadableKey"];
+/// A Secret that had to be written more often has another owner.
+const MOST_WRITES: u32 = 5;
+
+pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
+    let status = &seen.renewal.status;
+    if status.commits.is_empty()
+        && let Some((hold, message)) = seen.policy.holds(&seen.about, now)
+        && !status.rolling_back
+    {
+        return give_back(seen)
+            .unwrap_or_else(|| go(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now));
+    }
+    let Some((goal, content)) = goal(seen) else {
+        let backed_up = seen.backups.iter().all(Option::is_some);
+        if !status.rolling_back && backed_up {
+            return roll_back(seen, "the staged Secrets are gone: what was in force before is put back", now);
+        }
+        let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
+        return fail(seen, "MaterialMissing", message, Retry::Later, now);
+    };
+    if seen.renewal.deleting && !seen.renewal.finalizer {
+        return end(seen, Phase::Superseded, "Deleted", "it was deleted before anything was written", now);
+    }
+    if !seen.renewal.finalizer {
+        return Next::Act(Effect::SetFinalizer(true));
+    }
+    let differs = |role: &SecretRole| seen.live_digest(*role, &content[*role as usize]) != goal.of(*role);
+    let Some(role) = ORDER.into_iter().find(differs) else {
+        return committed(seen, now);
+    };
+    // Somebody else wrote: what passes the audit becomes the target, else ours is finished.
+    if is_foreign(seen)
+        && let Some(adopted) = adopted(seen, now)
+    {
+        return Next::Journal(Box::new(adopted));
+    }
+    let Some(live) = seen.live(role) else {
+        let message = format!(
+            "the Secret {} is gone; restore it, and the renewal goes on",
+            seen.mesh.secret_names[role as usize]
+        );
+        return note(seen, "SecretMissing", &message);
+    };
+    // The CAs may have been replaced while this waited: what does not fit any more is not written.
+    let after = material::overlay(&seen.secrets, &content);
+    if let Some(plan) = &status.plan {
+        let mut objections = audit(plan, &seen.secrets, &after, &material::assemble_like(&seen.mesh, &after), now);
+        objections.retain(|one| !status.rolling_back || FATAL.contains(&one.reason));
+        if !objections.is_empty() {
+            let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
+            let message = format!("what is to be written does not fit the live Secrets any more: {}", all.join("; "));
+            return fail(seen, "AuditFailed", &message, Retry::Never, now);
+        }
+    }
+    match Intent::next(&status.commits, &live.name, &live.resource_version, MOST_WRITES) {
+        Ok(None) => Next::Act(Effect::Commit {
+            name: live.name.clone(),
+            resource_version: live.resource_version.clone(),
+            material: content[role as usize].clone(),
+        }),
+        Ok(Some(commits)) => Next::Journal(Box::new(Status { commits, ..status.clone() })),
+        Err(TooOften) => {
+            let message = format!(
+                "{} was changed back {MOST_WRITES} times: somebody else manages it; stop them, then retry",
+                live.name
+            );
+            fail(seen, "ForeignOwner", &message, Retry::Never, now)
+        }
+    }
+}
+
+fn committed(seen: &Observed, now: UnixTime) -> Next {
+    let what = if seen.renewal.status.rolling_back { "the former" } else { "the new" };
+    let mut status = journal::enter(seen, Phase::Restarting, &format!("{what} certificates are stored"), now);
+    status.committed_at = Some(now);
+    status.tier = Some(Tier { index: 0, since: now });
+    set_condition(&mut status, "Committed", "True", now);
+    Next::Journal(Box::new(status))
+}
+
+/// What the live Secrets are to hold.
+pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
+    let status = &seen.renewal.status;
+    let (digests, copies) =
+        if status.rolling_back { (&status.before, &seen.backups) } else { (&status.target, &seen.staged) };
+    match copies {
+        [Some(kube), Some(etcd), Some(admin)] => Some((digests.as_ref()?, [kube.clone(), etcd.clone(), admin.clone()])),
+        _ => None,
+    }
+}
+
+/// Whether a live Secret holds neither what was before nor what is to be.
+pub(super) fn is_foreign(seen: &Observed) -> bool {
+    let status = &seen.renewal.status;
+    let (Some(before), Some(target)) = (&status.before, &status.target) else { return false };
+    SecretRole::ALL.into_iter().any(|role| {
+        let Some(backup) = &seen.backups[role as usize] else { return false };
+        let live = seen.live_digest(role, backup);
+        seen.live(role).is_some() && live != before.of(role) && live != target.of(role)
+    })
+}
+
+/// The journal with somebody else's certificates as the target, if they are good.
+pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Status> {
+    let plan = seen.renewal.status.plan.as_ref()?;
+    let backups = seen.backups.clone().map(Option::unwrap_or_default);
+    let before: MeshSecrets = material::overlay(&seen.secrets, &backups);
+    if !audit(plan, &before, &seen.secrets, &seen.mesh, now).is_empty() {
+        return None;
+    }
+    let mut status = journal::enter(
+        seen,
+        Phase::Restarting,
+        "somebody else's certificates are stored, and are good: they are kept",
+        now,
+    );
+    status.target = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
+    status.restarts.clear();
+    status.rolling_back = false;
+    status.committed_at = Some(now);
+    status.tier = Some(Tier { index: 0, since: now });
+    set_condition(&mut status, "Committed", "True", now);
+    Some(status)
+}

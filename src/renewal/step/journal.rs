@@ -1,0 +1,129 @@
+//! Entries of the journal.
+
+use crate::renewal::observed::Observed;
+use crate::renewal::step::Next;
+use crate::renewal::{Condition, Phase, Status, StepRecord};
+use crate::time::{DAY, UnixTime};
+
+/// Entries that are kept.
+const MOST_RECORDS: usize = 60;
+/// The first retry comes after this, each further one after twice as long.
+const FIRST_RETRY: i64 = 3600;
+/// Tries beside the first.
+const MOST_RETRIES: u32 = 6;
+/// Of a message; a status has to fit into an object.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// Whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// With backoff.
+    Later,
+    /// At this moment.
+    At(UnixTime),
+    /// Not at all.
+    Never,
+}
+
+/// Enters a phase.
+pub(super) fn enter(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Status {
+    let mut status = seen.renewal.status.clone();
+    let left = message.to_owned();
+    if let Some(open) = status.steps.last_mut().filter(|record| record.finished_at.is_none()) {
+        open.finished_at = Some(now);
+        open.result.clone_from(&left);
+    }
+    status.attempt = status.attempt.max(1);
+    if !phase.is_terminal() {
+        let attempt = status.attempt;
+        status.steps.push(StepRecord {
+            name: phase,
+            attempt,
+            started_at: now,
+            finished_at: None,
+            result: String::new(),
+        });
+    }
+    let surplus = status.steps.len().saturating_sub(MOST_RECORDS);
+    status.steps.drain(..surplus);
+    status.phase = phase;
+    status.phase_since = Some(now);
+    status.observed_generation = seen.renewal.generation;
+    status.reason = phase.as_str().to_owned();
+    status.message = message.chars().take(LONGEST_MESSAGE).collect();
+    status.next_attempt_at = None;
+    status.cleaned_up = false;
+    status
+}
+
+/// The journal with a new phase.
+pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Next {
+    Next::Journal(Box::new(enter(seen, phase, message, now)))
+}
+
+/// Stays in the phase and says why; written once.
+pub(super) fn note(seen: &Observed, reason: &str, message: &str) -> Next {
+    let mut status = seen.renewal.status.clone();
+    if status.reason == reason && status.message == message {
+        return Next::Wait(None);
+    }
+    (status.reason, status.message) = (reason.to_owned(), message.chars().take(LONGEST_MESSAGE).collect());
+    status.observed_generation = seen.renewal.generation;
+    Next::Journal(Box::new(status))
+}
+
+/// Ends.
+pub(super) fn end(seen: &Observed, phase: Phase, reason: &str, message: &str, now: UnixTime) -> Next {
+    let mut status = enter(seen, phase, message, now);
+    reason.clone_into(&mut status.reason);
+    let proven = if phase == Phase::Succeeded { "True" } else { "False" };
+    set_condition(&mut status, "Ready", proven, now);
+    status.ends_at = seen.mesh.expiration;
+    Next::Journal(Box::new(status))
+}
+
+/// Ends badly, to be tried again or not.
+pub(super) fn fail(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    ended(seen, Phase::Failed, reason, message, retry, now)
+}
+
+/// Ends without anything having been touched.
+pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    ended(seen, Phase::Refused, reason, message, retry, now)
+}
+
+fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    let Next::Journal(mut status) = end(seen, phase, reason, message, now) else { return Next::Wait(None) };
+    let tries = status.attempt - 1;
+    status.next_attempt_at = match retry {
+        Retry::Later if tries < MOST_RETRIES => {
+            let left = seen.about.expiration.map_or(DAY, |end| now.seconds_until(end));
+            let quarter = if left > 0 { (left / 4).max(60) } else { FIRST_RETRY };
+            Some(now.plus((FIRST_RETRY << tries).min(quarter)))
+        }
+        Retry::At(moment) => Some(moment),
+        Retry::Later | Retry::Never => None,
+    };
+    Next::Journal(status)
+}
+
+/// Sets a condition in the manner of the API conventions.
+pub(super) fn set_condition(status: &mut Status, kind: &str, value: &str, now: UnixTime) {
+    let (reason, message) = (status.reason.clone(), status.message.clone());
+    match status.conditions.iter_mut().find(|condition| condition.kind == kind) {
+        Some(condition) => {
+            if condition.status != value {
+                value.clone_into(&mut condition.status);
+                condition.last_transition_time = now;
+            }
+            (condition.reason, condition.message) = (reason, message);
+        }
+        None => status.conditions.push(Condition {
+            kind: kind.to_owned(),
+            status: value.to_owned(),
+            reason,
+            message,
+            last_transition_time: now,
+        }),
+    }
+}

@@ -1,0 +1,178 @@
+//! Everything before the first commit: nothing live is touched.
+
+use crate::audit::audit;
+use crate::material::{self, Material};
+use crate::mesh::SecretRole;
+use crate::native;
+use crate::plan::Plan;
+use crate::policy::{Hold, Mode};
+use crate::renewal::observed::{Observed, copy_name};
+use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
+use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
+use crate::renewal::{Digests, Phase};
+use crate::time::{DAY, UnixTime};
+
+/// New certificates must outlast `renewBefore` by this, or renewing would never end.
+const MARGIN: i64 = 7 * DAY;
+
+pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
+    match seen.policy.holds(&seen.about, now) {
+        Some((Hold::NotDue, message)) => {
+            let due = seen.about.expiration.map(|end| end.plus(-seen.policy.renew_before));
+            let message = format!("{message}; set spec.force to renew all the same");
+            refuse(seen, "NotDue", &message, due.map_or(Retry::Never, Retry::At), now)
+        }
+        Some((hold, message)) => note(seen, hold.as_str(), &message),
+        None => go(seen, Phase::Preflight, "the policy allows it", now),
+    }
+}
+
+pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
+    for role in SecretRole::ALL {
+        let name = &seen.mesh.secret_names[role as usize];
+        match seen.live(role) {
+            None => {
+                let message = format!("the Secret {name} does not exist; restore it first");
+                return refuse(seen, "SecretMissing", &message, Retry::Later, now);
+            }
+            Some(secret) if secret.immutable => {
+                let message = format!("the Secret {name} is immutable; replace it by one that is not");
+                return refuse(seen, "SecretImmutable", &message, Retry::Later, now);
+            }
+            Some(_) => {}
+        }
+    }
+    let mut obstacles = native::obstacles(&seen.mesh, &seen.secrets, now);
+    obstacles.extend(seen.obstacles.iter().cloned());
+    if let Some(first) = obstacles.first() {
+        let all: Vec<&str> = obstacles.iter().map(|obstacle| obstacle.message.as_str()).collect();
+        return refuse(seen, first.reason, &all.join("; "), Retry::Later, now);
+    }
+    let tiers = match &seen.tiers {
+        Ok(tiers) => tiers,
+        Err(message) => return refuse(seen, "WorkloadUnresolved", message, Retry::Later, now),
+    };
+    if seen.mesh.leaves().next().is_none() {
+        return refuse(seen, "NoCertificates", "no certificate was found in the mesh's Secrets", Retry::Later, now);
+    }
+    let plan = Plan::make(&seen.renewal.uid, &seen.mesh, tiers, &seen.policy, now);
+    let least = seen.policy.renew_before + MARGIN;
+    if now.seconds_until(plan.ends_at) < least {
+        let message = format!(
+            "renewing now would only reach {}, for a CA ends; that is within renewBefore, so a new CA has to be made first",
+            plan.ends_at
+        );
+        return refuse(seen, "TargetUnreachable", &message, Retry::Never, now);
+    }
+    let phase = if seen.policy.mode == Mode::Approve { Phase::AwaitingApproval } else { Phase::BackingUp };
+    let mut status = journal::enter(seen, phase, "the plan is made", now);
+    status.certificates = present_leaves(seen);
+    status.ends_at = None;
+    status.plan = Some(plan);
+    Next::Journal(Box::new(status))
+}
+
+pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
+    if let Some(next) = no_longer(seen, now) {
+        return next;
+    }
+    let (Ok(tiers), Some(known)) = (&seen.tiers, &seen.renewal.status.plan) else {
+        return go(seen, Phase::Preflight, "the workloads have to be looked at again", now);
+    };
+    let plan = Plan::make(&seen.renewal.uid, &seen.mesh, tiers, &seen.policy, now);
+    if plan.digest != known.digest {
+        return go(seen, Phase::Preflight, "what the plan was about has changed", now);
+    }
+    if is_approved(seen) {
+        return go(seen, Phase::BackingUp, "approved", now);
+    }
+    let message =
+        format!("look at the plan, then: meshcert approve {} -n {}", seen.renewal.spec.mesh_id, seen.renewal.namespace);
+    note(seen, "AwaitingApproval", &message)
+}
+
+pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
+    if let Some(next) = no_longer(seen, now) {
+        return next;
+    }
+    if !is_approved(seen) {
+        return give_back(seen).unwrap_or_else(|| go(seen, Phase::Preflight, "the approval is gone", now));
+    }
+    if let Some(next) = held(seen, now) {
+        return next;
+    }
+    for role in SecretRole::ALL {
+        let written = seen.written(role);
+        match &seen.backups[role as usize] {
+            None => {
+                return Next::Act(Effect::BackUp { role, name: copy_name(&seen.renewal, role, 0), material: written });
+            }
+            Some(backup) if *backup != written => {
+                let name = copy_name(&seen.renewal, role, 0);
+                let message = format!(
+                    "{name} holds something else than the live Secret, which has changed since; make a new renewal"
+                );
+                return fail(seen, "BackupDiffers", &message, Retry::Never, now);
+            }
+            Some(_) => {}
+        }
+    }
+    let mut status = journal::enter(seen, Phase::Staging, "what is in force is backed up", now);
+    status.staged_attempt = Some(status.attempt);
+    status.before = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
+    Next::Journal(Box::new(status))
+}
+
+pub(super) fn staging(seen: &Observed, now: UnixTime) -> Next {
+    if let Some(next) = no_longer(seen, now).or_else(|| held(seen, now)) {
+        return next;
+    }
+    let missing = SecretRole::ALL.into_iter().find(|role| seen.staged[*role as usize].is_none());
+    if let Some(role) = missing {
+        let name = copy_name(&seen.renewal, role, seen.renewal.status.staged_attempt.unwrap_or(1));
+        return Next::Act(Effect::Stage { role, name });
+    }
+    let mut status = journal::enter(seen, Phase::Auditing, "the new material is made", now);
+    status.target = Some(Digests::new(staged(seen).map(|material| material.digest())));
+    Next::Journal(Box::new(status))
+}
+
+pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
+    if let Some(next) = no_longer(seen, now).or_else(|| held(seen, now)) {
+        return next;
+    }
+    let (Some(plan), Some(target)) = (&seen.renewal.status.plan, &seen.renewal.status.target) else {
+        return fail(seen, "JournalIncomplete", "the journal lacks the plan or the target", Retry::Later, now);
+    };
+    let staged = staged(seen);
+    if SecretRole::ALL.iter().any(|role| staged[*role as usize].digest() != target.of(*role)) {
+        return fail(seen, "StagedChanged", "the staged material is not the one that was made", Retry::Later, now);
+    }
+    let after = material::overlay(&seen.secrets, &staged);
+    let mesh = material::assemble_like(&seen.mesh, &after);
+    let objections = audit(plan, &seen.secrets, &after, &mesh, now);
+    if !objections.is_empty() {
+        let all: Vec<String> = objections.iter().map(|one| format!("{} ({})", one.message, one.reason)).collect();
+        let message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
+        return fail(seen, "AuditFailed", &message, Retry::Never, now);
+    }
+    go(seen, Phase::Committing, "the new material is good", now)
+}
+
+fn staged(seen: &Observed) -> [Material; 3] {
+    seen.staged.clone().map(Option::unwrap_or_default)
+}
+
+/// The policy, and whether the certificates are still those that this is about.
+fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
+    if present_leaves(seen) != seen.renewal.status.certificates {
+        let message = "somebody else has replaced the certificates that this renewal was about";
+        return Some(end(seen, Phase::Superseded, "Replaced", message, now));
+    }
+    let (hold, message) = seen.policy.holds(&seen.about, now)?;
+    Some(match seen.renewal.status.phase {
+        Phase::AwaitingApproval => note(seen, hold.as_str(), &message),
+        // Nothing was touched yet: it starts over once it may.
+        _ => give_back(seen).unwrap_or_else(|| go(seen, Phase::Pending, &message, now)),
+    })
+}

@@ -1,0 +1,180 @@
+//! Restarting the consumers and proving that they use what is stored.
+
+use crate::mesh::SecretRole;
+use crate::renewal::observed::{Holder, Observed};
+use crate::renewal::step::commit::adopted;
+use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
+use crate::renewal::step::{Effect, Next, is_clustered};
+use crate::renewal::{Digests, Intent, Phase, Status, Tier, TooOften};
+use crate::rollout::{Kind, Members, Progress, Workload};
+use crate::time::{DAY, UnixTime, in_words};
+
+/// Shared workloads wait this long for other renewals, so that they restart once for all.
+const COALESCE: i64 = 15 * 60;
+/// A workload whose template has to be written more often has another owner. Its status changes its version too, so this is no small number.
+const MOST_RESTARTS: u32 = 8;
+
+pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
+    let status = &seen.renewal.status;
+    if let Some(next) = undone(seen, now) {
+        return next;
+    }
+    let tiers = match &seen.tiers {
+        Ok(tiers) => tiers,
+        Err(message) => return overdue(seen, message, now),
+    };
+    let (Some(goal), Some(since)) = (goal(seen), status.committed_at) else {
+        return fail(seen, "JournalIncomplete", "the journal lacks the target", Retry::Never, now);
+    };
+    let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+    let Some(tier) = tiers.get(index) else {
+        return go(seen, Phase::Verifying, "every pod is new and ready", now);
+    };
+    let digest = goal.combined();
+    let mut waiting = Vec::new();
+    for (position, workload) in tier.iter().enumerate() {
+        let at = (index, position);
+        let members = if is_clustered(workload.target.serves) { seen.members } else { Members::Healthy };
+        match workload.progress(&digest, since, members) {
+            Progress::Done => {}
+            Progress::NotBegun => {
+                if let Some(next) = coalesce(seen, workload, now) {
+                    return next;
+                }
+                let stepped = workload.kind == Kind::StatefulSet
+                    && is_clustered(workload.target.serves)
+                    && workload.wanted > 1
+                    && !workload.on_delete;
+                // Pods that are newer than the commit although our annotation is gone: it was restarted, and somebody rewrites the template.
+                let tried = |intent: &Intent| {
+                    intent.name == workload.name && intent.resource_version != workload.resource_version
+                };
+                if status.restarts.iter().any(tried) && workload.pods.iter().any(|pod| pod.created > since) {
+                    waiting.push(format!("{}: another controller rewrites its pod template", workload.name));
+                    continue;
+                }
+                // A template that another controller rewrites is not written for ever.
+                match Intent::next(&status.restarts, &workload.name, &workload.resource_version, MOST_RESTARTS) {
+                    Ok(None) => {
+                        let partition = stepped.then_some(workload.wanted);
+                        return Next::Act(Effect::Restart { at, partition, digest });
+                    }
+                    Ok(Some(restarts)) => return Next::Journal(Box::new(Status { restarts, ..status.clone() })),
+                    Err(TooOften) => {
+                        waiting.push(format!("{}: another controller rewrites its pod template", workload.name))
+                    }
+                }
+            }
+            Progress::Partition(partition) => {
+                let last = workload.is_all_new(&digest, since);
+                return Next::Act(Effect::SetPartition { at, partition, last });
+            }
+            Progress::DeletePod(name, uid) => return Next::Act(Effect::DeletePod { name, uid }),
+            Progress::Rolling(words) => waiting.push(format!("{}: {words}", workload.name)),
+        }
+    }
+    if !waiting.is_empty() {
+        return overdue(seen, &waiting.join("; "), now);
+    }
+    let mut next = status.clone();
+    next.tier = Some(Tier { index: index as u32 + 1, since: now });
+    Next::Journal(Box::new(next))
+}
+
+/// What all meshes share restarts once for all that are on their way.
+fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next> {
+    if !workload.target.shared {
+        return None;
+    }
+    if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
+        return Some(Next::Act(Effect::ReleaseLease(slot.clone())));
+    }
+    let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
+    let patient = since.seconds_until(now) < COALESCE;
+    let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
+    (patient && seen.others_under_way).then(|| note(seen, "Coalescing", &message))
+}
+
+/// Whether the present tier consists of what all meshes share.
+pub(super) fn at_shared_tier(seen: &Observed) -> bool {
+    let index = seen.renewal.status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+    let Ok(tiers) = &seen.tiers else { return false };
+    tiers.get(index).is_none_or(|tier| tier.iter().all(|workload| workload.target.shared))
+}
+
+pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
+    if let Some(next) = undone(seen, now) {
+        return next;
+    }
+    let status = &seen.renewal.status;
+    let Some(unproven) = &seen.proof else { return Next::Wait(None) };
+    if unproven.is_empty() {
+        let (phase, message) = if status.rolling_back {
+            (Phase::RolledBack, "the former certificates are in force again, and served by every endpoint")
+        } else {
+            (Phase::Succeeded, "every endpoint serves the stored certificates, and the API was used with them")
+        };
+        return end(seen, phase, phase.as_str(), message, now);
+    }
+    let words: Vec<&str> = unproven.iter().map(|one| one.message.as_str()).collect();
+    let words = words.join("; ");
+    let since = status.phase_since.unwrap_or(now);
+    if since.seconds_until(now) < seen.policy.verify_deadline {
+        return note(seen, "Verifying", &words);
+    }
+    let first_end = status.plan.as_ref().and_then(|plan| plan.leaves.iter().map(|leaf| leaf.ends_at).min());
+    let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
+    if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refused) {
+        return roll_back(seen, &format!("the new certificates are refused: {words}"), now);
+    }
+    let message = format!(
+        "not proven within {}: {words}; the certificates stay as they are",
+        in_words(seen.policy.verify_deadline)
+    );
+    fail(seen, "Unproven", &message, Retry::Later, now)
+}
+
+/// Turns round.
+pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
+    let mut status = journal::enter(seen, Phase::Committing, why, now);
+    status.rolling_back = true;
+    status.commits.clear();
+    status.restarts.clear();
+    status.committed_at = None;
+    status.tier = None;
+    set_condition(&mut status, "Committed", "False", now);
+    Next::Journal(Box::new(status))
+}
+
+/// Somebody wrote the live Secrets after the commit: good certificates are taken over, anything else ends this.
+fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let goal = goal(seen)?;
+    if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
+        return None;
+    }
+    if let Some(status) = adopted(seen, now) {
+        return Some(Next::Journal(Box::new(status)));
+    }
+    let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
+    Some(fail(seen, "ForeignOwner", message, Retry::Never, now))
+}
+
+fn goal(seen: &Observed) -> Option<&Digests> {
+    let status = &seen.renewal.status;
+    if status.rolling_back { status.before.as_ref() } else { status.target.as_ref() }
+}
+
+/// Waits within the tier's deadline.
+fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
+    let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
+    // What is shared may have waited for others first.
+    let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
+    if since.seconds_until(now) < seen.policy.restart_deadline + patience {
+        return note(seen, "Restarting", words);
+    }
+    let message = format!(
+        "not restarted within {}: {words}; the new certificates stay, and nothing is restarted a second time",
+        in_words(seen.policy.restart_deadline)
+    );
+    fail(seen, "RestartStuck", &message, Retry::Later, now)
+}

@@ -1,0 +1,385 @@
+//! Workloads that use a mesh's certificates, and how far the restart of one is.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::time::UnixTime;
+
+/// Annotation of a pod template: the digest of the certificates for which it was restarted.
+pub const DIGEST_ANNOTATION: &str = "meshcert.dev/certificates-digest";
+/// The annotation that `kubectl rollout restart` sets, which people look for.
+pub const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+/// Annotation of a StatefulSet: the partition that it had before the restart stepped it.
+pub const PARTITION_BEFORE: &str = "meshcert.dev/partition-before";
+
+/// A workload that is restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// Name template; `{mesh}` stands for the mesh's id.
+    pub name: String,
+    /// What it serves.
+    #[serde(default)]
+    pub serves: Serves,
+    /// Serves all meshes of the cluster: restarted once for all certificates that are waiting.
+    #[serde(default)]
+    pub shared: bool,
+    /// May be absent.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// What the pods of a workload serve, for the proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Serves {
+    /// Nothing that shows the mesh's certificates.
+    #[default]
+    Nothing,
+    /// The hosted API.
+    KubeApiserver,
+    /// etcd.
+    Etcd,
+}
+
+/// The tiers that are restarted one after the other.
+pub fn default_tiers() -> Vec<Vec<Target>> {
+    let target = |name: &str, serves, shared| Target { name: name.to_owned(), serves, shared, optional: shared };
+    vec![
+        vec![target("{mesh}-etcd", Serves::Etcd, false)],
+        vec![target("{mesh}-hosted-apiserver", Serves::KubeApiserver, false)],
+        vec![target("istiod-{mesh}-hosted", Serves::Nothing, false)],
+        vec![target("mspider-mcpc-ckube-remote", Serves::Nothing, true)],
+    ]
+}
+
+/// Kinds of workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Kind {
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+    /// `apps/v1` Deployment.
+    Deployment,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
+}
+
+impl Kind {
+    /// All, in the order in which a name is looked for.
+    pub const ALL: [Self; 3] = [Self::StatefulSet, Self::Deployment, Self::DaemonSet];
+
+    /// The kind's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StatefulSet => "StatefulSet",
+            Self::Deployment => "Deployment",
+            Self::DaemonSet => "DaemonSet",
+        }
+    }
+
+    /// The resource's plural.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::StatefulSet => "statefulsets",
+            Self::Deployment => "deployments",
+            Self::DaemonSet => "daemonsets",
+        }
+    }
+}
+
+/// A workload as it was seen, with its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// What it is configured as.
+    pub target: Target,
+    /// Kind.
+    pub kind: Kind,
+    /// Name.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// Whether the status is about the present spec.
+    pub observed: bool,
+    /// Replicas that are wanted.
+    pub wanted: u32,
+    /// Replicas of the newest template.
+    pub updated: u32,
+    /// Replicas that are available.
+    pub available: u32,
+    /// Replicas there are.
+    pub replicas: u32,
+    /// [`DIGEST_ANNOTATION`] of its pod template.
+    pub digest: Option<String>,
+    /// `rollingUpdate.partition` of a StatefulSet.
+    pub partition: u32,
+    /// [`PARTITION_BEFORE`].
+    pub partition_before: Option<u32>,
+    /// Replaces no pod by itself (`OnDelete`).
+    pub on_delete: bool,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+}
+
+/// A pod of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name.
+    pub name: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Address, once it has one.
+    pub ip: Option<String>,
+    /// When it was created, by the API server's clock.
+    pub created: UnixTime,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// [`DIGEST_ANNOTATION`].
+    pub digest: Option<String>,
+    /// Why it does not start, in words.
+    pub problem: Option<String>,
+}
+
+/// How the members of a cluster are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Members {
+    /// Those that are new work, or there is nothing to ask.
+    #[default]
+    Healthy,
+    /// One that is new does not work, while old ones do: it is waited for.
+    Unhealthy,
+    /// None works: the quorum is lost already, and nothing is gained by waiting.
+    Lost,
+}
+
+/// How far the restart of a workload is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Its template does not ask for these certificates yet.
+    NotBegun,
+    /// It goes on; in words, what is waited for.
+    Rolling(String),
+    /// A StatefulSet's next member may go: the partition to set, or to restore.
+    Partition(u32),
+    /// A pod that its controller does not replace: its name and uid.
+    DeletePod(String, String),
+    /// Every pod is new and ready.
+    Done,
+}
+
+impl Pod {
+    fn ordinal(&self) -> u32 {
+        self.name.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Workload {
+    /// Whether a pod was started for these certificates: by its annotation, or because another controller rewrites the template and it is newer than they are.
+    fn is_new(&self, pod: &Pod, digest: &str, since: UnixTime) -> bool {
+        pod.digest.as_deref() == Some(digest) || (self.digest.as_deref() != Some(digest) && pod.created > since)
+    }
+
+    /// Whether every pod was started for the certificates.
+    pub fn is_all_new(&self, digest: &str, since: UnixTime) -> bool {
+        self.pods.iter().all(|pod| self.is_new(pod, digest, since))
+    }
+
+    /// How far it is on its way to pods that were started for the certificates with this digest, in force since `since`.
+    /// `members` says how those of a cluster are.
+    pub fn progress(&self, digest: &str, since: UnixTime, members: Members) -> Progress {
+        let is_new = |pod: &Pod| self.is_new(pod, digest, since);
+        let all_new = !self.pods.is_empty() && self.pods.iter().all(is_new);
+        // Somebody else restarted it after the commit, or restarts it now: that is as good, and once is enough.
+        if self.digest.as_deref() != Some(digest) && !(self.target.shared && all_new) && !(all_new && self.is_settled())
+        {
+            return Progress::NotBegun;
+        }
+        if self.wanted == 0 && self.pods.is_empty() {
+            return Progress::Done;
+        }
+        if !self.observed {
+            return Progress::Rolling("its controller has not seen the change yet".to_owned());
+        }
+        // Nobody else goes while a member is on its way out.
+        if let Some(leaving) = self.pods.iter().find(|pod| pod.deleting) {
+            return Progress::Rolling(format!("{} is ending", leaving.name));
+        }
+        let stale: Vec<&Pod> = self.pods.iter().filter(|pod| !is_new(pod) && !pod.deleting).collect();
+        let fresh_ready = self.pods.iter().filter(|pod| is_new(pod)).all(|pod| pod.ready && !pod.deleting);
+        // A controller does not replace a member that is down with the old certificates (OrderedReady), and it will not come up by waiting.
+        if self.kind == Kind::StatefulSet
+            && let Some(down) =
+                stale.iter().find(|pod| !pod.ready && (self.on_delete || self.partition <= pod.ordinal()))
+        {
+            return Progress::DeletePod(down.name.clone(), down.uid.clone());
+        }
+        let missing = (self.pods.len() as u32) < self.wanted;
+        let may_go = !missing
+            && match members {
+                Members::Healthy => fresh_ready,
+                Members::Unhealthy => false,
+                Members::Lost => true,
+            };
+        if let Some(before) = self.partition_before
+            && may_go
+        {
+            match stale.iter().map(|pod| pod.ordinal()).max() {
+                Some(next) if next < self.partition => return Progress::Partition(next),
+                None if fresh_ready => return Progress::Partition(before),
+                _ => {}
+            }
+        }
+        if self.on_delete
+            && may_go
+            && let Some(next) = stale.iter().max_by_key(|pod| pod.ordinal())
+        {
+            return Progress::DeletePod(next.name.clone(), next.uid.clone());
+        }
+        if all_new && self.is_settled() && self.partition_before.is_none() {
+            return Progress::Done;
+        }
+        let problem = self.pods.iter().find_map(|pod| pod.problem.as_ref().map(|why| format!("; {}: {why}", pod.name)));
+        Progress::Rolling(format!(
+            "{} of {} pods are new, {} available{}",
+            self.pods.iter().filter(|pod| is_new(pod)).count(),
+            self.wanted,
+            self.available,
+            problem.unwrap_or_default()
+        ))
+    }
+
+    /// Whether all replicas are there, of the newest template and available, and no other pod is left.
+    fn is_settled(&self) -> bool {
+        let counted = self.replicas == self.wanted && self.available >= self.wanted;
+        let updated = self.updated >= self.wanted || self.on_delete;
+        self.observed
+            && counted
+            && updated
+            && self.pods.len() as u32 == self.wanted
+            && self.pods.iter().all(|pod| pod.ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SINCE: UnixTime = UnixTime(1000);
+
+    fn mk_pod(ordinal: u32, digest: Option<&str>, ready: bool) -> Pod {
+        Pod {
+            name: format!("m-etcd-{ordinal}"),
+            uid: format!("u{ordinal}"),
+            ip: None,
+            created: UnixTime(500),
+            ready,
+            deleting: false,
+            digest: digest.map(str::to_owned),
+            problem: None,
+        }
+    }
+
+    fn mk_workload(pods: Vec<Pod>) -> Workload {
+        let wanted = pods.len() as u32;
+        Workload {
+            target: default_tiers()[0][0].clone(),
+            kind: Kind::StatefulSet,
+            name: "m-etcd".to_owned(),
+            uid: "w".to_owned(),
+            resource_version: "1".to_owned(),
+            observed: true,
+            wanted,
+            updated: wanted,
+            available: wanted,
+            replicas: wanted,
+            digest: Some("d".to_owned()),
+            partition: 0,
+            partition_before: None,
+            on_delete: false,
+            pods,
+        }
+    }
+
+    #[test]
+    fn it_is_done_when_every_pod_is_new_and_ready() {
+        let done = mk_workload(vec![mk_pod(0, Some("d"), true)]);
+        assert_eq!(done.progress("d", SINCE, Members::Healthy), Progress::Done);
+        assert_eq!(done.progress("e", SINCE, Members::Healthy), Progress::NotBegun);
+        for change in [
+            |w: &mut Workload| w.observed = false,
+            |w: &mut Workload| w.available = 0,
+            |w: &mut Workload| w.updated = 0,
+            |w: &mut Workload| w.pods[0].digest = None,
+            |w: &mut Workload| w.pods[0].ready = false,
+            |w: &mut Workload| w.pods.push(mk_pod(1, None, true)),
+        ] {
+            let mut workload = done.clone();
+            change(&mut workload);
+            assert!(matches!(workload.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)), "{workload:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_by_somebody_else_after_the_commit_is_as_good() {
+        let mut foreign = mk_workload(vec![mk_pod(0, None, true)]);
+        foreign.digest = None;
+        assert_eq!(foreign.progress("d", SINCE, Members::Healthy), Progress::NotBegun);
+        foreign.pods[0].created = UnixTime(1001);
+        assert_eq!(foreign.progress("d", SINCE, Members::Healthy), Progress::Done);
+    }
+
+    #[test]
+    fn members_go_one_by_one_and_only_when_those_before_are_healthy() {
+        let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, None, true)).collect());
+        (etcd.partition, etcd.partition_before) = (3, Some(0));
+        assert_eq!(etcd.progress("d", SINCE, Members::Healthy), Progress::Partition(2));
+        etcd.partition = 2;
+        assert!(
+            matches!(etcd.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)),
+            "the controller replaces the third"
+        );
+        etcd.pods[2] = mk_pod(2, Some("d"), false);
+        assert!(matches!(etcd.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)));
+        etcd.pods[2].ready = true;
+        assert!(matches!(etcd.progress("d", SINCE, Members::Unhealthy), Progress::Rolling(_)), "ready is not healthy");
+        assert_eq!(etcd.progress("d", SINCE, Members::Healthy), Progress::Partition(1));
+        etcd.pods = (0..3).map(|n| mk_pod(n, Some("d"), true)).collect();
+        etcd.partition = 0;
+        assert_eq!(
+            etcd.progress("d", SINCE, Members::Healthy),
+            Progress::Partition(0),
+            "what it had before is restored"
+        );
+    }
+
+    #[test]
+    fn a_member_that_is_down_with_old_certificates_is_not_waited_for() {
+        let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, None, false)).collect());
+        (etcd.partition, etcd.partition_before) = (0, Some(0));
+        assert_eq!(
+            etcd.progress("d", SINCE, Members::Unhealthy),
+            Progress::DeletePod("m-etcd-0".to_owned(), "u0".to_owned())
+        );
+    }
+
+    #[test]
+    fn nobody_else_goes_while_a_member_is_ending() {
+        let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, None, true)).collect());
+        (etcd.partition, etcd.partition_before) = (2, Some(0));
+        etcd.pods[2].deleting = true;
+        assert!(matches!(etcd.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)));
+        (etcd.partition_before, etcd.on_delete) = (None, true);
+        assert!(matches!(etcd.progress("d", SINCE, Members::Lost), Progress::Rolling(_)));
+    }
+
+    #[test]
+    fn where_the_quorum_is_lost_the_rest_goes_at_once() {
+        let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, (n == 2).then_some("d"), n != 2)).collect());
+        (etcd.partition, etcd.partition_before) = (2, Some(0));
+        assert!(matches!(etcd.progress("d", SINCE, Members::Unhealthy), Progress::Rolling(_)));
+        assert_eq!(etcd.progress("d", SINCE, Members::Lost), Progress::Partition(1));
+    }
+}

@@ -1,0 +1,202 @@
+//! `POST /webhook`: takes Alertmanager's notifications. It only asks; the acting plane decides from the certificates.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ring::digest::{SHA256, digest};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::metrics::renewals::{Received, Refusal, RenewalMetrics};
+use crate::notification::{Mapping, Notification};
+use crate::requests::{Answer, Asked, Desk};
+use crate::server::{App, sentence};
+
+/// Of a body: thousands of alerts.
+const LARGEST_BODY: usize = 4 << 20;
+/// An answer later than this is a duplicate delivery sooner or later.
+const DEADLINE: Duration = Duration::from_millis(900);
+
+/// Who may ask, and where renewals are asked for.
+pub struct Webhook {
+    /// File with a bearer token.
+    pub bearer_token: Option<PathBuf>,
+    /// User, and file with the password.
+    pub basic: Option<(String, PathBuf)>,
+    /// How alerts name their mesh.
+    pub mapping: Mapping,
+    /// Takes the requests.
+    pub desk: Arc<Desk>,
+    /// Counts.
+    pub metrics: Arc<RenewalMetrics>,
+}
+
+pub(super) async fn only_post() -> Response {
+    let mut response = sentence(StatusCode::METHOD_NOT_ALLOWED, "this path answers POST only");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+pub(super) async fn receive(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let Some(webhook) = app.webhook.load_full() else {
+        return sentence(
+            StatusCode::NOT_FOUND,
+            "the webhook is disabled: it is no role of this process, or has no credential",
+        );
+    };
+    let complete = || app.observed.sources().iter().all(|source| source.up);
+    webhook.receive(&headers, body, complete).await
+}
+
+impl Webhook {
+    /// `complete`: whether every source is up, so that a mesh which is not known does not exist.
+    async fn receive(&self, headers: &HeaderMap, body: Body, complete: impl Fn() -> bool) -> Response {
+        match self.is_authorized(headers).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let mut response =
+                    self.refuse(Refusal::Unauthorized, StatusCode::UNAUTHORIZED, "the credential is missing or wrong");
+                response
+                    .headers_mut()
+                    .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"meshcert\""));
+                return response;
+            }
+            Err(path) => {
+                warn!(path = %path.display(), "the webhook's credential cannot be read: nobody may ask");
+                return self.refuse(
+                    Refusal::Disabled,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no credential is configured that can be read",
+                );
+            }
+        }
+        let body = match Limited::new(body, LARGEST_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return self.refuse(Refusal::TooLarge, StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 4 MiB");
+            }
+            Err(_) => return self.refuse(Refusal::Invalid, StatusCode::BAD_REQUEST, "the body broke off"),
+        };
+        let notification = match Notification::read(&body) {
+            Ok(notification) => notification,
+            Err(error) => return self.refuse(Refusal::Invalid, StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        let selectors = notification.selectors(&self.mapping);
+        if selectors.is_empty() {
+            self.metrics.received(Received::Ignored);
+            return sentence(StatusCode::OK, "nothing to do: no alert of webhook.alertNames is firing");
+        }
+        match tokio::time::timeout(DEADLINE, self.desk.ask_for(&selectors)).await {
+            Ok((_, true)) if !complete() => {
+                self.metrics.received(Received::Unavailable);
+                sentence(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the mesh is not known, and not every cluster can be read now; send it again",
+                )
+            }
+            Ok((answers, _)) => self.answer(answers),
+            Err(_) => {
+                self.metrics.received(Received::Unavailable);
+                sentence(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the cluster did not store the requests in time; send it again",
+                )
+            }
+        }
+    }
+
+    fn answer(&self, answers: Vec<(String, Answer)>) -> Response {
+        let mut lines = Vec::new();
+        let mut status = StatusCode::OK;
+        for (mesh, answer) in answers {
+            let words = match answer {
+                Answer::Asked(Asked::Created(name)) => format!("asked for a renewal, {name}"),
+                Answer::Asked(Asked::Exists(name, phase)) => format!("{name} is there already, {}", phase.as_str()),
+                Answer::Asked(Asked::Deleting(name)) => {
+                    status = StatusCode::SERVICE_UNAVAILABLE;
+                    format!("{name} is being deleted; send it again")
+                }
+                Answer::NotDue => {
+                    self.metrics.refused(Refusal::NotDue);
+                    "nothing ends within renewBefore".to_owned()
+                }
+                Answer::Unavailable(why) => {
+                    status = StatusCode::SERVICE_UNAVAILABLE;
+                    warn!(mesh, "a renewal could not be asked for: {why}");
+                    "the cluster did not store the request; send it again".to_owned()
+                }
+            };
+            lines.push(format!("{mesh}: {words}"));
+        }
+        let stored = status == StatusCode::OK;
+        self.metrics.received(if stored { Received::Accepted } else { Received::Unavailable });
+        // Answers stand in Alertmanager's log.
+        let shown = lines.len().min(50);
+        let more = if lines.len() > shown { format!("\nand {} more", lines.len() - shown) } else { String::new() };
+        let text =
+            if lines.is_empty() { "there is no hosted mesh".to_owned() } else { lines[..shown].join("\n") + &more };
+        info!(status = status.as_u16(), meshes = lines.len(), "notification");
+        sentence(status, &text)
+    }
+
+    fn refuse(&self, reason: Refusal, status: StatusCode, words: &str) -> Response {
+        self.metrics.received(Received::Refused);
+        self.metrics.refused(reason);
+        sentence(status, words)
+    }
+
+    /// Whether the request holds one of the configured credentials; the file that cannot be read where none can.
+    async fn is_authorized(&self, headers: &HeaderMap) -> Result<bool, &Path> {
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (scheme, given) = given.split_once(' ').unwrap_or_default();
+        let mut readable = false;
+        let mut authorized = false;
+        let mut unreadable = None;
+        if let Some(path) = &self.bearer_token {
+            match secret(path).await {
+                Some(token) => {
+                    readable = true;
+                    authorized |=
+                        scheme.eq_ignore_ascii_case("bearer") & same(given.trim().as_bytes(), token.as_bytes());
+                }
+                None => unreadable = Some(path.as_path()),
+            }
+        }
+        if let Some((user, path)) = &self.basic {
+            match secret(path).await {
+                Some(password) => {
+                    readable = true;
+                    let wanted = Zeroizing::new(format!("{user}:{}", *password));
+                    let given = Zeroizing::new(STANDARD.decode(given.trim()).unwrap_or_default());
+                    authorized |= scheme.eq_ignore_ascii_case("basic") & same(&given, wanted.as_bytes());
+                }
+                None => unreadable = Some(path.as_path()),
+            }
+        }
+        match unreadable {
+            Some(path) if !readable => Err(path),
+            _ => Ok(authorized),
+        }
+    }
+}
+
+/// A credential's file, without the newline at its end; an empty one is none.
+async fn secret(path: &Path) -> Option<Zeroizing<String>> {
+    let text = Zeroizing::new(tokio::fs::read_to_string(path).await.ok()?);
+    let trimmed = text.trim();
+    (!trimmed.is_empty()).then(|| Zeroizing::new(trimmed.to_owned()))
+}
+
+/// Compares digests: how long it takes says nothing about where two credentials differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    digest(&SHA256, a).as_ref() == digest(&SHA256, b).as_ref()
+}

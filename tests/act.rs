@@ -1,0 +1,175 @@
+//! From an alert to renewed and proven, by the real kubectl, by HTTP and by the commands, on `meshcert demo`.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output};
+
+use support::daemon::Demo;
+use support::tools;
+
+const TOKEN: &str = "t0ken";
+
+/// Status code and body of a POST to the webhook.
+fn post(demo: &Demo, authorization: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(&demo.address).unwrap();
+    let head = format!(
+        "POST /webhook HTTP/1.1\r\nHost: {}\r\nAuthorization: {authorization}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        demo.address,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{answer}"));
+    (status, answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+}
+
+fn is_ready(demo: &Demo) -> bool {
+    let mut stream = TcpStream::connect(&demo.address).unwrap();
+    write!(stream, "GET /-/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.starts_with("HTTP/1.1 200")
+}
+
+fn notification(alert: &str, mesh: &str) -> String {
+    format!(
+        r#"{{"version":"4","status":"firing","receiver":"r","alerts":[{{"status":"firing","labels":{{"alertname":"{alert}","mesh_cluster":"demo","mesh_namespace":"istio-system","mesh_id":"{mesh}"}}}}]}}"#
+    )
+}
+
+fn meshcert(demo: &Demo, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        .args(arguments)
+        .arg("--kubeconfig")
+        .arg(&demo.kubeconfig)
+        .output()
+        .unwrap()
+}
+
+/// What a command prints; it must succeed.
+fn printed(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn wait_for(demo: &Demo, phase: &str) {
+    demo.kubectl(&["wait", "crn", "--all", &format!("--for=jsonpath={{.status.phase}}={phase}"), "--timeout=120s"]);
+}
+
+#[test]
+fn the_demo_goes_from_alert_to_proof() {
+    let demo = Demo::start(&["--mode", "auto", "--scenario", "mixed", "--webhook-token", TOKEN]);
+    let expired = "hosted-expired";
+    loop {
+        if demo.kubectl(&["get", "crn", "-o", "name"]).lines().count() == 3 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    wait_for(&demo, "Succeeded");
+    let table = demo.kubectl(&["get", "crn"]);
+    assert!(
+        table.starts_with("NAME") && table.contains("MESH") && table.contains("PHASE") && table.contains(expired),
+        "{table}"
+    );
+    assert!(demo.kubectl(&["describe", "crn"]).contains("every endpoint serves the stored certificates"));
+    assert!(
+        demo.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]).contains("Succeeded"),
+        "Events tell of it"
+    );
+    // Its exit code is about the meshes that are broken in other ways.
+    let status = String::from_utf8(meshcert(&demo, &["status"]).stdout).unwrap();
+    assert!(status.lines().any(|line| line.contains(expired) && line.contains("364 days")), "{status}");
+    let history = printed(&meshcert(&demo, &["history", expired]));
+    assert!(history.contains("Verifying") && history.contains("Succeeded"), "{history}");
+}
+
+#[test]
+fn the_webhook_takes_what_alertmanager_sends_and_nothing_else() {
+    // In this mode a request is stored and held.
+    let demo = Demo::start(&["--mode", "observe", "--webhook-token", TOKEN]);
+    while !is_ready(&demo) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let alert = "MspiderHostedKubeAPICertExpiration";
+    let bearer = format!("Bearer {TOKEN}");
+    let body = notification(alert, "hosted-demo");
+    assert_eq!(post(&demo, "", &body).0, 401);
+    assert_eq!(post(&demo, "Bearer wrong", &body).0, 401);
+    assert_eq!(post(&demo, &bearer, "{}").0, 400);
+    assert_eq!(post(&demo, &bearer, &body.replace("\"4\"", "\"3\"")).0, 400);
+    assert_eq!(post(&demo, &bearer, &" ".repeat((4 << 20) + 1)).0, 413);
+    let (status, words) = post(&demo, &bearer, &notification("SomethingElse", "hosted-demo"));
+    assert!(status == 200 && words.starts_with("nothing to do"), "{words}");
+    let (status, words) = post(&demo, &bearer, &notification(alert, "hosted-healthy"));
+    assert!(status == 200 && words.contains("nothing ends within"), "{words}");
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]), "");
+
+    let (status, words) = post(&demo, &bearer, &body);
+    assert!(status == 200 && words.contains("asked for a renewal"), "{words}");
+    let (status, words) = post(&demo, &bearer, &body);
+    assert!(status == 200 && words.contains("is there already"), "{words}");
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]).lines().count(), 1);
+    // An alert about a mesh that nobody knows means: look at every mesh.
+    post(&demo, &bearer, &notification(alert, "nobody"));
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]).lines().count(), 3);
+}
+
+#[test]
+fn a_person_plans_approves_and_rolls_back() {
+    let demo = Demo::start(&["--mode", "approve", "--scenario", "expiring", "--meshes", "1"]);
+    let plan = printed(&meshcert(&demo, &["plan", "expiring-1"]));
+    assert!(plan.contains("CN=kube-apiserver") && plan.contains("StatefulSet/expiring-1-etcd"), "{plan}");
+    printed(&meshcert(&demo, &["renew", "expiring-1"]));
+    wait_for(&demo, "AwaitingApproval");
+    let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
+    assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
+    let back = printed(&meshcert(&demo, &["rollback", "expiring-1", "--wait"]));
+    assert!(back.contains("RolledBack") && back.contains("is paused"), "{back}");
+    let missing = meshcert(&demo, &["plan", "nobody"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&missing.stderr).contains("there is no hosted mesh nobody in default/istio-system")
+    );
+}
+
+#[test]
+fn the_manual_procedure_runs_as_it_is_printed() {
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1"]);
+    let script = printed(&meshcert(&demo, &["runbook", "expiring-1"]));
+    assert!(script.contains("rollout restart statefulset/expiring-1-etcd"), "{script}");
+    let path = std::env::join_paths(
+        [tools::kubectl().parent().unwrap().to_owned()]
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    )
+    .unwrap();
+    // The embedded cluster runs no image: the Job's log is all that it lacks.
+    let script = script.lines().filter(|line| !line.contains(" logs job/")).collect::<Vec<_>>().join("\n");
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(demo.folder.path())
+        .env("PATH", path)
+        .env("KUBECONFIG", &demo.kubeconfig)
+        .env("KUBECACHEDIR", demo.folder.path().join("cache"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let jobs = demo.kubectl(&["get", "jobs"]);
+    assert!(jobs.contains("expiring-1-hosted-apiserver-certs-renew"), "{jobs}");
+    let generation =
+        demo.kubectl(&["get", "deployment", "expiring-1-hosted-apiserver", "-o", "jsonpath={.metadata.generation}"]);
+    assert_eq!(generation, "2");
+}
