@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use support::daemon::Demo;
 use support::tools;
 
-const TOKEN: &str = "t0ken";
+const TOKEN: &str = "t0p-s3cret-t0ken";
 
 /// Status code and body of a POST to the webhook.
 fn post(demo: &Demo, authorization: &str, body: &str) -> (u16, String) {
@@ -125,6 +125,84 @@ fn the_webhook_takes_what_alertmanager_sends_and_nothing_else() {
     // An alert about a mesh that nobody knows means: look at every mesh.
     post(&demo, &bearer, &notification(alert, "nobody"));
     assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]).lines().count(), 3);
+}
+
+#[test]
+fn many_notifications_at_once_make_one_renewal() {
+    let demo = Demo::start(&["--mode", "observe", "--webhook-token", TOKEN]);
+    while !is_ready(&demo) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let body = notification("MspiderHostedKubeAPICertExpiration", "hosted-demo");
+    // Near-identical: other replicas of Prometheus add labels of their own.
+    let other = body.replace("\"mesh_cluster\"", "\"replica\":\"b\",\"mesh_cluster\"");
+    let answers: Vec<(u16, String)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..40)
+            .map(|number| {
+                let (demo, body) = (&demo, if number % 2 == 0 { &body } else { &other });
+                scope.spawn(move || post(demo, &format!("Bearer {TOKEN}"), body))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|(status, _)| *status == 200 || *status == 503), "{answers:?}");
+    assert!(answers.iter().any(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]).lines().count(), 1);
+}
+
+#[test]
+fn no_key_and_no_token_is_shown_anywhere() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    let demo = Demo::start_logging(
+        &[
+            "--mode",
+            "auto",
+            "--scenario",
+            "expiring",
+            "--meshes",
+            "1",
+            "--webhook-token",
+            TOKEN,
+            "--log-level",
+            "trace",
+        ],
+        &log,
+    );
+    let secrets =
+        |what: &str| demo.kubectl(&["get", "secrets", "-n", "istio-system", "-o", &format!("jsonpath={what}")]);
+    let before = secrets("{.items[*].data}");
+    while demo.kubectl(&["get", "crn", "-o", "name"]).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    wait_for(&demo, "Succeeded");
+    // Every key, old and new: a stretch of its base64 from the middle, as it stands in the Secret and as it stands in the PEM.
+    let all = format!("{before} {}", secrets("{.items[*].data}"));
+    let field = regex::Regex::new(r#""([^"]+\.key|config)":"([A-Za-z0-9+/=]{80,})""#).unwrap();
+    let mut needles = Vec::new();
+    for found in field.captures_iter(&all) {
+        use base64::Engine;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&found[2]).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        needles.push(found[2][found[2].len() / 2..][..24].to_owned());
+        let lines =
+            text.lines().filter(|line| line.len() > 40 && (!line.contains(':') || line.contains("client-key-data")));
+        needles
+            .extend(lines.map(|line| {
+                line.trim().chars().rev().skip(8).take(24).collect::<Vec<_>>().into_iter().rev().collect()
+            }));
+    }
+    assert!(needles.len() > 30, "{}", needles.len());
+    needles.push(TOKEN.to_owned());
+    let shown = [
+        std::fs::read_to_string(&log).unwrap(),
+        demo.kubectl(&["get", "crn,events,leases", "-o", "yaml"]),
+        printed(&meshcert(&demo, &["history", "expiring-1", "-o", "json"])),
+    ];
+    assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
+    for needle in &needles {
+        assert!(shown.iter().all(|text| !text.contains(needle.as_str())), "{needle} is shown");
+    }
 }
 
 #[test]

@@ -104,6 +104,67 @@ fn alertmanager_config(folder: &Path, capture: SocketAddr) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alert_is_delivered_renewed_and_resolved() {
+    let (Some(prometheus), Some(alertmanager)) = (tools::built("prometheus"), tools::built("alertmanager")) else {
+        return;
+    };
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let token = file("token", "s3cret\n".to_owned());
+    let config = format!(
+        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{mode: auto}}\nwebhook: {{bearerTokenFile: '{token}'}}\n",
+        demo.kubeconfig.display()
+    );
+    let (meshcert, alertmanager_address, prometheus_address) = (free_address(), free_address(), free_address());
+    let arguments =
+        ["serve", "--roles", "observe,webhook,act", "--listen", &meshcert, "--config", &file("meshcert.yaml", config)];
+    let _meshcert = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &arguments.map(str::to_owned));
+    let config = format!(
+        "route: {{receiver: meshcert, group_by: [mesh_id], group_wait: 1s, group_interval: 1s}}\n\
+         receivers: [{{name: meshcert, webhook_configs: [{{url: 'http://{meshcert}/webhook', http_config: {{authorization: {{credentials_file: '{token}'}}}}}}]}}]\n"
+    );
+    let _alertmanager = Process::start(
+        &alertmanager,
+        &[
+            format!("--config.file={}", file("alertmanager.yaml", config)),
+            format!("--storage.path={}", folder.path().join("alertmanager").display()),
+            format!("--web.listen-address={alertmanager_address}"),
+            "--cluster.listen-address=".to_owned(),
+        ],
+    );
+    let config = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{}']\n\
+         scrape_configs: [{{job_name: meshcert, static_configs: [{{targets: ['{meshcert}']}}]}}]\n\
+         alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager_address}']}}]}}]}}\n",
+        impatient_rules(folder.path()),
+    );
+    let _prometheus = Process::start(
+        &prometheus,
+        &[
+            format!("--config.file={}", file("prometheus.yaml", config)),
+            format!("--storage.tsdb.path={}", folder.path().join("data").display()),
+            format!("--web.listen-address={prometheus_address}"),
+        ],
+    );
+    let renewals = || async {
+        let table = demo.kubectl(&[
+            "get",
+            "crn",
+            "-o",
+            "jsonpath={range .items[*]}{.spec.trigger} {.status.phase}{\"\\n\"}{end}",
+        ]);
+        table.lines().map(str::to_owned).collect()
+    };
+    until("Alertmanager asked, and the mesh is renewed", &set(&["Alert Succeeded"]), renewals).await;
+    until("the alert is over", &BTreeSet::new(), || firing(&prometheus_address)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers() {
     let (Some(prometheus), Some(alertmanager)) = (tools::built("prometheus"), tools::built("alertmanager")) else {
         return;

@@ -39,6 +39,15 @@ pub struct Demo {
 impl Demo {
     /// Starts one and waits until it says that it is there.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, Stdio::null())
+    }
+
+    /// The same, with its log in a file.
+    pub fn start_logging(arguments: &[&str], log: &Path) -> Self {
+        Self::start_with(arguments, std::fs::File::create(log).unwrap().into())
+    }
+
+    fn start_with(arguments: &[&str], log: Stdio) -> Self {
         let folder = TempDir::new().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         let mut child = Command::new(env!("CARGO_BIN_EXE_meshcert"))
@@ -48,7 +57,7 @@ impl Demo {
             .args(if arguments.contains(&"--mode") { &[][..] } else { &["--mode", "observe"] })
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -57,7 +66,7 @@ impl Demo {
             let line = line.unwrap();
             printed += &line;
             printed += "\n";
-            if line.contains("meshcert status") {
+            if line.contains("meshcert status") || line.contains("meshcert serve") {
                 break;
             }
         }
@@ -67,7 +76,8 @@ impl Demo {
             let line = printed.lines().find(|line| line.contains(prefix)).unwrap_or_else(|| panic!("{printed}"));
             line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned()
         };
-        Self { process: Process(child), address: at("page on"), kubeconfig, printed, folder }
+        let address = if arguments.contains(&"--api-only") { String::new() } else { at("page on") };
+        Self { process: Process(child), address, kubeconfig, printed, folder }
     }
 
     /// Runs the real kubectl on the embedded cluster; its cache stays in the demo's folder.
