@@ -443,3 +443,66 @@ async fn three_members_of_etcd_restart_one_after_the_other() {
     let steps = world.proxy.plan.mutations.lock().unwrap().iter().filter(|one| one.contains("/statefulsets/")).count();
     assert_eq!(steps, 5, "the template with the partition at 3, then 2, 1, 0, and what was before");
 }
+
+/// What an odd mesh comes to: the phase, the reason, and a part of the words.
+async fn assert_ends(mut world: World, policy: Policy, phase: Phase, reason: &str, words: &str) {
+    let name = world.ask().await;
+    let before = world.serials().await;
+    let renewal = world.run_until(&name, policy, is_finished).await;
+    assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (phase, reason), "{}", renewal.status.message);
+    assert!(renewal.status.message.contains(words), "{}", renewal.status.message);
+    if renewal.status.commits.is_empty() {
+        assert_eq!(world.serials().await, before, "nothing was touched");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immutable_secret_is_refused() {
+    let world = World::new(None).await;
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{MESH}-etcd-certs");
+    world.api.merge(&path, &json!({ "immutable": true })).await.unwrap();
+    assert_ends(world, auto(), Phase::Refused, "SecretImmutable", "expiring-1-etcd-certs is immutable").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_secret_is_refused() {
+    let world = World::new(None).await;
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{MESH}-apiserver-admin-kubeconfig");
+    world.api.delete(&path, None).await.unwrap();
+    assert_ends(world, auto(), Phase::Refused, "SecretMissing", "restore it first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_workload_is_refused() {
+    let world = World::new(None).await;
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/istiod-{MESH}-hosted");
+    world.api.delete(&path, None).await.unwrap();
+    assert_ends(world, auto(), Phase::Refused, "WorkloadUnresolved", "istiod-expiring-1-hosted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_not_far_enough_is_refused_for_good() {
+    let world = World::new(None).await;
+    let short = Policy { lifetime: 35 * DAY, ..auto() };
+    assert_ends(world, short, Phase::Refused, "TargetUnreachable", "a new CA has to be made first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_does_not_come_to_an_end_keeps_the_new_certificates_and_says_what_hangs() {
+    let world = World::new(None).await;
+    // Somebody froze the StatefulSet: no pod is ever replaced.
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd");
+    let frozen =
+        json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 5 } } } });
+    world.api.merge(&path, &frozen).await.unwrap();
+    let impatient = Policy { restart_deadline: 1, ..auto() };
+    assert_ends(world, impatient, Phase::Failed, "RestartStuck", "expiring-1-etcd").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_is_said_and_nothing_is_touched() {
+    let calm = run_with(None).await;
+    let backup = calm.iter().position(|one| one.ends_with("/secrets")).unwrap();
+    let world = World::new(Some((backup, Fault::Forbidden))).await;
+    assert_ends(world, auto(), Phase::Failed, "Forbidden", "grant meshcert this right").await;
+}

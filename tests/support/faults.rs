@@ -28,6 +28,8 @@ pub enum Fault {
     Error,
     /// 500, but done.
     ErrorAfter,
+    /// 403, nothing done: not among those that pass.
+    Forbidden,
     /// 429, nothing done.
     Throttled,
     /// The connection breaks, nothing done.
@@ -41,6 +43,7 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Those after which a renewal goes on.
     pub const ALL: [Self; 10] = [
         Self::KilledBefore,
         Self::KilledAfter,
@@ -158,6 +161,7 @@ async fn forward(plan: Arc<Plan>, request: Request<Incoming>) -> Result<Response
             let _ = send(&plan, request).await;
             Ok(refuse(StatusCode::INTERNAL_SERVER_ERROR))
         }
+        Some(Fault::Forbidden) => Ok(refuse(StatusCode::FORBIDDEN)),
         Some(Fault::Throttled) => Ok(refuse(StatusCode::TOO_MANY_REQUESTS)),
         Some(Fault::CutBefore) => Err(Cut),
         Some(Fault::CutAfter) => {
