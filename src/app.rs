@@ -1,16 +1,17 @@
 //! The composition root: puts the parts of the daemon together, in named stages.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
+use crate::app::doors::Doors;
 use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config};
@@ -22,9 +23,10 @@ use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::ports::Clock;
 use crate::requests::Desk;
 use crate::secret::Selection;
-use crate::server::{self, App, Limits};
+use crate::server::App;
 
 pub mod acting;
+mod doors;
 pub mod process;
 
 /// Which clusters to look at: the configuration file and the flags that override it.
@@ -38,6 +40,14 @@ pub struct Sources {
     pub context: Option<String>,
     /// Namespaces of hosted meshes.
     pub namespaces: Vec<String>,
+}
+
+/// What can be used once requests are answered.
+pub struct Listening<'a> {
+    /// What is observed.
+    pub registry: &'a Arc<Registry>,
+    /// The webhook's address, where it has one of its own.
+    pub webhook: Option<SocketAddr>,
 }
 
 /// How often the configuration file is looked at; a ConfigMap's change takes a minute to arrive anyway.
@@ -126,7 +136,7 @@ pub async fn serve(
     roles: Roles,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
-    listening: impl FnOnce(&Arc<Registry>),
+    listening: impl FnOnce(Listening<'_>),
 ) -> anyhow::Result<()> {
     let mut config = sources.load()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -157,11 +167,9 @@ pub async fn serve(
     };
     decide(&config, &mut crew)?;
 
-    let shutdown = CancellationToken::new();
-    let server = server::serve(listener, server::router(Arc::clone(&app)), Limits::default(), shutdown.clone());
-    let server = tokio::spawn(server);
+    let mut doors = Doors::open(&app, &metrics, listener, &config, roles.webhook).await?;
     let rendering = tokio::spawn(render_ahead(Arc::clone(&app), registry.changes()));
-    listening(&registry);
+    listening(Listening { registry: &registry, webhook: doors.webhook() });
 
     tokio::pin!(stop);
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);
@@ -173,9 +181,9 @@ pub async fn serve(
             Ok(()) = discoveries.changed() => {
                 supervisor.reconcile(joined(&config, &discoveries.borrow_and_update())?);
             }
-            _ = reload.tick() => match sources.load() {
-                Ok(new) if new == config => {}
-                Ok(new) => {
+            _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
+                Ok(None) => doors.reload(),
+                Ok(Some(new)) => {
                     config = new;
                     discovery = start_discovery(&config, &discovered)?;
                     supervisor.reconcile(joined(&config, &discoveries.borrow())?);
@@ -196,9 +204,23 @@ pub async fn serve(
     drop(discovery);
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
-    shutdown.cancel();
-    server.await.context("the server's task ended")?;
+    doors.close().await?;
     failure.map_or(Ok(()), Err)
+}
+
+/// The configuration, if it has changed and its addresses are open.
+async fn changed(
+    sources: &Sources,
+    former: &Config,
+    doors: &mut Doors,
+    roles: Roles,
+) -> anyhow::Result<Option<Config>> {
+    let new = sources.load()?;
+    if new == *former {
+        return Ok(None);
+    }
+    doors.set(&new, roles.webhook).await?;
+    Ok(Some(new))
 }
 
 /// The configured and the discovered clusters; a configured one wins over a discovered one of its name.

@@ -12,10 +12,12 @@ use crate::secret::SecretRule;
 
 pub use duration::Duration;
 pub use policy::PolicyConfig;
+pub use tls::TlsConfig;
 pub use webhook::WebhookConfig;
 
 mod duration;
 mod policy;
+mod tls;
 mod webhook;
 
 /// `meshcert.yaml`. Every field has a default; unknown fields are refused.
@@ -32,6 +34,8 @@ pub struct Config {
     pub secret_rules: Vec<SecretRuleConfig>,
     /// When a certificate counts as expiring, and what is done about it.
     pub policy: PolicyConfig,
+    /// TLS of the main address; absent: HTTP.
+    pub tls: Option<TlsConfig>,
     /// Who may ask for renewals over HTTP; absent: nobody.
     pub webhook: Option<WebhookConfig>,
 }
@@ -191,7 +195,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, webhook } = self;
+        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, tls, webhook } = self;
         for (index, cluster) in clusters.iter().enumerate() {
             let path = format!("clusters[{index}]");
             check_name(&format!("{path}.name"), &cluster.name)?;
@@ -209,7 +213,7 @@ impl Config {
         }
         policy.compile()?;
         if let Some(webhook) = webhook {
-            webhook.check()?;
+            webhook.check(tls.as_ref())?;
         }
         self.naming()?;
         self.rules()?;
@@ -325,6 +329,11 @@ policy: {renewBefore: 45d}
             ("policy: {renewBefore: 0s}", "policy.renewBefore", "longer than 0s"),
             ("naming: {kubeCerts: certs}", "naming", "{mesh} exactly once"),
             ("secretRules: [{key: '('}]", "secretRules[0].key", "no regular expression"),
+            ("webhook: {}", "webhook", "clientCertificates"),
+            ("webhook: {clientCertificates: []}", "webhook.clientCertificates", "clientCaFile"),
+            ("webhook: {bearerTokenFile: t, tls: {certFile: c, keyFile: k}}", "webhook.tls", "webhook.listen"),
+            ("webhook: {bearerTokenFile: t, listen: here}", "webhook.listen", "socket address"),
+            ("tls: {certFile: c}", "tls", "keyFile"),
             ("a: [", "the document", ""),
         ] {
             let error = error_of(text);

@@ -19,15 +19,17 @@ use crate::ports::Clock;
 use crate::server::accept::Encoding;
 use crate::server::body::Scrape;
 use crate::server::overview::Overviews;
+use crate::server::tls::Peer;
 
 mod accept;
 mod body;
 mod connection;
 pub mod overview;
 mod page;
+pub mod tls;
 mod webhook;
 
-pub use connection::{Limits, serve};
+pub use connection::{Door, Limits, serve};
 pub use webhook::Webhook;
 
 /// What the handlers share.
@@ -94,7 +96,7 @@ impl App {
     }
 }
 
-/// All routes. Others may be merged before it is served.
+/// All routes of the main address. Others may be merged before it is served.
 pub fn router(app: Arc<App>) -> Router {
     let metrics = Arc::clone(&app.metrics);
     Router::new()
@@ -103,9 +105,20 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/-/ready", get(ready))
         .route("/", get(first_page))
         .route("/api/v1/meshes", get(meshes))
-        .route("/webhook", post(webhook::receive).fallback(webhook::only_post))
+        .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn_with_state(metrics, count))
+        .with_state(app)
+}
+
+/// The routes of the webhook's own address.
+pub fn webhook_router(app: Arc<App>) -> Router {
+    let metrics = Arc::clone(&app.metrics);
+    Router::new()
+        .route("/webhook", post(webhook::receive).fallback(webhook::only_post))
+        .fallback(nothing_else)
         .layer(middleware::from_fn_with_state(metrics, count))
         .with_state(app)
 }
@@ -171,6 +184,10 @@ async fn not_found() -> Response {
     sentence(StatusCode::NOT_FOUND, "there is nothing at this path; / lists what there is")
 }
 
+async fn nothing_else() -> Response {
+    sentence(StatusCode::NOT_FOUND, "this address takes POST /webhook alone")
+}
+
 async fn wrong_method() -> Response {
     let mut response = sentence(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET and HEAD only");
     response.headers_mut().insert(ALLOW, axum::http::HeaderValue::from_static("GET,HEAD"));
@@ -179,6 +196,17 @@ async fn wrong_method() -> Response {
 
 fn sentence(status: StatusCode, words: &str) -> Response {
     (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{words}\n")).into_response()
+}
+
+/// Where the listener has a CA for clients, only they see anything; kubelet asks for the health and has no certificate, and the webhook has its own judgement.
+async fn admit(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let for_everybody = path.starts_with("/-/") || path == "/webhook";
+    let stranger = request.extensions().get::<Peer>().is_some_and(|peer| peer.asked && peer.names.is_none());
+    if stranger && !for_everybody {
+        return sentence(StatusCode::FORBIDDEN, "this path is for clients with a certificate of tls.clientCaFile");
+    }
+    next.run(request).await
 }
 
 async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {

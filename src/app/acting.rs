@@ -81,10 +81,13 @@ pub fn meshes(registry: &Arc<Registry>) -> Meshes {
 
 /// Who may ask.
 pub fn webhook(config: &WebhookConfig, desk: &Arc<Desk>, metrics: &Arc<RenewalMetrics>) -> Webhook {
-    let WebhookConfig { bearer_token_file, basic_auth, alert_names, labels } = config.clone();
+    let WebhookConfig { listen, tls: _, bearer_token_file, basic_auth, client_certificates, alert_names, labels } =
+        config.clone();
     Webhook {
+        apart: listen.is_some(),
         bearer_token: bearer_token_file,
         basic: basic_auth.map(|basic| (basic.username, basic.password_file)),
+        client_certificates,
         mapping: Mapping { alert_names, labels: [labels.cluster, labels.namespace, labels.mesh] },
         desk: Arc::clone(desk),
         metrics: Arc::clone(metrics),
