@@ -15,6 +15,7 @@ use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config};
 use crate::controller::Surroundings;
+use crate::follower::{Followed, Followers, Scope};
 use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
@@ -136,12 +137,17 @@ pub async fn serve(
     let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
     let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
     metrics.config_accepted(clock.now());
-    let app = App::new(observed, Arc::clone(&metrics), Arc::clone(&clock), config.policy.renew_before.0);
+    let followed = Arc::new(Followed::default());
+    let renew_before = config.policy.renew_before.0;
+    let app =
+        App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), renew_before, Arc::clone(&followed));
+    let mut followers = Followers::new(followed, Arc::clone(&clock));
 
     let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::clone(&clock));
     let (discovered, mut discoveries) = tokio::sync::watch::channel(Vec::new());
     let mut discovery = start_discovery(&config, &discovered)?;
     supervisor.reconcile(clusters(&config)?);
+    followers.reconcile(clusters(&config)?.iter().map(scope));
     let meshes = acting::meshes(&registry);
     let desk = Arc::new(Desk::new(Arc::clone(&meshes), Arc::clone(&clock)));
     let mut crew = Crew::new(Surroundings { clock: Arc::clone(&clock), meshes, metrics: Arc::clone(&renewals) });
@@ -161,6 +167,7 @@ pub async fn serve(
     let server = server::serve(listener, server::router(Arc::clone(&app)), Limits::default(), shutdown.clone());
     let server = tokio::spawn(server);
     let rendering = tokio::spawn(render_ahead(Arc::clone(&app), registry.changes()));
+    let announcing = tokio::spawn(server::announce(Arc::clone(&app), registry.changes()));
     listening(&registry);
 
     tokio::pin!(stop);
@@ -169,16 +176,21 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break None,
             error = supervisor.failed() => break Some(anyhow::Error::new(error).context("a source's task ended")),
+            error = followers.failed() => break Some(anyhow::Error::new(error).context("a task that follows renewals ended")),
             error = crew.failed() => break Some(anyhow::Error::new(error).context("an acting task ended")),
             Ok(()) = discoveries.changed() => {
-                supervisor.reconcile(joined(&config, &discoveries.borrow_and_update())?);
+                let joined = joined(&config, &discoveries.borrow_and_update())?;
+                followers.reconcile(joined.iter().map(scope));
+                supervisor.reconcile(joined);
             }
             _ = reload.tick() => match sources.load() {
                 Ok(new) if new == config => {}
                 Ok(new) => {
                     config = new;
                     discovery = start_discovery(&config, &discovered)?;
-                    supervisor.reconcile(joined(&config, &discoveries.borrow())?);
+                    let joined = joined(&config, &discoveries.borrow())?;
+                    followers.reconcile(joined.iter().map(scope));
+                    supervisor.reconcile(joined);
                     decide(&config, &mut crew)?;
                     app.set_renew_before(config.policy.renew_before.0);
                     metrics.config_accepted(clock.now());
@@ -196,6 +208,7 @@ pub async fn serve(
     drop(discovery);
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
+    announcing.abort();
     shutdown.cancel();
     server.await.context("the server's task ended")?;
     failure.map_or(Ok(()), Err)
@@ -206,6 +219,15 @@ fn joined(config: &Config, discovered: &[ClusterSpec]) -> Result<Vec<ClusterSpec
     let mut all = discovered.to_vec();
     all.extend(clusters(config)?);
     Ok(all)
+}
+
+/// Where the renewals of a cluster's meshes are.
+fn scope(cluster: &ClusterSpec) -> Scope {
+    Scope {
+        cluster: Arc::clone(&cluster.name),
+        connection: cluster.connection.clone(),
+        namespaces: cluster.selection.mesh_namespaces.clone(),
+    }
 }
 
 /// Starts looking for clusters in Secrets, if the configuration asks for it; dropping the guard ends it.

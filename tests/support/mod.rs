@@ -2,4 +2,5 @@
 
 pub mod daemon;
 pub mod faults;
+pub mod http;
 pub mod tools;
