@@ -16,6 +16,7 @@ use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config};
 use crate::controller::Surroundings;
+use crate::follower::{Followed, Followers, Scope};
 use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
@@ -23,7 +24,7 @@ use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::ports::Clock;
 use crate::requests::Desk;
 use crate::secret::Selection;
-use crate::server::App;
+use crate::server::{self, App};
 
 pub mod acting;
 mod doors;
@@ -146,12 +147,17 @@ pub async fn serve(
     let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
     let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
     metrics.config_accepted(clock.now());
-    let app = App::new(observed, Arc::clone(&metrics), Arc::clone(&clock), config.policy.renew_before.0);
+    let followed = Arc::new(Followed::default());
+    let renew_before = config.policy.renew_before.0;
+    let app =
+        App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), renew_before, Arc::clone(&followed));
+    let mut followers = Followers::new(followed, Arc::clone(&clock));
 
     let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::clone(&clock));
     let (discovered, mut discoveries) = tokio::sync::watch::channel(Vec::new());
     let mut discovery = start_discovery(&config, &discovered)?;
     supervisor.reconcile(clusters(&config)?);
+    followers.reconcile(clusters(&config)?.iter().map(scope));
     let meshes = acting::meshes(&registry);
     let desk = Arc::new(Desk::new(Arc::clone(&meshes), Arc::clone(&clock)));
     let mut crew = Crew::new(Surroundings { clock: Arc::clone(&clock), meshes, metrics: Arc::clone(&renewals) });
@@ -169,6 +175,7 @@ pub async fn serve(
 
     let mut doors = Doors::open(&app, &metrics, listener, &config, roles.webhook).await?;
     let rendering = tokio::spawn(render_ahead(Arc::clone(&app), registry.changes()));
+    let announcing = tokio::spawn(server::announce(Arc::clone(&app), registry.changes()));
     listening(Listening { registry: &registry, webhook: doors.webhook() });
 
     tokio::pin!(stop);
@@ -177,16 +184,21 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break None,
             error = supervisor.failed() => break Some(anyhow::Error::new(error).context("a source's task ended")),
+            error = followers.failed() => break Some(anyhow::Error::new(error).context("a task that follows renewals ended")),
             error = crew.failed() => break Some(anyhow::Error::new(error).context("an acting task ended")),
             Ok(()) = discoveries.changed() => {
-                supervisor.reconcile(joined(&config, &discoveries.borrow_and_update())?);
+                let joined = joined(&config, &discoveries.borrow_and_update())?;
+                followers.reconcile(joined.iter().map(scope));
+                supervisor.reconcile(joined);
             }
             _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
                 Ok(None) => doors.reload(),
                 Ok(Some(new)) => {
                     config = new;
                     discovery = start_discovery(&config, &discovered)?;
-                    supervisor.reconcile(joined(&config, &discoveries.borrow())?);
+                    let joined = joined(&config, &discoveries.borrow())?;
+                    followers.reconcile(joined.iter().map(scope));
+                    supervisor.reconcile(joined);
                     decide(&config, &mut crew)?;
                     app.set_renew_before(config.policy.renew_before.0);
                     metrics.config_accepted(clock.now());
@@ -204,6 +216,7 @@ pub async fn serve(
     drop(discovery);
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
+    announcing.abort();
     doors.close().await?;
     failure.map_or(Ok(()), Err)
 }
@@ -228,6 +241,15 @@ fn joined(config: &Config, discovered: &[ClusterSpec]) -> Result<Vec<ClusterSpec
     let mut all = discovered.to_vec();
     all.extend(clusters(config)?);
     Ok(all)
+}
+
+/// Where the renewals of a cluster's meshes are.
+fn scope(cluster: &ClusterSpec) -> Scope {
+    Scope {
+        cluster: Arc::clone(&cluster.name),
+        connection: cluster.connection.clone(),
+        namespaces: cluster.selection.mesh_namespaces.clone(),
+    }
 }
 
 /// Starts looking for clusters in Secrets, if the configuration asks for it; dropping the guard ends it.

@@ -42,6 +42,10 @@ struct Script {
 
 async fn answer(State(script): State<Script>, request: Request) -> Response {
     let uri = request.uri().to_string();
+    // This cluster knows no renewals; the observing plane must not mind.
+    if uri.starts_with("/apis/") {
+        return Response::builder().status(404).body(Body::empty()).unwrap();
+    }
     let queue = if uri.contains("watch=true") { &script.watches } else { &script.lists };
     script.seen.lock().unwrap().push(uri);
     let next = queue.lock().unwrap().pop_front();

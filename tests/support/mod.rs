@@ -2,5 +2,6 @@
 
 pub mod daemon;
 pub mod faults;
+pub mod http;
 pub mod prometheus;
 pub mod tools;
