@@ -11,18 +11,22 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::{Handler, Metrics, Observed, StatusClass};
 use crate::ports::Clock;
+use crate::requests::told;
 use crate::server::accept::Encoding;
 use crate::server::body::Scrape;
+use crate::server::brief::Briefs;
 use crate::server::overview::Overviews;
 use crate::server::tls::Peer;
 
 mod accept;
 mod body;
+mod brief;
 mod connection;
 pub mod overview;
 mod page;
@@ -31,6 +35,9 @@ mod webhook;
 
 pub use connection::{Door, Limits, serve};
 pub use webhook::Webhook;
+
+/// Notifications whose renewals are asked for at the same time; further ones wait within their deadline.
+const MOST_ASKING: usize = 32;
 
 /// What the handlers share.
 pub struct App {
@@ -41,7 +48,10 @@ pub struct App {
     overviews: Overviews,
     renew_before: AtomicI64,
     stopping: AtomicBool,
+    briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
+    /// Notifications that ask at a time.
+    asking: Semaphore,
 }
 
 impl App {
@@ -60,7 +70,9 @@ impl App {
             overviews: Overviews::default(),
             renew_before: AtomicI64::new(renew_before),
             stopping: AtomicBool::new(false),
+            briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
+            asking: Semaphore::new(MOST_ASKING),
         })
     }
 
@@ -105,6 +117,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/-/ready", get(ready))
         .route("/", get(first_page))
         .route("/api/v1/meshes", get(meshes))
+        .route(told::PATH, get(brief))
         .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -176,6 +189,13 @@ async fn meshes(State(app): State<Arc<App>>) -> Response {
         Some(overview) => {
             ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], overview.json.clone()).into_response()
         }
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
+    }
+}
+
+async fn brief(State(app): State<Arc<App>>) -> Response {
+    match brief::current(&app).await {
+        Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
         None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
     }
 }

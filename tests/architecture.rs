@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Shell.
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
-    ("requests", &["cluster", "mesh", "notification", "ports", "renewal"]),
+    ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
     (
         "controller",
         &[
@@ -43,7 +43,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "renewal", "requests", "rollout", "time",
         ],
     ),
-    ("server", &["cert", "inventory", "mesh", "metrics", "notification", "ports", "requests", "secret", "time"]),
+    (
+        "server",
+        &["cert", "inventory", "mesh", "metrics", "notification", "ports", "renewal", "requests", "secret", "time"],
+    ),
     // An embedded Kubernetes with meshes; knows nothing of the daemon.
     ("demo", &["ports", "time"]),
     // Composition root, then the command line on top.
