@@ -112,7 +112,7 @@ pub struct ServeArgs {
     /// Address of /metrics, the health endpoints and the page.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9794")]
     pub listen: SocketAddr,
-    /// What this process does. Every role watches; `webhook` also takes notifications, `act` also renews and restarts.
+    /// What this process does: `observe` watches, `webhook` takes notifications (alone it watches nothing), `act` watches, renews and restarts.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "observe")]
     pub roles: Vec<Role>,
     /// Logs.
@@ -125,7 +125,7 @@ pub struct ServeArgs {
 pub enum Role {
     /// Watches certificates and serves metrics; writes nothing.
     Observe,
-    /// Takes Alertmanager's notifications and asks for renewals.
+    /// Takes Alertmanager's notifications and asks for renewals; alone it needs no right on Secrets.
     Webhook,
     /// Renews and restarts, as policy.mode allows.
     Act,

@@ -1,5 +1,6 @@
 //! The Kubernetes API of a control plane cluster, as far as certificates need it.
 
+mod access;
 pub mod api;
 pub mod connect;
 pub mod decode;

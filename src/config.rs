@@ -13,7 +13,7 @@ use crate::secret::SecretRule;
 pub use duration::Duration;
 pub use policy::PolicyConfig;
 pub use tls::TlsConfig;
-pub use webhook::WebhookConfig;
+pub use webhook::{MeshesFromConfig, WebhookConfig};
 
 mod duration;
 mod policy;
@@ -55,9 +55,24 @@ pub struct ClusterConfig {
     /// Context of the kubeconfig; absent: its current one.
     #[serde(default)]
     pub context: Option<String>,
+    /// A kubeconfig for each role, with the rights of that role alone; a role that has none here takes `kubeconfig`.
+    #[serde(default)]
+    pub kubeconfigs: Option<KubeconfigsConfig>,
     /// Namespaces in which hosted meshes live; `["*"]` watches all, which needs a ClusterRole.
     #[serde(default = "default_namespaces")]
     pub namespaces: Vec<String>,
+}
+
+/// Paths of kubeconfig files; a process reads those of its own roles.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubeconfigsConfig {
+    /// Lists and watches Secrets.
+    pub observe: Option<PathBuf>,
+    /// Creates and reads renewals.
+    pub webhook: Option<PathBuf>,
+    /// Renews and restarts; also watches in a process without the role `observe`.
+    pub act: Option<PathBuf>,
 }
 
 /// Clusters from Secrets in meshcert's own namespace.
@@ -203,8 +218,10 @@ impl Config {
                 let message = format!("{:?} is the name of clusters[{twin}] already; give each its own", cluster.name);
                 return Err(invalid(&format!("{path}.name"), message));
             }
-            if cluster.in_cluster && (cluster.kubeconfig.is_some() || cluster.context.is_some()) {
-                return Err(invalid(&path, "inCluster excludes kubeconfig and context; keep one of them".to_owned()));
+            let outside = cluster.kubeconfig.is_some() || cluster.context.is_some() || cluster.kubeconfigs.is_some();
+            if cluster.in_cluster && outside {
+                let message = "inCluster excludes kubeconfig, kubeconfigs and context; keep one of them";
+                return Err(invalid(&path, message.to_owned()));
             }
             check_namespaces(&format!("{path}.namespaces"), &cluster.namespaces)?;
         }
@@ -334,6 +351,16 @@ policy: {renewBefore: 45d}
             ("webhook: {bearerTokenFile: t, tls: {certFile: c, keyFile: k}}", "webhook.tls", "webhook.listen"),
             ("webhook: {bearerTokenFile: t, listen: here}", "webhook.listen", "socket address"),
             ("tls: {certFile: c}", "tls", "keyFile"),
+            ("clusters: [{name: a, inCluster: true, kubeconfigs: {act: k}}]", "clusters[0]", "keep one"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'https://a:1'}}", "webhook.meshesFrom.caFile", "https"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'ftp://a'}}", "webhook.meshesFrom.url", "https://"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://a/b'}}", "webhook.meshesFrom.url", "a host"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://u:p@a'}}", "webhook.meshesFrom.url", "a host"),
+            (
+                "webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://a', keyFile: k}}",
+                "webhook.meshesFrom",
+                "belong together",
+            ),
             ("a: [", "the document", ""),
         ] {
             let error = error_of(text);

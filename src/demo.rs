@@ -8,11 +8,15 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::demo::access::Access;
 use crate::demo::api::Api;
 use crate::demo::store::Store;
 use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
 
+pub use access::Grant;
+
+mod access;
 mod admission;
 mod api;
 mod call;
@@ -71,6 +75,7 @@ pub struct Demo {
     pub address: SocketAddr,
     /// How many meshes there are.
     pub meshes: usize,
+    api: Arc<Api>,
     _tasks: JoinSet<()>,
 }
 
@@ -95,15 +100,21 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     controllers.settle().await;
     let mut tasks = JoinSet::new();
     tasks.spawn(controllers.run());
-    let router = api::router(Arc::new(Api { store, clock }));
+    let api = Arc::new(Api { store, clock, access: Access::default() });
+    let router = api::router(Arc::clone(&api));
     tasks.spawn(async move {
         // It serves until it is aborted.
         let _ = axum::serve(listener, router).await;
     });
-    Ok(Demo { address, meshes, _tasks: tasks })
+    Ok(Demo { address, meshes, api, _tasks: tasks })
 }
 
 impl Demo {
+    /// From now on whoever shows this token may do only this.
+    pub fn restrict(&self, token: &str, grants: &[Grant]) {
+        self.api.access.restrict(token, grants);
+    }
+
     /// A kubeconfig for the embedded API.
     pub fn kubeconfig(&self) -> String {
         format!(

@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::metrics::exposition::{ClusterSnapshot, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::listeners::{ListenerCollector, ListenerMetrics};
+use crate::metrics::permissions::{PermissionCollector, PermissionMetrics};
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::renewals::{RenewalCollector, RenewalMetrics};
 use crate::metrics::segment::{Deflater, Segment};
@@ -29,6 +30,7 @@ pub mod family;
 mod labels;
 pub mod lines;
 pub mod listeners;
+pub mod permissions;
 mod process;
 pub mod renewals;
 pub mod segment;
@@ -71,6 +73,7 @@ pub struct Metrics {
     registry: Registry,
     http_requests: Arc<HttpRequests>,
     listeners: Arc<ListenerMetrics>,
+    permissions: Arc<PermissionMetrics>,
     config_successful: Gauge,
     config_success_time: Gauge,
     tail: Mutex<Tail>,
@@ -148,14 +151,21 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&http_requests)));
         let listeners = Arc::new(ListenerMetrics::default());
         registry.register_collector(Box::new(ListenerCollector(Arc::clone(&listeners))));
+        let permissions = Arc::new(PermissionMetrics::default());
+        registry.register_collector(Box::new(PermissionCollector(Arc::clone(&permissions))));
         registry.register_collector(Box::new(ProcessCollector));
         let tail = Mutex::default();
-        Self { registry, http_requests, listeners, config_successful, config_success_time, tail }
+        Self { registry, http_requests, listeners, permissions, config_successful, config_success_time, tail }
     }
 
     /// How the listeners' TLS is.
     pub fn listeners(&self) -> &Arc<ListenerMetrics> {
         &self.listeners
+    }
+
+    /// Which rights this process has and should not have.
+    pub fn permissions(&self) -> &Arc<PermissionMetrics> {
+        &self.permissions
     }
 
     /// A valid configuration is in force since `now`.

@@ -11,19 +11,23 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use crate::follower::Followed;
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::{Handler, Metrics, Observed, StatusClass};
 use crate::ports::Clock;
+use crate::requests::told;
 use crate::server::accept::Encoding;
 use crate::server::body::Scrape;
+use crate::server::brief::Briefs;
 use crate::server::overview::Overviews;
 use crate::server::tls::Peer;
 
 mod accept;
 mod body;
+mod brief;
 mod connection;
 mod events;
 pub mod overview;
@@ -37,6 +41,9 @@ pub use connection::{Door, Limits, serve};
 pub use events::announce;
 pub use webhook::Webhook;
 
+/// Notifications whose renewals are asked for at the same time; further ones wait within their deadline.
+const MOST_ASKING: usize = 32;
+
 /// What the handlers share.
 pub struct App {
     observed: Arc<dyn Observed>,
@@ -46,9 +53,12 @@ pub struct App {
     overviews: Overviews,
     renew_before: AtomicI64,
     stopping: AtomicBool,
+    briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
     followed: Arc<Followed>,
     feed: events::Feed,
+    /// Notifications that ask at a time.
+    asking: Semaphore,
 }
 
 impl App {
@@ -78,9 +88,11 @@ impl App {
             overviews: Overviews::default(),
             renew_before: AtomicI64::new(renew_before),
             stopping: AtomicBool::new(false),
+            briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
             followed,
             feed: events::Feed::default(),
+            asking: Semaphore::new(MOST_ASKING),
         })
     }
 
@@ -131,6 +143,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/openapi.yaml", get(openapi))
         .route("/runbooks/{name}", get(runbooks::read))
+        .route(told::PATH, get(brief))
         .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -208,6 +221,13 @@ async fn meshes(State(app): State<Arc<App>>) -> Response {
 
 async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/yaml")], include_str!("../docs/openapi.yaml")).into_response()
+}
+
+async fn brief(State(app): State<Arc<App>>) -> Response {
+    match brief::current(&app).await {
+        Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
+    }
 }
 
 async fn not_found() -> Response {

@@ -164,3 +164,17 @@ fn alertmanager_takes_the_routes_and_sends_each_alert_where_it_belongs() {
         run(&amtool, &["config", "routes", "test", &config, &wanted, &name, &format!("severity={severity}")]);
     }
 }
+
+#[test]
+fn alertmanager_takes_the_remediation_and_sends_the_signal_to_meshcert_and_to_people() {
+    let Some(amtool) = tool("amtool") else { return };
+    let config = "deploy/alertmanager/remediation.yaml";
+    run(&amtool, &["check-config", config]);
+    for (alert, receivers) in
+        [("MspiderHostedKubeAPICertExpiration", "meshcert,people"), ("MeshcertSourceDown", "people")]
+    {
+        let wanted = format!("--verify.receivers={receivers}");
+        let config = format!("--config.file={config}");
+        run(&amtool, &["config", "routes", "test", &config, &wanted, &format!("alertname={alert}")]);
+    }
+}

@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::app::{self, Sources, process};
+use crate::app::{self, Plane, Sources, process};
 use crate::cert::Entry;
 use crate::cert::parse::{NamePool, Retain, read_entry, unreadable};
 use crate::cli::{ExplainArgs, Outcome};
@@ -39,7 +39,7 @@ struct EntryExplanation {
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
     let config = Sources::from(connect).load()?;
-    let specs = app::clusters(&config)?;
+    let specs = app::clusters(&config, Plane::Observe)?;
     let explanations = process::runtime()?.block_on(explain(&specs, &secret))?;
     if explanations.is_empty() {
         bail!("no cluster has the Secret {secret}; name it NAMESPACE/NAME, or the namespace with --namespace");

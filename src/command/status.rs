@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::app::{self, Sources, process};
+use crate::app::{self, Plane, Sources, process};
 use crate::cli::{Outcome, StatusArgs};
 use crate::clock::SystemClock;
 use crate::command::{print, table};
@@ -45,7 +45,7 @@ async fn observe_once(sources: &Sources) -> anyhow::Result<Arc<Registry>> {
     let registry = Arc::new(Registry::default());
     let mut changes = registry.changes();
     let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::new(SystemClock));
-    supervisor.reconcile(app::clusters(&sources.load()?)?);
+    supervisor.reconcile(app::clusters(&sources.load()?, Plane::Observe)?);
     let listed = async {
         while let Err(awaited) = registry.ready() {
             if changes.changed().await.is_err() {

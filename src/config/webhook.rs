@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +28,35 @@ pub struct WebhookConfig {
     /// Client certificates of the listener's `clientCaFile`, by a common name, DNS name, e-mail address or URI in them; empty: any of that CA.
     #[serde(default)]
     pub client_certificates: Option<Vec<String>>,
+    /// Who tells a process with the role `webhook` alone which meshes there are.
+    #[serde(default)]
+    pub meshes_from: Option<MeshesFromConfig>,
     /// Alerts that may ask; any other is ignored.
     #[serde(default = "default_alert_names")]
     pub alert_names: Vec<String>,
     /// The labels by which an alert names its mesh.
     #[serde(default)]
     pub labels: LabelsConfig,
+}
+
+/// An observing process, whose API tells the meshes: so the webhook needs no right on Secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshesFromConfig {
+    /// Its main address, such as `https://meshcert-observe.meshcert.svc:9794`.
+    pub url: String,
+    /// The CA of its certificate; https needs it.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate, where the observing process has a `clientCaFile`.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// File with a bearer token, where a proxy in front of it wants one.
+    #[serde(default)]
+    pub bearer_token_file: Option<PathBuf>,
 }
 
 /// User and password.
@@ -89,8 +113,43 @@ impl WebhookConfig {
             let message = "needs the clientCaFile of webhook.tls (with webhook.listen) or of tls";
             return Err(invalid("webhook.clientCertificates", message.to_owned()));
         }
+        if let Some(from) = &self.meshes_from {
+            from.check()?;
+        }
         if self.alert_names.is_empty() {
             return Err(invalid("webhook.alertNames", "name at least one alert".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl MeshesFromConfig {
+    /// The address, taken apart.
+    ///
+    /// # Errors
+    /// It is no `http` or `https` address of a host.
+    pub fn uri(&self) -> Result<Uri, ConfigError> {
+        let refuse = || {
+            // Not repeated: it may hold a password.
+            let message = "write http:// or https://, a host, and perhaps a port; a token belongs in bearerTokenFile";
+            invalid("webhook.meshesFrom.url", message.to_owned())
+        };
+        let uri: Uri = self.url.parse().map_err(|_| refuse())?;
+        let fits = matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+            && uri.path() == "/";
+        if fits { Ok(uri) } else { Err(refuse()) }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.uri()?.scheme_str() == Some("https") && self.ca_file.is_none() {
+            let message = "is needed with https: nobody is believed unverified";
+            return Err(invalid("webhook.meshesFrom.caFile", message.to_owned()));
+        }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return Err(invalid("webhook.meshesFrom", "certFile and keyFile belong together".to_owned()));
         }
         Ok(())
     }

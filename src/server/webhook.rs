@@ -14,6 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ring::digest::{SHA256, digest};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -77,14 +79,12 @@ pub(super) async fn receive(
             "the webhook is disabled: it is no role of this process, or has no credential",
         );
     };
-    let complete = || app.observed.sources().iter().all(|source| source.up);
     let Extension(peer) = peer.unwrap_or_default();
-    webhook.receive(&headers, &peer, body, complete).await
+    webhook.receive(&headers, &peer, body, &app.asking).await
 }
 
 impl Webhook {
-    /// `complete`: whether every source is up, so that a mesh which is not known does not exist.
-    async fn receive(&self, headers: &HeaderMap, peer: &Peer, body: Body, complete: impl Fn() -> bool) -> Response {
+    async fn receive(&self, headers: &HeaderMap, peer: &Peer, body: Body, asking: &Semaphore) -> Response {
         match self.judge(headers, peer).await {
             Verdict::Known => {}
             Verdict::Stranger => {
@@ -127,23 +127,24 @@ impl Webhook {
             self.metrics.received(Received::Ignored);
             return sentence(StatusCode::OK, "nothing to do: no alert of webhook.alertNames is firing");
         }
-        match tokio::time::timeout(DEADLINE, self.desk.ask_for(&selectors)).await {
-            Ok((_, true)) if !complete() => {
-                self.metrics.received(Received::Unavailable);
-                sentence(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the mesh is not known, and not every cluster can be read now; send it again",
-                )
+        let deadline = Instant::now() + DEADLINE;
+        let Ok(_permit) = timeout_at(deadline, asking.acquire()).await else {
+            self.metrics.refused(Refusal::Busy);
+            return self.unavailable("too many notifications at once; send it again");
+        };
+        match timeout_at(deadline, self.desk.ask_for(&selectors)).await {
+            Ok(Ok(answers)) => self.answer(answers),
+            Ok(Err(why)) => {
+                warn!("notification not taken: {why}");
+                self.unavailable("it is not known now which meshes are meant; send it again")
             }
-            Ok((answers, _)) => self.answer(answers),
-            Err(_) => {
-                self.metrics.received(Received::Unavailable);
-                sentence(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the cluster did not store the requests in time; send it again",
-                )
-            }
+            Err(_) => self.unavailable("the cluster did not store the requests in time; send it again"),
         }
+    }
+
+    fn unavailable(&self, words: &str) -> Response {
+        self.metrics.received(Received::Unavailable);
+        sentence(StatusCode::SERVICE_UNAVAILABLE, words)
     }
 
     fn answer(&self, answers: Vec<(String, Answer)>) -> Response {
