@@ -3,4 +3,5 @@
 pub mod daemon;
 pub mod faults;
 pub mod prometheus;
+pub mod terminal;
 pub mod tools;
