@@ -4,4 +4,5 @@ pub mod daemon;
 pub mod faults;
 pub mod http;
 pub mod prometheus;
+pub mod terminal;
 pub mod tools;
