@@ -53,6 +53,7 @@ pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigErro
         Ok(Acting {
             name: cluster.name.as_str().into(),
             connection: connection(cluster),
+            reach: cluster.reach,
             namespaces: cluster.namespaces.clone(),
             naming: config.naming()?,
             policy: config.policy.compile()?,

@@ -12,6 +12,7 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use crate::demo::call::Call;
+use crate::demo::forward::Nodes;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
 use crate::demo::{list, scale, table};
@@ -24,6 +25,7 @@ const LARGEST_BODY: usize = 3 << 20;
 pub(super) struct Api {
     pub(super) store: Arc<Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) nodes: Arc<Nodes>,
 }
 
 /// The router over a store.
@@ -40,7 +42,7 @@ async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
 
 impl Api {
     async fn answer(&self, request: Request) -> Result<Response, Failure> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let segments: Vec<&str> = head.uri.path().split('/').filter(|segment| !segment.is_empty()).collect();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if let Some(document) = self.discovery(&segments) {
@@ -48,6 +50,9 @@ impl Api {
         }
         let mut call = self.call(&segments, head.uri.query().unwrap_or_default())?;
         call.as_table = header(ACCEPT).split(',').next().is_some_and(|first| first.contains("as=Table"));
+        if call.kind.plural == "pods" && call.subresource.as_deref() == Some("portforward") {
+            return self.forward(&call, &mut head);
+        }
         let content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_owned();
         let body = axum::body::to_bytes(body, LARGEST_BODY).await.map_err(|_| {
             Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "the request is larger than 3 MiB")

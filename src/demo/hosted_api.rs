@@ -83,8 +83,8 @@ pub(super) fn kube_apiserver(
         etcd_client_ends: parsed.validity().not_after.timestamp(),
         clock: Arc::clone(&clock),
     });
-    let router =
-        router(Arc::new(Api { store, clock: Arc::clone(&clock) })).layer(middleware::from_fn_with_state(gate, check));
+    let router = router(Arc::new(Api { store, clock: Arc::clone(&clock), nodes: Arc::default() }))
+        .layer(middleware::from_fn_with_state(gate, check));
     Server::new(identity, Arc::new(Lenient(clients)), router, clock)
 }
 
