@@ -20,10 +20,18 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The fenced blocks of a language.
+/// The fenced blocks of a language, without the indentation that a list gives them.
 fn fences(page: &str, language: &str) -> Vec<String> {
-    let begin = format!("```{language}\n");
-    page.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start() == format!("```{language}") {
+            let indent = line.len() - line.trim_start().len();
+            let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+            found.push(inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect());
+        }
+    }
+    found
 }
 
 #[test]
@@ -43,6 +51,18 @@ fn the_configuration_examples_are_valid() {
     let example = operations.iter().find(|text| text.contains("restartTiers:")).unwrap();
     let tiers = Config::parse(example).unwrap().policy.restart_tiers;
     assert_eq!(tiers, Config::default().policy.restart_tiers, "the defaults, as they are said");
+}
+
+#[test]
+fn the_queries_in_the_pages_are_promql() {
+    let mut seen = 0;
+    for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        for query in fences(&text, "promql") {
+            promql_parser::parser::parse(&query).unwrap_or_else(|error| panic!("{}: {error}\n{query}", name.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
 }
 
 #[test]
