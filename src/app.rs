@@ -21,6 +21,7 @@ use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::Config;
 use crate::controller::{Acting, Surroundings};
+use crate::follower::{Followed, Followers, Scope};
 use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
@@ -28,7 +29,7 @@ use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::ports::Clock;
 use crate::requests::told::{Listener, Teller};
 use crate::requests::{Desk, Place};
-use crate::server::App;
+use crate::server::{self, App};
 
 pub use clusters::{Plane, Sources, clusters};
 
@@ -70,6 +71,7 @@ pub async fn serve(
     parts.apply(&config, wanted);
     let mut doors = Doors::open(&parts.app, &parts.metrics, listener, &config, roles.webhook).await?;
     let rendering = tokio::spawn(render_ahead(Arc::clone(&parts.app), parts.registry.changes()));
+    let announcing = tokio::spawn(server::announce(Arc::clone(&parts.app), parts.registry.changes()));
     listening(Listening { registry: &parts.registry, webhook: doors.webhook() });
 
     tokio::pin!(stop);
@@ -99,6 +101,7 @@ pub async fn serve(
     parts.discovery = None;
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
+    announcing.abort();
     doors.close().await?;
     failure.map_or(Ok(()), Err)
 }
@@ -165,6 +168,7 @@ struct Parts {
     discovered: watch::Sender<Vec<ClusterSpec>>,
     discovery: Option<JoinSet<()>>,
     supervisor: Supervisor,
+    followers: Followers,
     crew: Crew,
     telling: Task<Teller>,
     permissions: Task<Vec<Check>>,
@@ -179,17 +183,19 @@ impl Parts {
         let renewals = Arc::new(RenewalMetrics::default());
         let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
         let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
+        let followed = Arc::new(Followed::default());
         let asked = Arc::clone(&knowledge);
         let around =
             Surroundings { clock: Arc::clone(&clock), meshes: knowledge.seen(), metrics: Arc::clone(&renewals) };
         Self {
             roles,
-            app: App::new(observed, Arc::clone(&metrics), Arc::clone(&clock), 0),
+            app: App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), 0, Arc::clone(&followed)),
             desk: Desk::new(Arc::new(move |clusters| asked.facts(clusters)), Arc::clone(&clock)),
             configured: Vec::new(),
             discovered: watch::Sender::new(Vec::new()),
             discovery: None,
             supervisor: Supervisor::new(Arc::clone(&registry), Arc::clone(&clock)),
+            followers: Followers::new(followed, Arc::clone(&clock)),
             crew: Crew::new(around),
             telling: Task::new(),
             permissions: Task::new(),
@@ -233,6 +239,7 @@ impl Parts {
     fn observe(&mut self) {
         let mut all = self.discovered.borrow().clone();
         all.extend(self.configured.iter().cloned());
+        self.followers.reconcile(all.iter().map(scope));
         self.supervisor.reconcile(all);
     }
 
@@ -240,11 +247,21 @@ impl Parts {
     async fn failed(&mut self) -> anyhow::Error {
         let (what, error) = tokio::select! {
             error = self.supervisor.failed() => ("a source's task", error),
+            error = self.followers.failed() => ("a task that follows renewals", error),
             error = self.crew.failed() => ("an acting task", error),
             error = self.telling.failed() => ("the task that learns the meshes", error),
             error = self.permissions.failed() => ("the task that looks at permissions", error),
         };
         anyhow::Error::new(error).context(format!("{what} ended"))
+    }
+}
+
+/// Where the renewals of a cluster's meshes are.
+fn scope(cluster: &ClusterSpec) -> Scope {
+    Scope {
+        cluster: Arc::clone(&cluster.name),
+        connection: cluster.connection.clone(),
+        namespaces: cluster.selection.mesh_namespaces.clone(),
     }
 }
 

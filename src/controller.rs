@@ -188,9 +188,7 @@ impl Actor {
         let mut newest: BTreeMap<(&str, &str), &Renewal> = BTreeMap::new();
         for renewal in renewals {
             let known = newest.entry((&renewal.namespace, &renewal.spec.mesh_id)).or_insert(renewal);
-            // One that is under way is not hidden by another that was turned away because of it.
-            let rank = |one: &Renewal| (one.is_under_way(), one.created, one.name.clone());
-            if rank(known) < rank(renewal) {
+            if known.rank() < renewal.rank() {
                 *known = renewal;
             }
         }

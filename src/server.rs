@@ -1,4 +1,4 @@
-//! The HTTP server: metrics, health, the first page and the API.
+//! The HTTP server: metrics, health, the pages, the API and its events, the webhook.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
+use crate::follower::Followed;
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::{Handler, Metrics, Observed, StatusClass};
@@ -28,12 +29,16 @@ mod accept;
 mod body;
 mod brief;
 mod connection;
+mod events;
 pub mod overview;
 mod page;
+mod renewals;
+mod runbooks;
 pub mod tls;
 mod webhook;
 
 pub use connection::{Door, Limits, serve};
+pub use events::announce;
 pub use webhook::Webhook;
 
 /// Notifications whose renewals are asked for at the same time; further ones wait within their deadline.
@@ -50,17 +55,30 @@ pub struct App {
     stopping: AtomicBool,
     briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
+    followed: Arc<Followed>,
+    feed: events::Feed,
     /// Notifications that ask at a time.
     asking: Semaphore,
 }
 
 impl App {
-    /// `renew_before` in seconds: what has less time left is expiring.
+    /// `renew_before` in seconds: what has less time left is expiring. Renewals are not shown; see [`App::with_renewals`].
     pub fn new(
         observed: Arc<dyn Observed>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         renew_before: i64,
+    ) -> Arc<Self> {
+        Self::with_renewals(observed, metrics, clock, renew_before, Arc::default())
+    }
+
+    /// The same, with the renewals of `followed`.
+    pub fn with_renewals(
+        observed: Arc<dyn Observed>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        renew_before: i64,
+        followed: Arc<Followed>,
     ) -> Arc<Self> {
         Arc::new(Self {
             observed,
@@ -72,6 +90,8 @@ impl App {
             stopping: AtomicBool::new(false),
             briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
+            followed,
+            feed: events::Feed::default(),
             asking: Semaphore::new(MOST_ASKING),
         })
     }
@@ -86,9 +106,10 @@ impl App {
         self.webhook.store(webhook.map(Arc::new));
     }
 
-    /// From now on it is not ready, so that no new traffic is sent here; requests are still answered.
+    /// From now on it is not ready, so that no new traffic is sent here; requests are still answered, streams of events end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.feed.close();
     }
 
     /// Renders what changed, so that the next scrape finds it done. Safe to call at any time and from several tasks; returns once the exposition is that of
@@ -117,6 +138,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/-/ready", get(ready))
         .route("/", get(first_page))
         .route("/api/v1/meshes", get(meshes))
+        .route("/api/v1/renewals", get(renewals::list))
+        .route("/api/v1/renewals/{cluster}/{namespace}/{name}", get(renewals::one))
+        .route("/api/v1/events", get(events::subscribe))
+        .route("/api/v1/openapi.yaml", get(openapi))
+        .route("/runbooks/{name}", get(runbooks::read))
         .route(told::PATH, get(brief))
         .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
@@ -193,6 +219,10 @@ async fn meshes(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/yaml")], include_str!("../docs/openapi.yaml")).into_response()
+}
+
 async fn brief(State(app): State<Arc<App>>) -> Response {
     match brief::current(&app).await {
         Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
@@ -234,7 +264,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
         "/metrics" => Handler::Metrics,
         "/-/healthy" => Handler::Healthy,
         "/-/ready" => Handler::Ready,
-        "/" => Handler::Page,
+        path if path == "/" || path.starts_with("/runbooks/") => Handler::Page,
         "/webhook" => Handler::Webhook,
         path if path.starts_with("/api/") => Handler::Api,
         _ => Handler::Other,

@@ -75,7 +75,7 @@ fn every_alert_has_its_texts_and_a_runbook() {
     let listed = read("docs/ALERTS.md");
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
-        for annotation in ["summary", "description", "runbook_url"] {
+        for annotation in ["summary", "description", "runbook_url", "dashboard_url"] {
             assert!(alert["annotations"][annotation].is_string(), "{name} lacks {annotation}");
         }
         assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
@@ -90,6 +90,37 @@ fn every_alert_has_its_texts_and_a_runbook() {
     for page in std::fs::read_dir(root().join("docs/runbooks")).unwrap() {
         let name = page.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(alerts().iter().any(|alert| alert["alert"] == *name), "docs/runbooks/{name}.md belongs to no alert");
+    }
+}
+
+/// A dashboard's address, and the variables that can be chosen there.
+fn dashboards() -> BTreeMap<String, Vec<String>> {
+    let files = std::fs::read_dir(root().join("dashboards")).unwrap();
+    files
+        .map(|file| {
+            let model: Value = serde_json::from_slice(&std::fs::read(file.unwrap().path()).unwrap()).unwrap();
+            let variables = model["templating"]["list"].as_array().unwrap().iter();
+            let names = variables.map(|variable| variable["name"].as_str().unwrap().to_owned());
+            (format!("/d/{}", model["uid"].as_str().unwrap()), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_alert_leads_to_a_dashboard_that_shows_what_it_is_about() {
+    let dashboards = dashboards();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        let url = alert["annotations"]["dashboard_url"].as_str().unwrap();
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let variables = dashboards.get(address).unwrap_or_else(|| panic!("{name}: there is no dashboard {address}"));
+        for choice in query.split('&').filter(|choice| !choice.is_empty()) {
+            let (variable, value) = choice.strip_prefix("var-").and_then(|choice| choice.split_once('=')).unwrap();
+            assert!(variables.iter().any(|known| known == variable), "{name}: {address} has no variable {variable}");
+            assert_eq!(value, format!("{{{{ $labels.{variable} }}}}"), "{name}");
+        }
+        let about_a_mesh = alert["expr"].as_str().unwrap().contains("by (mesh_cluster, mesh_namespace, mesh_id");
+        assert_eq!(about_a_mesh, query.contains("var-mesh_id="), "{name}: an alert about a mesh leads to that mesh");
     }
 }
 

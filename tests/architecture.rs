@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe", &["cert"]),
     // Shell.
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
+    ("follower", &["cluster", "ports", "renewal", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
     ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
     (
@@ -45,7 +46,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["cert", "inventory", "mesh", "metrics", "notification", "ports", "renewal", "requests", "secret", "time"],
+        &[
+            "cert",
+            "follower",
+            "inventory",
+            "mesh",
+            "metrics",
+            "notification",
+            "plan",
+            "policy",
+            "ports",
+            "renewal",
+            "requests",
+            "secret",
+            "time",
+        ],
     ),
     // An embedded Kubernetes with meshes; knows nothing of the daemon.
     ("demo", &["ports", "time"]),
@@ -57,6 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "controller",
+            "follower",
             "metrics",
             "notification",
             "observer",

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use clap::CommandFactory;
+use meshcert::cli::Cli;
 use meshcert::config::Config;
 use meshcert::renewal::Phase;
 
@@ -52,9 +54,47 @@ fn the_readme_names_every_command() {
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next());
     let readme = page("README.md");
-    for name in names.filter(|name| *name != "help") {
+    // Those are about the command itself; docs/CLI.md has them.
+    for name in names.filter(|name| !["help", "completions", "man"].contains(name)) {
         assert!(readme.contains(&format!("`meshcert {name}")) || readme.contains(&format!("`{name}`")), "{name}");
     }
+}
+
+/// What the description of the command line says, command by command.
+fn command_line() -> String {
+    let mut text = String::from(
+        "# Commands\n\n\
+         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\n\
+         Tables are coloured on a terminal and plain in a pipe; `--color`, `NO_COLOR` and `CLICOLOR_FORCE` decide otherwise. `meshcert completions bash > /etc/bash_completion.d/meshcert` teaches a shell,\n\
+         `meshcert man /usr/local/share/man/man1` the manual. With a link to the binary under the name `kubectl-meshcert` on the path, `kubectl meshcert …` does the same.\n",
+    );
+    let mut command = Cli::command().term_width(100).bin_name("meshcert");
+    command.build();
+    describe(&mut command, 2, &mut text);
+    text
+}
+
+fn describe(command: &mut clap::Command, level: usize, text: &mut String) {
+    let name = command.get_bin_name().unwrap().to_owned();
+    let help = command.render_long_help().to_string();
+    let help: Vec<&str> = help.trim().lines().map(str::trim_end).collect();
+    text.push_str(&format!("\n{} {name}\n\n```text\n{}\n```\n", "#".repeat(level), help.join("\n")));
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        describe(sub, 3, text);
+    }
+}
+
+/// Compares a page with what it is generated from, or writes it.
+fn generated(name: &str, text: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(format!("{}/{name}", env!("CARGO_MANIFEST_DIR")), text).unwrap();
+    }
+    assert!(page(name) == text, "{name} is not what is generated: run `make golden`");
+}
+
+#[test]
+fn the_page_of_commands_is_their_help() {
+    generated("docs/CLI.md", &command_line());
 }
 
 #[test]
@@ -67,6 +107,7 @@ fn every_link_leads_somewhere() {
         "docs/SECURITY.md",
         "docs/ARCHITECTURE.md",
         "docs/ALERTS.md",
+        "docs/API.md",
     ] {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         for found in link.captures_iter(&page(name)) {

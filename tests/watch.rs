@@ -45,6 +45,10 @@ async fn answer(State(script): State<Script>, request: Request) -> Response {
     if uri.contains("selfsubjectaccessreviews") {
         return Response::new(Body::from(r#"{"status":{"allowed":false}}"#));
     }
+    // This cluster knows no renewals; the observing plane must not mind.
+    if uri.starts_with("/apis/") {
+        return Response::builder().status(404).body(Body::empty()).unwrap();
+    }
     let queue = if uri.contains("watch=true") { &script.watches } else { &script.lists };
     script.seen.lock().unwrap().push(uri);
     let next = queue.lock().unwrap().pop_front();

@@ -10,7 +10,8 @@ use crate::cli::{ExplainArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::connect::connect;
 use crate::cluster::secrets::{self, Explained, Scope};
-use crate::command::{print, table};
+use crate::command::print;
+use crate::command::table::{Tone, table};
 use crate::observer::ClusterSpec;
 use crate::ports::Clock;
 use crate::secret::Class;
@@ -100,6 +101,8 @@ impl Explanation {
     fn text(&self) -> String {
         let Self { cluster, secret, verdict, entries } = self;
         let rows = entries.iter().map(|entry| [entry.key.clone(), entry.verdict.clone()]);
+        let counted = if verdict.starts_with("not counted") { Tone::Warning } else { Tone::Good };
+        let verdict = counted.paint(verdict);
         format!("{secret} in cluster {cluster}: {verdict}\n\n{}", table(["KEY", "WHAT IT HOLDS"], rows))
     }
 }

@@ -2,4 +2,7 @@
 
 pub mod daemon;
 pub mod faults;
+pub mod http;
+pub mod prometheus;
+pub mod terminal;
 pub mod tools;
