@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Naming;
+use crate::rollout::Reach;
 use crate::secret::SecretRule;
 
 pub use duration::Duration;
@@ -61,6 +62,10 @@ pub struct ClusterConfig {
     /// Namespaces in which hosted meshes live; `["*"]` watches all, which needs a ClusterRole.
     #[serde(default = "default_namespaces")]
     pub namespaces: Vec<String>,
+    /// How the role `act` reaches the pods whose certificates it looks at: `direct` by their addresses, `portForward` through the API server, `auto` directly with the
+    /// service account of a pod of this cluster and else by port-forward.
+    #[serde(default)]
+    pub reach: Reach,
 }
 
 /// Paths of kubeconfig files; a process reads those of its own roles.
@@ -317,7 +322,7 @@ mod tests {
         let text = "
 clusters:
   - {name: cp-1, inCluster: true, namespaces: [istio-system]}
-  - {name: cp-2, kubeconfig: /etc/meshcert/cp-2.yaml, context: admin, namespaces: ['*']}
+  - {name: cp-2, kubeconfig: /etc/meshcert/cp-2.yaml, context: admin, namespaces: ['*'], reach: portForward}
 clusterSecrets: {namespace: meshcert, istioRemoteSecrets: true}
 naming: {kubeCerts: 'x-{mesh}-kube'}
 secretRules:
@@ -327,6 +332,7 @@ policy: {renewBefore: 45d}
         let config = Config::parse(text).unwrap();
         assert_eq!(config.clusters[1].namespaces, ["*"]);
         assert_eq!(namespaces(&config.clusters[1].namespaces), None);
+        assert_eq!((config.clusters[0].reach, config.clusters[1].reach), (Reach::Auto, Reach::PortForward));
         assert_eq!(config.policy.renew_before, Duration(45 * DAY));
         let written = serde_json::to_string(&config).unwrap();
         assert_eq!(Config::parse(&written).unwrap(), config);
@@ -337,6 +343,7 @@ policy: {renewBefore: 45d}
         for (text, path, remedy) in [
             ("polcy: {}", "polcy", "expected one of `clusters`"),
             ("clusters: [{name: a, kubecfg: b}]", "clusters[0].kubecfg", "`kubeconfig`"),
+            ("clusters: [{name: a, reach: far}]", "clusters[0].reach", "`portForward`"),
             ("clusters: [{name: ''}]", "clusters[0].name", "1 to 63 letters"),
             ("clusters: [{name: a}, {name: a}]", "clusters[1].name", "clusters[0] already"),
             ("clusters: [{name: a, inCluster: true, context: b}]", "clusters[0]", "keep one"),

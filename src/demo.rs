@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::demo::access::Access;
 use crate::demo::api::Api;
+use crate::demo::forward::Nodes;
 use crate::demo::store::Store;
 use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
@@ -22,6 +23,7 @@ mod api;
 mod call;
 mod discovery;
 mod endpoints;
+mod forward;
 mod hosted;
 mod hosted_api;
 mod jobs;
@@ -31,6 +33,7 @@ mod openapi;
 mod patch;
 mod pki;
 mod scale;
+mod schema;
 mod selector;
 mod status;
 mod store;
@@ -96,11 +99,12 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     let filling = Arc::clone(&store);
     let now = clock.now();
     let meshes = tokio::task::spawn_blocking(move || hosted::fill(&filling, scenario, meshes, now)).await??;
-    let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace);
+    let nodes = Arc::new(Nodes::default());
+    let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace, Arc::clone(&nodes));
     controllers.settle().await;
     let mut tasks = JoinSet::new();
     tasks.spawn(controllers.run());
-    let api = Arc::new(Api { store, clock, access: Access::default() });
+    let api = Arc::new(Api { store, clock, access: Access::default(), nodes });
     let router = api::router(Arc::clone(&api));
     tasks.spawn(async move {
         // It serves until it is aborted.

@@ -65,6 +65,7 @@ pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigErro
         Ok(Acting {
             name: cluster.name.as_str().into(),
             connection: connection(cluster, Plane::Act)?,
+            reach: cluster.reach,
             namespaces: cluster.namespaces.clone(),
             naming: config.naming()?,
             policy: config.policy.compile()?,

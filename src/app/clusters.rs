@@ -49,7 +49,9 @@ impl Sources {
             None => Config::default(),
         };
         if self.kubeconfig.is_some() || self.context.is_some() || config.clusters.is_empty() {
-            let namespaces = config.clusters.first().map(|cluster| cluster.namespaces.clone());
+            let first = config.clusters.first();
+            let namespaces = first.map(|cluster| cluster.namespaces.clone());
+            let reach = first.map(|cluster| cluster.reach).unwrap_or_default();
             config.clusters = vec![ClusterConfig {
                 name: self.context.clone().unwrap_or_else(|| DEFAULT_CLUSTER.to_owned()),
                 in_cluster: false,
@@ -57,6 +59,7 @@ impl Sources {
                 context: self.context.clone(),
                 kubeconfigs: None,
                 namespaces: namespaces.unwrap_or_else(config::default_namespaces),
+                reach,
             }];
         }
         if !self.namespaces.is_empty() {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::demo::access::Access;
 use crate::demo::call::Call;
+use crate::demo::forward::Nodes;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
 use crate::demo::{list, scale, table};
@@ -26,6 +27,7 @@ pub(super) struct Api {
     pub(super) store: Arc<Store>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: Access,
+    pub(super) nodes: Arc<Nodes>,
 }
 
 /// The router over a store.
@@ -42,7 +44,7 @@ async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
 
 impl Api {
     async fn answer(&self, request: Request) -> Result<Response, Failure> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let segments: Vec<&str> = head.uri.path().split('/').filter(|segment| !segment.is_empty()).collect();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if let Some(document) = self.discovery(&segments) {
@@ -56,6 +58,9 @@ impl Api {
         let mut call = self.call(&segments, head.uri.query().unwrap_or_default())?;
         self.access.check(authorization, &head.method, &call)?;
         call.as_table = header(ACCEPT).split(',').next().is_some_and(|first| first.contains("as=Table"));
+        if call.kind.plural == "pods" && call.subresource.as_deref() == Some("portforward") {
+            return self.forward(&call, &mut head);
+        }
         let content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_owned();
         let body = read(body).await?;
         match (head.method, call.name.is_some()) {
@@ -94,7 +99,7 @@ impl Api {
             let table = table::table(&call.kind, &[&object.value], json!({}), self.clock.now());
             return Ok(json_response(StatusCode::OK, &table));
         }
-        Ok(raw_response(StatusCode::OK, object.json))
+        Ok(raw_response(StatusCode::OK, object.json()))
     }
 }
 

@@ -84,8 +84,9 @@ pub(super) fn kube_apiserver(
         etcd_client_ends: parsed.validity().not_after.timestamp(),
         clock: Arc::clone(&clock),
     });
-    let router = router(Arc::new(Api { store, clock: Arc::clone(&clock), access: Access::default() }))
-        .layer(middleware::from_fn_with_state(gate, check));
+    let router =
+        router(Arc::new(Api { store, clock: Arc::clone(&clock), access: Access::default(), nodes: Arc::default() }))
+            .layer(middleware::from_fn_with_state(gate, check));
     Server::new(identity, Arc::new(Lenient(clients)), router, clock)
 }
 
