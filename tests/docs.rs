@@ -102,6 +102,7 @@ fn every_link_leads_somewhere() {
     let link = regex::Regex::new(r"\]\(([^)#:]+)(#[^)]*)?\)").unwrap();
     for name in [
         "README.md",
+        "docs/INSTALL.md",
         "docs/OPERATIONS.md",
         "docs/RENEWAL.md",
         "docs/SECURITY.md",
