@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::Output;
+use table::{Tone, table};
 
 pub mod advice;
 pub mod check;

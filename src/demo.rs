@@ -33,6 +33,7 @@ mod openapi;
 mod patch;
 mod pki;
 mod scale;
+mod schema;
 mod selector;
 mod status;
 mod store;

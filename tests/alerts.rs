@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -68,6 +68,38 @@ fn promtool_finds_the_rules_silent_and_firing_as_they_should_be() {
     for alert in alerts() {
         assert_eq!(seen.get(alert["alert"].as_str().unwrap()), Some(&(true, true)), "{}", alert["alert"]);
     }
+}
+
+#[test]
+fn dashboards_of_the_other_exporter_go_on_with_what_is_recorded() {
+    let Some(promtool) = tool("promtool") else { return };
+    run(&promtool, &["check", "rules", "--lint-fatal", "alerts/x509-certificate-exporter.rules.yaml"]);
+    run(&promtool, &["test", "rules", "alerts/tests/x509-certificate-exporter.yaml"]);
+}
+
+#[test]
+fn the_page_on_migration_says_of_each_metric_what_becomes_of_it() {
+    let rules: Value = serde_saphyr::from_str(&read("alerts/x509-certificate-exporter.rules.yaml")).unwrap();
+    let records = rules["groups"][0]["rules"].as_array().unwrap().iter().map(|rule| rule["record"].as_str().unwrap());
+    let recorded: BTreeSet<&str> = records.filter(|name| name.starts_with("x509_")).collect();
+    let metrics = read("docs/METRICS.md");
+    let exported: BTreeSet<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("| `x509_")?.split('`').next()).collect();
+    let page = read("docs/MIGRATION.md");
+    let (mut said_recorded, mut said_the_same) = (BTreeSet::new(), BTreeSet::new());
+    for row in page.lines().filter(|line| line.starts_with("| `x509_")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = cells[1].split('`').nth(1).unwrap();
+        assert!(cells[2] == "none" || cells[2].contains("recorded"), "{row}");
+        if cells[2].contains("recorded") {
+            said_recorded.insert(name);
+        }
+        if cells[2].starts_with("the same") {
+            said_the_same.insert(name.trim_start_matches("x509_"));
+        }
+    }
+    assert_eq!(said_recorded, recorded);
+    assert_eq!(said_the_same, exported);
 }
 
 #[test]

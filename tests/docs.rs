@@ -1,8 +1,14 @@
 //! What the documents say holds: examples are valid, phases and commands are those of the code.
 
-#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test may")]
+
+#[path = "docs/configuration.rs"]
+mod configuration;
+#[path = "docs/links.rs"]
+mod links;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use clap::CommandFactory;
@@ -14,25 +20,49 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The fenced blocks of a language.
+/// The fenced blocks of a language, without the indentation that a list gives them.
 fn fences(page: &str, language: &str) -> Vec<String> {
-    let begin = format!("```{language}\n");
-    page.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start() == format!("```{language}") {
+            let indent = line.len() - line.trim_start().len();
+            let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+            found.push(inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect());
+        }
+    }
+    found
 }
 
 #[test]
 fn the_configuration_examples_are_valid() {
-    let examples: Vec<String> =
-        fences(&page("docs/OPERATIONS.md"), "yaml").into_iter().filter(|text| text.contains("policy:")).collect();
-    assert!(!examples.is_empty());
-    for text in examples {
-        let config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(
-            config.policy.restart_tiers,
-            Config::default().policy.restart_tiers,
-            "the defaults, as they are said"
-        );
+    let mut seen = 0;
+    for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        for example in fences(&text, "yaml")
+            .into_iter()
+            .filter(|text| text.starts_with("clusters:") || text.starts_with("secretRules:"))
+        {
+            Config::parse(&example).unwrap_or_else(|error| panic!("{}: {error}\n{example}", name.display()));
+            seen += 1;
+        }
     }
+    assert!(seen > 0);
+    let operations = fences(&page("docs/OPERATIONS.md"), "yaml");
+    let example = operations.iter().find(|text| text.contains("restartTiers:")).unwrap();
+    let tiers = Config::parse(example).unwrap().policy.restart_tiers;
+    assert_eq!(tiers, Config::default().policy.restart_tiers, "the defaults, as they are said");
+}
+
+#[test]
+fn the_queries_in_the_pages_are_promql() {
+    let mut seen = 0;
+    for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        for query in fences(&text, "promql") {
+            promql_parser::parser::parse(&query).unwrap_or_else(|error| panic!("{}: {error}\n{query}", name.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
 }
 
 #[test]
@@ -98,21 +128,13 @@ fn the_page_of_commands_is_their_help() {
 }
 
 #[test]
+fn the_page_of_the_configuration_is_its_schema() {
+    let schema = serde_json::to_value(Config::schema()).unwrap();
+    generated("docs/CONFIGURATION.md", &configuration::page(&schema));
+}
+
+#[test]
 fn every_link_leads_somewhere() {
-    let link = regex::Regex::new(r"\]\(([^)#:]+)(#[^)]*)?\)").unwrap();
-    for name in [
-        "README.md",
-        "docs/INSTALL.md",
-        "docs/OPERATIONS.md",
-        "docs/RENEWAL.md",
-        "docs/SECURITY.md",
-        "docs/ARCHITECTURE.md",
-        "docs/ALERTS.md",
-        "docs/API.md",
-    ] {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        for found in link.captures_iter(&page(name)) {
-            assert!(folder.parent().unwrap().join(&found[1]).exists(), "{name} links to {}", &found[1]);
-        }
-    }
+    let broken = links::broken(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }

@@ -241,7 +241,7 @@ async fn what_endpoints_serve_is_seen_on_every_way_that_leads_there() {
 async fn nothing_is_touched_where_nothing_could_be_proven() {
     for (harm, words) in [
         (Harm::Refuse(StatusCode::FORBIDDEN), "grant the verbs get and create on pods/portforward"),
-        (Harm::Refuse(StatusCode::BAD_REQUEST), "forwards no ports over WebSocket"),
+        (Harm::Refuse(StatusCode::UPGRADE_REQUIRED), "forwards no ports over WebSocket"),
         (Harm::NoUpgrade, "forwards no ports over WebSocket"),
     ] {
         let world = World::new(1).await;
@@ -264,16 +264,42 @@ async fn a_way_that_breaks_in_the_middle_is_waited_for() {
     ] {
         let world = World::new(1).await;
         world.hide_the_pods().await;
+        world.tunnel.harm_from("/secrets/expiring-1-etcd-certs", harm);
         let name = world.ask().await;
         let _running = world.run(Reach::PortForward, auto());
-        world.until(&name, |renewal| renewal.status.phase >= Phase::Committing).await;
-        world.tunnel.harm(harm);
         let waiting =
             |renewal: &Renewal| renewal.status.phase == Phase::Verifying && renewal.status.message.contains(words);
         world.until(&name, waiting).await;
         world.tunnel.harm(Harm::None);
         world.until(&name, succeeded).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_cannot_be_asked_are_no_lost_quorum() {
+    let world = World::new(1).await;
+    let etcd = format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/expiring-1-etcd");
+    world.api.merge(&etcd, &json!({ "spec": { "replicas": 3 } })).await.unwrap();
+    while world.api.get::<Value>(&etcd).await.unwrap().unwrap()["status"]["availableReplicas"] != 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // It may pass, so it keeps no renewal from beginning.
+    world.tunnel.harm(Harm::Refuse(StatusCode::BAD_GATEWAY));
+    let name = world.ask().await;
+    let _running = world.run(Reach::PortForward, auto());
+    let waiting =
+        |renewal: &Renewal| renewal.status.message.contains("1 of 3 pods are new, 3 available; its members' health");
+    world.until(&name, waiting).await;
+    // As often as it takes for a second member to go, if one would.
+    for _ in 0..20 {
+        world.tunnel.asked();
+        while !world.tunnel.asked().iter().any(|line| line.contains("/portforward?")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(waiting(&world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap()));
+    }
+    world.tunnel.harm(Harm::None);
+    world.until(&name, succeeded).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,10 +73,13 @@ fn words(error: &kube::Error) -> (ErrorKind, String) {
                     ErrorKind::Forbidden,
                     "; grant the verbs get and create on pods/portforward there (a Role is enough)",
                 ),
-                StatusCode::BAD_REQUEST
-                | StatusCode::METHOD_NOT_ALLOWED
-                | StatusCode::UPGRADE_REQUIRED
-                | StatusCode::NOT_IMPLEMENTED => (ErrorKind::Invalid, NO_WEBSOCKET),
+                StatusCode::METHOD_NOT_ALLOWED | StatusCode::UPGRADE_REQUIRED | StatusCode::NOT_IMPLEMENTED => {
+                    (ErrorKind::Invalid, NO_WEBSOCKET)
+                }
+                // What a node says where a proxy has swallowed the upgrade.
+                StatusCode::BAD_REQUEST if said.to_lowercase().contains("upgrade") => {
+                    (ErrorKind::Invalid, NO_WEBSOCKET)
+                }
                 _ => (ErrorKind::Unavailable, ""),
             };
             (kind, format!("the API server answered {code}: {said}{remedy}"))

@@ -10,8 +10,7 @@ use crate::cert::parse::{NamePool, Retain, read_entry};
 use crate::cert::{CertFingerprint, Entry, Name, Position, Role, SerialNumber};
 use crate::cli::{CheckArgs, Outcome};
 use crate::clock::SystemClock;
-use crate::command::print;
-use crate::command::table::{Tone, table};
+use crate::command::{Tone, print, table};
 use crate::ports::Clock;
 use crate::time::{UnixTime, time_left};
 

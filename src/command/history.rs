@@ -5,7 +5,7 @@ use crate::cli::{HistoryArgs, MeshArgs, Outcome};
 use crate::command::print;
 use crate::command::progress::tone;
 use crate::command::renewal::find;
-use crate::command::table::table;
+use crate::command::table;
 use crate::renewal::Renewal;
 
 /// Lists a mesh's renewals, oldest first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::command::table::Tone;
+use crate::command::Tone;
 use crate::renewal::Phase;
 
 /// Between two pictures of the bar.

@@ -58,7 +58,11 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Fine);
         }
         let namespace = &found.mesh.key.namespace;
-        let (name, last) = match ask(&found.api, &found.mesh, Trigger::Manual, force).await? {
+        let asked = match unfinished(&found).await? {
+            Some(failed) if !force => Asked::Exists(failed.name, failed.status.phase),
+            _ => ask(&found.api, &found.mesh, Trigger::Manual, force).await?,
+        };
+        let (name, last) = match asked {
             Asked::Created(name) => (name, None),
             Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when it is gone"),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
@@ -71,6 +75,13 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
         writeln!(io::stdout(), "{name}")?;
         if wait { follow(&found.api, namespace, &name, last).await } else { Ok(Outcome::Fine) }
     })
+}
+
+/// The newest renewal, where it failed after the new certificates were stored: it is named after the former ones, and what is missing is its end.
+async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
+    let newest = found.renewals().await?.into_iter().rev();
+    let mut begun = newest.filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
+    Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && newest.status.committed_at.is_some()))
 }
 
 /// Agrees to the plan of a renewal, after showing it.

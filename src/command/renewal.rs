@@ -10,7 +10,7 @@ use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::command::progress::Progress;
-use crate::command::table::{Tone, table};
+use crate::command::{Tone, table};
 use crate::controller::{Acting, Timing};
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use futures_util::FutureExt;
 use tracing::warn;
 
-use crate::cert::CertFingerprint;
+use crate::cert::{CertFingerprint, Certificate};
 use crate::cluster::workloads::Roster;
 use crate::controller::Actor;
 use crate::controller::prove::{Spot, spots};
@@ -17,6 +17,9 @@ use crate::time::UnixTime;
 
 /// Endpoints of a cluster that are asked at the same time.
 const ABREAST: usize = 32;
+
+/// Endpoints of which a sweep says that they fell silent.
+const MOST_SAID: usize = 5;
 
 /// What endpoints showed when they were asked last.
 #[derive(Default)]
@@ -57,9 +60,23 @@ impl Actor {
             let (mesh, spot) = &all[*position];
             asked.push(spot.served(&self.way, &mesh.key.namespace).boxed());
         }
+        let mut silent = Vec::new();
         for (position, served) in chosen.iter().zip(abreast(ABREAST, asked).await) {
-            let shown = served.ok().map(|one| Shown { fingerprint: one.fingerprint, not_after: one.not_after });
-            memory.learn(key(&all[*position].1), shown);
+            let (mesh, spot) = &all[*position];
+            let shown = match served {
+                Ok(Certificate { fingerprint, not_after, .. }) => Some(Shown { fingerprint, not_after }),
+                Err(error) => {
+                    silent.extend(memory.is_news(&key(spot)).then(|| (mesh.key.id.as_str(), error.message)));
+                    None
+                }
+            };
+            memory.learn(key(spot), shown);
+        }
+        for (mesh, message) in silent.iter().take(MOST_SAID) {
+            warn!(cluster = %self.acting.name, mesh, "an endpoint shows no certificate: {message}");
+        }
+        if silent.len() > MOST_SAID {
+            warn!(cluster = %self.acting.name, "{} more endpoints show no certificate", silent.len() - MOST_SAID);
         }
         let states = all.iter().filter_map(|(mesh, spot)| memory.state(mesh, spot)).collect();
         self.around.metrics.endpoints(&self.acting.name, states);
@@ -116,6 +133,11 @@ impl Memory {
         positions
     }
 
+    /// Whether it would be new that an endpoint shows nothing.
+    fn is_news(&self, key: &(String, u16)) -> bool {
+        !matches!(self.asked.get(key), Some((_, None)))
+    }
+
     fn learn(&mut self, key: (String, u16), shown: Option<Shown>) {
         self.asked.insert(key, (self.sweeps, shown));
     }
@@ -156,6 +178,7 @@ mod tests {
             rounds.push(chosen);
         }
         assert_eq!(rounds, [vec![0, 1], vec![2, 3], vec![0, 4], vec![1, 2]]);
+        assert!(memory.is_news(&mk_key(9)) && !memory.is_news(&mk_key(3)), "it is said once");
         memory.begin([mk_key(3)].into());
         assert_eq!(memory.asked.len(), 1, "what is gone is forgotten");
     }

@@ -99,7 +99,7 @@ impl Api {
             let table = table::table(&call.kind, &[&object.value], json!({}), self.clock.now());
             return Ok(json_response(StatusCode::OK, &table));
         }
-        Ok(raw_response(StatusCode::OK, object.json))
+        Ok(raw_response(StatusCode::OK, object.json()))
     }
 }
 

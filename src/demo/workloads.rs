@@ -144,7 +144,9 @@ impl Controllers {
             self.create_pod(key, workload, &name, &workload["spec"]["template"], revision);
             return true;
         }
-        let surplus = if new.len() > wanted { new.last() } else { old.first() };
+        // Of the old ones, those first that do not come up.
+        let old = old.iter().find(|pod| !is_ready(&pod.value)).or(old.first());
+        let surplus = if new.len() > wanted { new.last() } else { old };
         let ready = pods.0.iter().filter(|pod| is_ready(&pod.value)).count();
         let spare = surplus.filter(|pod| {
             ready > wanted || (ready == wanted && !is_ready(&pod.value)) || new.len() > wanted || wanted == 0

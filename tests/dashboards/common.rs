@@ -137,7 +137,7 @@ pub fn renewals_ended(chosen: &str) -> Vec<Value> {
 
 /// The columns that name a mesh; the name leads to its dashboard.
 pub fn mesh_columns() -> Vec<Column> {
-    let there = "/d/meshcert-mesh?var-mesh_cluster=${__data.fields.Cluster}&var-mesh_namespace=${__data.fields.Namespace}&var-mesh_id=${__data.fields.Mesh}&var-page=${page}&${datasource:queryparam}&${__url_time_range}";
+    let there = "/d/meshcert-mesh?var-mesh_cluster=${__data.fields.Cluster}&var-mesh_namespace=${__data.fields.Namespace}&var-mesh_id=${__data.fields.Mesh}&${page:queryparam}&${datasource:queryparam}&${__url_time_range}";
     vec![
         Column::new("mesh_id", "Mesh").link("This mesh", there).width(220),
         Column::new("mesh_cluster", "Cluster").width(140),

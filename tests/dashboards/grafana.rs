@@ -152,7 +152,7 @@ impl Panel {
             "tooltip": { "mode": "single", "sort": "none" },
         });
         let order = json!({ "id": "sortBy", "options": { "sort": [{ "field": over, "desc": false }] } });
-        let hide = json!({ "id": "organize", "options": { "excludeByName": { "Time": true }, "indexByName": {}, "renameByName": { "Value": title } } });
+        let hide = json!({ "id": "organize", "options": { "excludeByName": { "Time": true, "month": true }, "indexByName": {}, "renameByName": { "Value": title } } });
         panel.model["transformations"] = json!([order, hide]);
         panel.default("custom", json!({ "fillOpacity": 80 })).unit("short").whole()
     }

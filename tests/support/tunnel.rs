@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -37,6 +37,8 @@ pub struct Tunnel {
 struct Shared {
     api: SocketAddr,
     harm: Mutex<Harm>,
+    /// The harm that begins with the first change of a path with these words in it.
+    trigger: Mutex<Option<(String, Harm)>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -54,7 +56,8 @@ impl Tunnel {
     pub async fn start(api: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { api, harm: Mutex::new(Harm::None), asked: Mutex::default() });
+        let shared =
+            Arc::new(Shared { api, harm: Mutex::new(Harm::None), trigger: Mutex::default(), asked: Mutex::default() });
         let given = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             loop {
@@ -77,6 +80,11 @@ impl Tunnel {
         *self.shared.harm.lock().unwrap() = harm;
     }
 
+    /// Begins with the first change of a path with these words in it, before that is carried out.
+    pub fn harm_from(&self, words: &str, harm: Harm) {
+        *self.shared.trigger.lock().unwrap() = Some((words.to_owned(), harm));
+    }
+
     /// What was asked until now, method, path and query; forgotten with that.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.asked.lock().unwrap())
@@ -85,6 +93,12 @@ impl Tunnel {
 
 async fn pass(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
     shared.asked.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
+    if request.method() != Method::GET
+        && let Some((_, harm)) =
+            shared.trigger.lock().unwrap().take_if(|(words, _)| request.uri().path().contains(words.as_str()))
+    {
+        *shared.harm.lock().unwrap() = harm;
+    }
     if !request.uri().path().ends_with("/portforward") {
         return send(&shared, request).await;
     }
