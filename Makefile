@@ -5,7 +5,7 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden
+.PHONY: help demo test lint fmt bench tools golden manifests
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ test: tools lint ## Everything that is checked, quick checks first.
 
 golden: ## Write the golden files anew; look at the difference before committing it.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
+
+manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
+	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart_values --test chart
 
 bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench

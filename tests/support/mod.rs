@@ -2,7 +2,9 @@
 
 pub mod daemon;
 pub mod faults;
+pub mod helm;
 pub mod http;
 pub mod prometheus;
+pub mod real_api;
 pub mod terminal;
 pub mod tools;
