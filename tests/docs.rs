@@ -67,6 +67,7 @@ fn every_link_leads_somewhere() {
         "docs/SECURITY.md",
         "docs/ARCHITECTURE.md",
         "docs/ALERTS.md",
+        "docs/E2E.md",
     ] {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         for found in link.captures_iter(&page(name)) {

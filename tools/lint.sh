@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.cache/venv/bin
-git ls-files '*.sh' .ci/run | xargs "$bin/shellcheck"
+git ls-files '*.sh' .ci/run | xargs "$bin/shellcheck" --external-sources --source-path=SCRIPTDIR
 
 git ls-files '*.yaml' '*.yml' | xargs --no-run-if-empty "$bin/yamllint" --strict -c tools/yamllint.yaml
 PATH="$bin:$PATH" cargo deny --log-level error check bans licenses sources

@@ -2,4 +2,5 @@
 
 pub mod daemon;
 pub mod faults;
+pub mod rules;
 pub mod tools;
