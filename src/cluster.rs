@@ -1,12 +1,16 @@
 //! The Kubernetes API of a control plane cluster, as far as certificates need it.
 
+mod access;
 pub mod api;
 pub mod connect;
 pub mod decode;
 mod events;
+pub mod forward;
 pub mod lease;
+mod lines;
 pub mod material;
+pub mod renewal_watch;
 pub mod renewals;
 mod request;
 pub mod secrets;
-mod workloads;
+pub mod workloads;

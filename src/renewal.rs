@@ -374,6 +374,11 @@ impl Renewal {
     pub fn is_under_way(&self) -> bool {
         !self.status.phase.is_terminal() || !self.status.cleaned_up || self.is_partial()
     }
+
+    /// How much it counts among the renewals of its mesh: one that is under way is not hidden by another that was turned away because of it; else the newest.
+    pub fn rank(&self) -> (bool, Option<UnixTime>, &str) {
+        (self.is_under_way(), self.created, &self.name)
+    }
 }
 
 /// The name of the request to replace exactly these certificates: whoever asks for it, asks for the same object.

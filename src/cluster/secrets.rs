@@ -4,16 +4,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use kube::Client;
 use tokio::sync::mpsc::Sender;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::cluster::connect::chain;
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Line, Page};
-use crate::cluster::request::{self, Asked};
+use crate::cluster::lines::Lines;
+use crate::cluster::request::{self, Asked, Resource};
 use crate::ports::{SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
@@ -29,15 +28,11 @@ pub struct Scope {
 /// Objects per page.
 const PAGE: usize = 500;
 /// For the headers, and again for the body, of a page.
-const LIST_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const LIST_DEADLINE: Duration = Duration::from_secs(60);
 /// After this the server ends a watch, and it is taken up again.
-const WATCH_SECONDS: u64 = 290;
-/// A watch on which nothing arrives for this long is cut from this side: the API server sends a bookmark about every minute.
-const WATCH_IDLE: Duration = Duration::from_secs(150);
+pub(super) const WATCH_SECONDS: u64 = 290;
 /// The first and the longest wait before a failed request is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
-/// A line longer than this is no Secret.
-const LONGEST_LINE: usize = 8 << 20;
 /// Types that hold no certificate, or that are meshcert's own copies; left out by the server.
 const NOISE: [&str; 9] = [
     "helm.sh/release.v1",
@@ -66,7 +61,7 @@ pub async fn follow(client: Client, scope: Scope, events: Sender<SecretEvent>) {
 /// # Errors
 /// It cannot be read.
 pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Option<Explained>, SourceError> {
-    let asked = Asked { verb: "list", namespace: scope.namespace.as_deref() };
+    let asked = Asked { verb: "list", resource: Resource::Secrets, namespace: scope.namespace.as_deref() };
     let namespace = scope.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
     let selector = encode(&format!("metadata.name={name}"));
     let uri = format!("/api/v1{namespace}/secrets?fieldSelector={selector}");
@@ -180,39 +175,22 @@ impl Follower {
             self.path,
             encode(version)
         );
-        let mut body = match request::open(&self.client, &uri, &asked, LIST_DEADLINE).await {
+        let body = match request::open(&self.client, &uri, &asked, LIST_DEADLINE).await {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
         };
         self.send(SecretEvent::Alive).await?;
-        let mut buffer: Vec<u8> = Vec::new();
+        let mut lines = Lines::new(body);
         loop {
-            let frame = match timeout(WATCH_IDLE, body.frame()).await {
-                // Taken up again from the last version, which costs nothing if the watch was only quiet.
-                Err(_) | Ok(None) => return Ok(Ok(())),
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => {
-                    return Ok(Err(SourceError {
-                        reason: SourceErrorReason::Unreachable,
-                        message: format!("{asked}: the connection broke off: {}", chain(&error)),
-                    }));
+            match lines.next(&asked).await {
+                Ok(Some(line)) => {
+                    *failures = 0;
+                    if let Err(error) = self.take_line(&line, version, &asked).await? {
+                        return Ok(Err(error));
+                    }
                 }
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            *failures = 0;
-            let mut rest = &data[..];
-            while let Some(end) = memchr::memchr(b'\n', rest) {
-                buffer.extend_from_slice(&rest[..end]);
-                rest = &rest[end + 1..];
-                let line = std::mem::take(&mut buffer);
-                if let Err(error) = self.take_line(&line, version, &asked).await? {
-                    return Ok(Err(error));
-                }
-            }
-            buffer.extend_from_slice(rest);
-            if buffer.len() > LONGEST_LINE {
-                let message = format!("{asked}: an event is larger than {} MiB", LONGEST_LINE >> 20);
-                return Ok(Err(SourceError { reason: SourceErrorReason::TooLarge, message }));
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
             }
         }
     }
@@ -255,7 +233,7 @@ impl Follower {
     }
 
     fn asked(&self, verb: &'static str) -> Asked<'_> {
-        Asked { verb, namespace: self.scope.namespace.as_deref() }
+        Asked { verb, resource: Resource::Secrets, namespace: self.scope.namespace.as_deref() }
     }
 }
 
@@ -278,7 +256,7 @@ pub(crate) fn backoff(failures: u32) -> Duration {
     full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-fn undecodable(asked: &Asked<'_>, error: &serde_json::Error) -> SourceError {
+pub(super) fn undecodable(asked: &Asked<'_>, error: &serde_json::Error) -> SourceError {
     // Its own words could quote the answer, which holds Secrets.
     let place = format!("line {}, column {}", error.line(), error.column());
     SourceError {
@@ -288,7 +266,7 @@ fn undecodable(asked: &Asked<'_>, error: &serde_json::Error) -> SourceError {
 }
 
 /// Percent-encodes everything but unreserved characters (RFC 3986 section 2.3).
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

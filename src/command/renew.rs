@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::app::{Sources, process};
 use crate::cli::{ApproveArgs, MeshArgs, Outcome, PlanArgs, RenewArgs, RollbackArgs};
 use crate::clock::SystemClock;
-use crate::command::print;
 use crate::command::renewal::{Found, find, follow, show};
+use crate::command::{print, say};
 use crate::mesh::SecretRole;
 use crate::plan::Plan;
 use crate::ports::Clock;
@@ -53,9 +53,8 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
     let RenewArgs { mesh: MeshArgs { mesh, connect }, dry_run, force, wait } = args;
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let mut stdout = io::stdout();
         if dry_run {
-            write!(stdout, "{}", show(&preview(&found).await?))?;
+            say(&show(&preview(&found).await?))?;
             return Ok(Outcome::Fine);
         }
         let namespace = &found.mesh.key.namespace;
@@ -73,7 +72,7 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             }
             Asked::Exists(name, _) => (name, None),
         };
-        writeln!(stdout, "{name}")?;
+        writeln!(io::stdout(), "{name}")?;
         if wait { follow(&found.api, namespace, &name, last).await } else { Ok(Outcome::Fine) }
     })
 }
@@ -97,15 +96,14 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
             format!("no renewal of {mesh} waits for approval; `meshcert history {mesh}` lists them")
         })?;
         let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
-        let mut stdout = io::stdout();
-        write!(stdout, "{}", show(plan))?;
+        say(&show(plan))?;
         // On the version that was shown: another plan needs another consent.
         let patch = json!({
             "metadata": { "resourceVersion": renewal.resource_version },
             "spec": { "approval": { "planDigest": plan.digest } },
         });
         found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
-        writeln!(stdout, "\n{} approved", renewal.name)?;
+        writeln!(io::stdout(), "\n{} approved", renewal.name)?;
         if wait {
             follow(&found.api, &renewal.namespace, &renewal.name, Some(Phase::AwaitingApproval)).await
         } else {

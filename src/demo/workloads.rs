@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::demo::endpoints::Endpoints;
+use crate::demo::forward::Nodes;
 use crate::demo::jobs;
 use crate::demo::store::{Key, Object, Store};
 use crate::ports::Clock;
@@ -30,8 +31,8 @@ pub(super) struct Controllers {
 }
 
 impl Controllers {
-    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, pace: Duration) -> Self {
-        let endpoints = Endpoints::new(Arc::clone(&store), Arc::clone(&clock));
+    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, pace: Duration, nodes: Arc<Nodes>) -> Self {
+        let endpoints = Endpoints::new(Arc::clone(&store), Arc::clone(&clock), nodes);
         Self { store, clock, pace, endpoints, revisions: BTreeMap::new() }
     }
 

@@ -8,12 +8,9 @@ use serde_json::Value;
 use crate::cluster::{Daemon, TOKEN, figure, until};
 use crate::mesh::{Mesh, Shape};
 use crate::support::daemon::Process;
+use crate::support::prometheus::free_address;
 use crate::support::rules::impatient_rules;
 use crate::support::tools;
-
-fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
 
 fn get(address: &str, path: &str) -> Option<String> {
     use std::io::{Read, Write};
