@@ -4,28 +4,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
-use meshcert::admin::AdminKubeconfig;
-use meshcert::probe::{Credentials, request};
+use http::{Request, StatusCode};
+use kube::client::Body;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use crate::cluster::{Daemon, figure, log};
 use crate::mesh::{Mesh, Shape};
 
 /// Asks ten times a second, each time on a new connection, until told to stop; when each question was asked, and whether it was answered.
 async fn poll(mesh: &Mesh, stop: Arc<AtomicBool>) -> Vec<(Duration, bool)> {
-    let admin = std::fs::read(mesh.admin()).unwrap();
-    let (address, name) = (mesh.api_address().parse().unwrap(), format!("{}-hosted-apiserver", mesh.id));
+    let mut admin = Kubeconfig::read_from(mesh.admin()).unwrap();
+    let server = admin.clusters[0].cluster.as_mut().unwrap();
+    server.server = Some(format!("https://{}", mesh.api_address()));
+    server.tls_server_name = Some(format!("{}-hosted-apiserver", mesh.id));
+    let config = Config::from_custom_kubeconfig(admin, &KubeConfigOptions::default()).await.unwrap();
     let (answers, start) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
     let mut questions = tokio::task::JoinSet::new();
     let mut clock = tokio::time::interval(Duration::from_millis(100));
     while !stop.load(Ordering::Relaxed) {
         clock.tick().await;
-        let (admin, name, answers, asked) = (admin.clone(), name.clone(), Arc::clone(&answers), start.elapsed());
+        let (config, answers, asked) = (config.clone(), Arc::clone(&answers), start.elapsed());
         questions.spawn(async move {
-            let admin = AdminKubeconfig::read(&admin).unwrap();
-            let credentials = Credentials { ca: &admin.ca, certificate: &admin.certificate, key: &admin.key };
-            let answer = request(address, &name, &credentials, (Method::GET, "/api/v1/namespaces/default", None)).await;
-            let fine = answer.is_ok_and(|(status, _)| status == StatusCode::OK);
+            // A client of its own has a connection of its own.
+            let client = kube::Client::try_from(config).unwrap();
+            let question = Request::get("/api/v1/namespaces/default").body(Body::empty()).unwrap();
+            let answer = tokio::time::timeout(Duration::from_secs(5), client.send(question)).await;
+            let fine = matches!(answer, Ok(Ok(answer)) if answer.status() == StatusCode::OK);
             answers.lock().unwrap().push((asked, fine));
         });
     }
