@@ -5,7 +5,7 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden e2e e2e-tools e2e-up e2e-down
+.PHONY: help demo test lint fmt bench tools golden manifests e2e e2e-tools e2e-up e2e-down
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ e2e-down: ## Take it down; nothing is left of it.
 
 golden: ## Write the golden files anew; look at the difference before committing it.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
+
+manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
+	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart_values --test chart
 
 bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench

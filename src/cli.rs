@@ -59,6 +59,9 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write that of every command into a folder.
     Man(ManArgs),
+    /// Before and after meshcert is removed.
+    #[command(subcommand)]
+    Uninstall(UninstallCommand),
 }
 
 /// How to reach the clusters.
@@ -306,6 +309,15 @@ pub enum ConfigCommand {
     },
 }
 
+/// Subcommands of `uninstall`.
+#[derive(Debug, Subcommand)]
+pub enum UninstallCommand {
+    /// Before: exit code 1 while a renewal is under way that nobody would finish.
+    Check(Connect),
+    /// After: remove the Leases. Renewals and backups stay.
+    Clean(Connect),
+}
+
 /// Form of a command's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -391,6 +403,7 @@ impl Cli {
             Command::Config(command) => command::config::run(command),
             Command::Completions(args) => command::shell::completions(args),
             Command::Man(args) => command::shell::man(args),
+            Command::Uninstall(command) => command::uninstall::run(command),
         }
     }
 }

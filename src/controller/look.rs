@@ -1,7 +1,7 @@
 //! Reads everything that a pass decides on.
 
 use crate::cluster::api::ApiError;
-use crate::cluster::lease::StoredLease;
+use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::controller::{Actor, prove};
 use crate::digest;
@@ -45,9 +45,9 @@ impl Actor {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
-            lock = self.lease(namespace, format!("meshcert-mesh-{id}"), &renewal, all).await?;
+            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), &renewal, all).await?;
             for number in 0..self.acting.policy.max_concurrent {
-                slots.push(self.lease(namespace, format!("meshcert-slot-{number}"), &renewal, all).await?);
+                slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
             }
         }
         let wants_workloads =
