@@ -4,6 +4,7 @@ pub mod api;
 pub mod connect;
 pub mod decode;
 mod events;
+mod jobs;
 pub mod lease;
 pub mod material;
 pub mod renewals;

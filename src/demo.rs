@@ -22,6 +22,7 @@ mod hosted;
 mod hosted_api;
 mod jobs;
 mod kinds;
+mod kubeadm;
 mod list;
 mod openapi;
 mod patch;
@@ -71,6 +72,7 @@ pub struct Demo {
     pub address: SocketAddr,
     /// How many meshes there are.
     pub meshes: usize,
+    router: axum::Router,
     _tasks: JoinSet<()>,
 }
 
@@ -96,14 +98,20 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     let mut tasks = JoinSet::new();
     tasks.spawn(controllers.run());
     let router = api::router(Arc::new(Api { store, clock }));
+    let served = router.clone();
     tasks.spawn(async move {
         // It serves until it is aborted.
-        let _ = axum::serve(listener, router).await;
+        let _ = axum::serve(listener, served).await;
     });
-    Ok(Demo { address, meshes, _tasks: tasks })
+    Ok(Demo { address, meshes, router, _tasks: tasks })
 }
 
 impl Demo {
+    /// The API itself, for those in the same process.
+    pub fn router(&self) -> axum::Router {
+        self.router.clone()
+    }
+
     /// A kubeconfig for the embedded API.
     pub fn kubeconfig(&self) -> String {
         format!(

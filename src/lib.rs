@@ -15,6 +15,7 @@ pub mod crd;
 pub mod demo;
 pub mod digest;
 pub mod inventory;
+pub mod job;
 pub mod material;
 pub mod mesh;
 pub mod metrics;

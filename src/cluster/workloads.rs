@@ -99,20 +99,6 @@ impl Api {
         self.merge(&path(namespace, workload.kind, &workload.name), &patch).await
     }
 
-    /// Whether a Job of this name exists and has not ended.
-    ///
-    /// # Errors
-    /// The request failed.
-    pub async fn is_job_active(&self, namespace: &str, name: &str) -> Result<bool, ApiError> {
-        let job: Option<Value> = self.get(&format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}")).await?;
-        let Some(job) = job else { return Ok(false) };
-        let conditions = job["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let ended = |condition: &Value| {
-            matches!(condition["type"].as_str(), Some("Complete" | "Failed")) && condition["status"] == "True"
-        };
-        Ok(!conditions.iter().any(ended))
-    }
-
     /// Ends one pod.
     ///
     /// # Errors
@@ -126,7 +112,7 @@ fn number(value: &Value) -> u32 {
     value.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
@@ -187,7 +173,7 @@ fn read_pod(pod: &Value) -> Pod {
 }
 
 /// Why a pod does not become ready, as its status says.
-fn problem(conditions: &[Value], status: &Value) -> Option<String> {
+pub(super) fn problem(conditions: &[Value], status: &Value) -> Option<String> {
     let containers = ["initContainerStatuses", "containerStatuses"]
         .into_iter()
         .flat_map(|kind| status[kind].as_array().into_iter().flatten());
