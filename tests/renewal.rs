@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use faults::{Fault, Plan};
 use meshcert::cert::issue::KeyType;
-use meshcert::clock::SystemClock;
+use meshcert::clock::{ManualClock, SystemClock};
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
 use meshcert::config::Config;
@@ -21,7 +21,7 @@ use meshcert::controller::{self, Acting, Surroundings, Timing};
 use meshcert::crd;
 use meshcert::demo::{self, Options, Scenario};
 use meshcert::job::RENEWAL_UID;
-use meshcert::material::assemble;
+use meshcert::material::{Material, assemble};
 use meshcert::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
 use meshcert::metrics::renewals::RenewalMetrics;
 use meshcert::native;
@@ -49,7 +49,7 @@ const AT_ONCE: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 struct World {
-    _demo: demo::Demo,
+    demo: demo::Demo,
     api: Api,
     plan: Arc<Plan>,
     killed: mpsc::UnboundedReceiver<()>,
@@ -58,26 +58,36 @@ struct World {
 
 impl World {
     async fn new(at: Option<(usize, Fault)>) -> Self {
+        Self::at_the_time_of(Arc::new(SystemClock), at).await
+    }
+
+    /// A cluster whose clocks show another time than meshcert's.
+    async fn at_the_time_of(clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {
         let options = Options {
             scenario: Scenario::Expiring,
             meshes: Some(1),
             listen: "127.0.0.1:0".parse().unwrap(),
             pace: Duration::from_millis(5),
-            clock: Arc::new(SystemClock),
+            clock,
         };
         let demo = demo::start(options).await.unwrap();
         let (kill, killed) = mpsc::unbounded_channel();
         let plan = Arc::new(Plan::new(demo.router(), at, kill));
         let api = Api::new(kube::Client::new(demo.router(), NAMESPACE));
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
-        Self { _demo: demo, api, plan, killed, naming: Naming::default() }
+        Self { demo, api, plan, killed, naming: Naming::default() }
     }
 
     /// A process that acts.
     fn process(&self, identity: &str, policy: Policy) -> impl Future<Output = ()> + use<> {
+        let (acting, around) = self.acting(identity, policy, Connection::InCluster);
+        controller::run_on(Api::new(faults::client(&self.plan)), acting, around)
+    }
+
+    fn acting(&self, identity: &str, policy: Policy, connection: Connection) -> (Acting, Surroundings) {
         let acting = Acting {
             name: "demo".into(),
-            connection: Connection::InCluster,
+            connection,
             namespaces: vec![NAMESPACE.to_owned()],
             naming: self.naming.clone(),
             policy,
@@ -90,7 +100,16 @@ impl World {
             meshes: Arc::new(|_| Vec::new()),
             metrics: Arc::new(RenewalMetrics::default()),
         };
-        controller::run_on(Api::new(faults::client(&self.plan)), acting, around)
+        (acting, around)
+    }
+
+    /// Runs meshcert until it is killed, and waits with its revival.
+    async fn run_until_killed(&mut self, policy: Policy) {
+        let process = tokio::spawn(self.process("test", policy));
+        tokio::time::timeout(PATIENCE, self.killed.recv()).await.unwrap();
+        process.abort();
+        let _ = process.await;
+        self.plan.revive();
     }
 
     async fn mesh(&self) -> (HostedMesh, meshcert::material::MeshSecrets) {
@@ -631,4 +650,85 @@ async fn a_leaf_that_kubeadm_skips_with_success_is_seen_and_its_words_are_told()
     } });
     world.api.merge(&format!("/api/v1/namespaces/{NAMESPACE}/secrets/{}", kube.name), &moved).await.unwrap();
     assert_ends(world, by_job(), Phase::Failed, "AuditFailed", "kubeadm said: Detected external front-proxy-ca").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_is_refused_before_it_makes_certificates_of_another_time() {
+    let world = World::new(None).await;
+    let name = world.ask().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, world.demo.kubeconfig()).unwrap();
+    let (acting, around) = world.acting("test", auto(), Connection::File { path, context: None });
+    let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-3600)));
+    let process = tokio::spawn(controller::run(acting, Surroundings { clock, ..around }));
+    let refused = async {
+        loop {
+            let renewal = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
+            if renewal.status.phase.is_terminal() {
+                return renewal.status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    process.abort();
+    assert_eq!((status.phase, status.reason.as_str()), (Phase::Refused, "ClockSkew"), "{}", status.message);
+    assert!(status.message.contains("differ by") && status.message.contains("correct them"), "{}", status.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_certificates_that_are_refused_are_rolled_back_and_the_former_ones_proven() {
+    // The hosted API's clock is so late that what is made now is not valid there yet.
+    let late = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let mut world = World::at_the_time_of(late, None).await;
+    let (_, before) = world.mesh().await;
+    let name = world.ask().await;
+    let policy = Policy { verify_deadline: 1, ..auto() };
+    let renewal = world.run_until(&name, policy, is_finished).await;
+    assert_eq!(renewal.status.phase, Phase::RolledBack, "{}", renewal.status.message);
+    let why = renewal.status.steps.iter().find(|step| step.result.contains("the new certificates are refused"));
+    assert!(why.is_some(), "{:#?}", renewal.status.steps);
+    let (_, after) = world.mesh().await;
+    for role in SecretRole::ALL {
+        let [before, after] =
+            [&before, &after].map(|secrets| secrets[role as usize].as_ref().unwrap().material.digest());
+        assert_eq!(before, after, "{}", role.as_str());
+    }
+    world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_replaced_while_committing_halts_it_with_the_rest_unwritten() {
+    let calm = run_with(auto(), None).await;
+    let first = calm.iter().position(|one| one.contains("PATCH") && one.ends_with("/secrets/expiring-1-etcd-certs"));
+    let mut world = World::new(Some((first.unwrap(), Fault::KilledBefore))).await;
+    let name = world.ask().await;
+    let before = world.serials().await;
+    world.run_until_killed(auto()).await;
+    let other = World::new(None).await.mesh().await.1;
+    let mut theirs = Material::default();
+    for key in ["ca.crt", "ca.key"] {
+        let bytes = other[SecretRole::EtcdCerts as usize].as_ref().unwrap().material.get(key).unwrap().to_vec();
+        theirs.insert(key, bytes.into());
+    }
+    let (_, live) = world.mesh().await;
+    let etcd = live[SecretRole::EtcdCerts as usize].as_ref().unwrap();
+    world.api.write_entries(NAMESPACE, &etcd.name, &etcd.resource_version, &theirs).await.unwrap();
+    let renewal = world.run_until(&name, auto(), is_finished).await;
+    assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (Phase::Failed, "AuditFailed"));
+    assert!(renewal.status.message.contains("does not fit the live Secrets any more"), "{}", renewal.status.message);
+    assert_eq!(world.serials().await, before, "no leaf was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_another_controller_rewrites_is_not_written_for_ever_and_it_is_said() {
+    let world = World::new(None).await;
+    let istiod = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/istiod-{MESH}-hosted");
+    *world.plan.managed.lock().unwrap() = Some(istiod.clone());
+    let plan = Arc::clone(&world.plan);
+    let impatient = Policy { restart_deadline: 1, ..auto() };
+    assert_ends(world, impatient, Phase::Failed, "RestartStuck", "another controller rewrites its pod template").await;
+    let written = plan.mutations.lock().unwrap().iter().filter(|one| one.ends_with(&istiod)).count();
+    assert!((2..=8).contains(&written), "{written} times");
 }

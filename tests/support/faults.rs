@@ -65,6 +65,8 @@ pub struct Plan {
     pub mutations: Mutex<Vec<String>>,
     /// Told when the process is to die.
     pub kill: mpsc::UnboundedSender<()>,
+    /// The path of a workload whose pod template somebody else manages: what is added to it is gone at once.
+    pub managed: Mutex<Option<String>>,
     api: Router,
     dead: AtomicBool,
 }
@@ -84,7 +86,7 @@ pub fn client(plan: &Arc<Plan>) -> kube::Client {
 
 impl Plan {
     pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        Self { at, mutations: Mutex::default(), kill, api, dead: AtomicBool::new(false) }
+        Self { at, mutations: Mutex::default(), kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
     }
 
     /// The next process may speak.
@@ -125,7 +127,16 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
         let _ = plan.kill.send(());
     };
     match fault.flatten() {
-        None => send(plan, request).await,
+        None => {
+            let managed = plan.managed.lock().unwrap().clone();
+            let managed = managed.filter(|path| request.method() == Method::PATCH && request.uri().path() == path);
+            let answer = send(plan, request).await;
+            if let Some(path) = managed {
+                let theirs = r#"{"spec":{"template":{"metadata":{"annotations":{"meshcert.dev/certificates-digest":null,"kubectl.kubernetes.io/restartedAt":null}}}}}"#;
+                merge(plan, &path, theirs).await;
+            }
+            answer
+        }
         Some(Fault::KilledBefore) => {
             die();
             Err(Cut)
