@@ -153,10 +153,18 @@ fn many_notifications_at_once_make_one_renewal() {
 
 #[test]
 fn no_key_and_no_token_is_shown_anywhere() {
+    for engine in ["native", "job"] {
+        show_nothing(engine);
+    }
+}
+
+fn show_nothing(engine: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     let log = folder.path().join("log");
     let demo = Demo::start_logging(
         &[
+            "--engine",
+            engine,
             "--mode",
             "auto",
             "--scenario",
@@ -197,7 +205,7 @@ fn no_key_and_no_token_is_shown_anywhere() {
     needles.push(TOKEN.to_owned());
     let shown = [
         std::fs::read_to_string(&log).unwrap(),
-        demo.kubectl(&["get", "crn,events,leases", "-o", "yaml"]),
+        demo.kubectl(&["get", "crn,events,leases,jobs,pods", "-o", "yaml"]),
         printed(&meshcert(&demo, &["history", "expiring-1", "-o", "json"])),
     ];
     assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
