@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 import tarfile
 
@@ -58,6 +60,12 @@ def write(target, name, files, entrypoint, user="0"):
     os.rename(target + ".new", target)
 
 
+def libraries(program):
+    """What a dynamically linked program loads: that of the tests is not linked statically, as a released one is."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return {path: path for path in re.findall(r"(/\S+) \(0x", listed)}
+
+
 def main():
     """Every image of the cluster."""
     binaries, folder, job_image, *meshcert = sys.argv[1:]
@@ -73,8 +81,9 @@ def main():
     one("job", job_image, shell | tools, [BASH])
     for name in ("etcd", "kube-apiserver"):
         one(name, f"meshcert.test/{name}:1", {f"/usr/bin/{name}": os.path.join(binaries, name)}, [f"/usr/bin/{name}"])
-    if meshcert:
-        one("meshcert", "meshcert.test/meshcert:1", {"/meshcert": meshcert[0]}, ["/meshcert"], "65532:65532")
+    if meshcert and os.path.exists(meshcert[0]):
+        files = {"/meshcert": meshcert[0]} | libraries(meshcert[0])
+        one("meshcert", "meshcert.test/meshcert:e2e", files, ["/meshcert"], "65532:65532")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ need bash-static bash-static
 "$SOURCE/e2e/down.sh"
 
 mkdir -p "$STATE" "$LOGS"
-"$SOURCE/e2e/images.py" "$BIN" "$IMAGES" "$JOB_IMAGE"
+"$SOURCE/e2e/images.py" "$BIN" "$IMAGES" "$JOB_IMAGE" "${CARGO_TARGET_DIR:-$SOURCE/target}/debug/meshcert"
 # The kubelet sets these for the whole machine.
 (cd /proc/sys && grep -H . vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes) >"$STATE/sysctls"
 say "starting"

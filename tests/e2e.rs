@@ -24,5 +24,7 @@ mod manual;
 mod mesh;
 #[path = "e2e/outage.rs"]
 mod outage;
+#[path = "e2e/pods.rs"]
+mod pods;
 #[path = "support/mod.rs"]
 mod support;
