@@ -6,5 +6,6 @@ pub mod helm;
 pub mod http;
 pub mod prometheus;
 pub mod real_api;
+pub mod rules;
 pub mod terminal;
 pub mod tools;
