@@ -42,7 +42,7 @@ golden: ## Write the golden files anew; look at the difference before committing
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
 
 manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
-	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart_values --test chart
+	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart --test chart_rendering
 
 bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench

@@ -1,4 +1,4 @@
-{{- /* What each role may do in a namespace of hosted meshes, and nothing else; docs/OPERATIONS.md says why (tests/chart.rs compares). */ -}}
+{{- /* What each role may do in a namespace of hosted meshes, and nothing else; docs/OPERATIONS.md says why (tests/chart_rendering.rs compares). */ -}}
 {{- define "meshcert.rules.observe" -}}
 - {apiGroups: [''], resources: [secrets], verbs: [list, watch]}
 - {apiGroups: [meshcert.dev], resources: [certificaterenewals], verbs: [list, watch]}
