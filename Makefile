@@ -5,7 +5,7 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden manifests e2e e2e-tools e2e-up e2e-down
+.PHONY: help demo test lint fmt bench tools golden manifests image e2e e2e-tools e2e-up e2e-down
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,7 +21,7 @@ lint: ## Formatting, clippy, licences, shell scripts, YAML.
 	cargo clippy --quiet --all-targets -- -D warnings
 	tools/lint.sh
 
-test: tools lint ## Everything that is checked, quick checks first.
+test: tools lint image ## Everything that is checked, quick checks first.
 	$(WITH_TOOLS) cargo test --quiet --test architecture
 	$(WITH_TOOLS) cargo test
 
@@ -43,6 +43,9 @@ golden: ## Write the golden files anew; look at the difference before committing
 
 manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart --test chart_rendering
+
+image: ## Build the container image and its SBOM into target/image, with buildah; a static release build takes minutes.
+	nice tools/image.sh
 
 bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench

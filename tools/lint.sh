@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shell scripts, YAML, licences.
+# Shell scripts, YAML, the Dockerfile, licences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/.cache/venv/bin
@@ -7,4 +7,5 @@ git ls-files '*.sh' .ci/run | xargs "$bin/shellcheck" --external-sources --sourc
 
 # A chart's templates become YAML only when they are rendered.
 git ls-files '*.yaml' '*.yml' ':!deploy/chart/templates' | xargs --no-run-if-empty "$bin/yamllint" --strict -c tools/yamllint.yaml
+"$bin/hadolint" Dockerfile
 PATH="$bin:$PATH" cargo deny --log-level error check bans licenses sources
