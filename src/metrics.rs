@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::metrics::exposition::{ClusterSnapshot, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::process::ProcessCollector;
-use crate::metrics::renewals::{RenewalCollector, RenewalMetrics};
+use crate::metrics::renewals::{EndpointState, RenewalCollector, RenewalMetrics};
 use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
@@ -70,6 +70,7 @@ pub struct Metrics {
     http_requests: Arc<HttpRequests>,
     config_successful: Gauge,
     config_success_time: Gauge,
+    renewals: Option<Arc<RenewalMetrics>>,
     tail: Mutex<Tail>,
 }
 
@@ -139,12 +140,17 @@ impl Metrics {
             Unit::Seconds,
             config_success_time.clone(),
         );
-        if let Some(renewals) = renewals {
-            registry.register_collector(Box::new(RenewalCollector(renewals)));
+        if let Some(renewals) = &renewals {
+            registry.register_collector(Box::new(RenewalCollector(Arc::clone(renewals))));
         }
         registry.register_collector(Box::new(Arc::clone(&http_requests)));
         registry.register_collector(Box::new(ProcessCollector));
-        Self { registry, http_requests, config_successful, config_success_time, tail: Mutex::default() }
+        Self { registry, http_requests, config_successful, config_success_time, renewals, tail: Mutex::default() }
+    }
+
+    /// What the endpoints of a mesh showed when this process asked them last; empty where it asks none.
+    pub fn endpoints(&self, cluster: &str, namespace: &str, mesh: &str) -> Vec<EndpointState> {
+        self.renewals.as_ref().map(|renewals| renewals.endpoints_of(cluster, namespace, mesh)).unwrap_or_default()
     }
 
     /// A valid configuration is in force since `now`.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds and installs, once, what the tests need beyond Rust: the real Prometheus and Alertmanager with their checkers, and
-# Python's OpenMetrics parser. Everything goes into .cache, keyed by the files that pin the versions.
+# Builds and installs, once, what the tests need beyond Rust: the real Prometheus and Alertmanager with their checkers,
+# Python's OpenMetrics parser, a browser and axe-core. Everything but the browser goes into .cache, keyed by the files that
+# pin the versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$PWD/.cache
@@ -59,8 +60,33 @@ install_python() {
   stamp python tools/requirements.txt
 }
 
+install_node() {
+  local files=(tools/node/package.json tools/node/package-lock.json)
+  fresh node "${files[@]}" && return
+  rm -rf "$cache/node"
+  mkdir -p "$cache/node"
+  cp "${files[@]}" "$cache/node/"
+  (cd "$cache/node" && npm ci --silent --ignore-scripts --no-audit --no-fund)
+  stamp node "${files[@]}"
+}
+
+# The distribution's: a browser comes with a hundred libraries that fit it.
+install_browser() {
+  command -v "${CHROMIUM:-chromium}" >/dev/null && command -v "${CHROMEDRIVER:-chromedriver}" >/dev/null && return
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    need "${CHROMIUM:-chromium}" "Chromium, or name it in CHROMIUM"
+    need "${CHROMEDRIVER:-chromedriver}" "its chromedriver, or name it in CHROMEDRIVER"
+  fi
+  echo "installing chromium with its driver" >&2
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core
+}
+
 need go "Go 1.26 or newer"
 need python3 "Python 3.9 or newer with the venv module"
+need npm "Node.js 20 or newer"
 build_prometheus
 build_alertmanager
 install_python
+install_node
+install_browser
