@@ -13,7 +13,7 @@ help: ## Say what can be made.
 demo: ## Show meshcert at work on hosted meshes in an embedded cluster; needs nothing but Rust.
 	cargo run --quiet -- demo
 
-tools: ## Build and install the real Prometheus, Alertmanager, kubectl and checkers, once, into .cache.
+tools: ## Build and install the real Prometheus, Alertmanager, kubectl, Kubernetes API and checkers, once, into .cache.
 	tools/build.sh
 
 lint: ## Formatting, clippy, licences, shell scripts, YAML.

@@ -1,9 +1,11 @@
 //! The Kubernetes API of a control plane cluster, as far as certificates need it.
 
+mod access;
 pub mod api;
 pub mod connect;
 pub mod decode;
 mod events;
+pub mod forward;
 pub mod lease;
 mod lines;
 pub mod material;
@@ -11,4 +13,4 @@ pub mod renewal_watch;
 pub mod renewals;
 mod request;
 pub mod secrets;
-mod workloads;
+pub mod workloads;

@@ -36,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
     ("follower", &["cluster", "ports", "renewal", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
-    ("requests", &["cluster", "mesh", "notification", "ports", "renewal"]),
+    ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
     (
         "controller",
         &[

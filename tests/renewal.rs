@@ -25,6 +25,7 @@ use meshcert::policy::{Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Trigger};
 use meshcert::requests::{Asked, ask};
+use meshcert::rollout::Reach;
 use meshcert::time::DAY;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -76,6 +77,7 @@ impl World {
         let acting = Acting {
             name: "demo".into(),
             connection: Connection::File { path: self.folder.path().join("proxied"), context: None },
+            reach: Reach::Direct,
             namespaces: vec![NAMESPACE.to_owned()],
             naming: self.naming.clone(),
             policy,

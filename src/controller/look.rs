@@ -59,7 +59,7 @@ impl Actor {
         };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
-            Phase::Verifying => Some(prove::unproven(&mesh, &secrets, resolved).await),
+            Phase::Verifying => Some(prove::unproven(&self.way, &mesh, &secrets, resolved).await),
             _ => None,
         };
         let members = match phase {
@@ -67,11 +67,15 @@ impl Actor {
                 let status = &renewal.status;
                 let goal = if status.rolling_back { &status.before } else { &status.target };
                 let digest = goal.as_ref().map(|goal| goal.combined()).unwrap_or_default();
-                prove::members(&mesh, &secrets, resolved, &digest).await
+                prove::members(&self.way, &mesh, &secrets, resolved, &digest).await
             }
             _ => Members::default(),
         };
-        let obstacles = if phase == Phase::Preflight { self.obstacles(key, now).await? } else { Vec::new() };
+        let mut obstacles = Vec::new();
+        if phase == Phase::Preflight {
+            obstacles = self.obstacles(key, now).await?;
+            obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
+        }
         Ok(Observed {
             about: circumstances(&renewal, &secrets, mesh.expiration, all, now),
             others_under_way: all.iter().any(|other| comes_this_far(other, &renewal)),

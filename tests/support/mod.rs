@@ -4,4 +4,6 @@ pub mod browser;
 pub mod daemon;
 pub mod faults;
 pub mod http;
+pub mod prometheus;
+pub mod terminal;
 pub mod tools;
