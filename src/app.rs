@@ -1,121 +1,58 @@
 //! The composition root: puts the parts of the daemon together, in named stages.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
+use crate::app::clusters::{connection, places, selection, watched};
+use crate::app::doors::Doors;
+use crate::app::knowledge::Knowledge;
+use crate::app::permissions::Check;
+use crate::app::task::Task;
 use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
-use crate::config::{self, ClusterConfig, Config};
-use crate::controller::Surroundings;
+use crate::config::Config;
+use crate::controller::{Acting, Surroundings};
+use crate::follower::{Followed, Followers, Scope};
 use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
 use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::ports::Clock;
-use crate::requests::Desk;
-use crate::secret::Selection;
-use crate::server::{self, App, Limits};
+use crate::requests::told::{Listener, Teller};
+use crate::requests::{Desk, Place};
+use crate::server::{self, App};
+
+pub use clusters::{Plane, Sources, clusters};
 
 pub mod acting;
+mod clusters;
+mod doors;
+mod knowledge;
+mod permissions;
 pub mod process;
+mod task;
 
-/// Which clusters to look at: the configuration file and the flags that override it.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// The configuration file.
-    pub config: Option<PathBuf>,
-    /// The kubeconfig of the only cluster.
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context.
-    pub context: Option<String>,
-    /// Namespaces of hosted meshes.
-    pub namespaces: Vec<String>,
+/// What can be used once requests are answered.
+pub struct Listening<'a> {
+    /// What is observed.
+    pub registry: &'a Arc<Registry>,
+    /// The webhook's address, where it has one of its own.
+    pub webhook: Option<SocketAddr>,
 }
 
-/// How often the configuration file is looked at; a ConfigMap's change takes a minute to arrive anyway.
+/// How often the configuration file and the certificates are looked at; a ConfigMap's change takes a minute to arrive anyway.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Between being unready and refusing connections: time for a load balancer to look away.
 const NOTICE: Duration = Duration::from_secs(1);
-/// The name of the cluster where none is configured.
-const DEFAULT_CLUSTER: &str = "default";
-
-impl Sources {
-    /// The configuration, with the flags' overrides; without a file the defaults.
-    ///
-    /// # Errors
-    /// The file cannot be read or is invalid.
-    pub fn load(&self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => Config::load(path).with_context(|| path.display().to_string())?,
-            None => Config::default(),
-        };
-        if self.kubeconfig.is_some() || self.context.is_some() || config.clusters.is_empty() {
-            let namespaces = config.clusters.first().map(|cluster| cluster.namespaces.clone());
-            config.clusters = vec![ClusterConfig {
-                name: self.context.clone().unwrap_or_else(|| DEFAULT_CLUSTER.to_owned()),
-                in_cluster: false,
-                kubeconfig: self.kubeconfig.clone(),
-                context: self.context.clone(),
-                namespaces: namespaces.unwrap_or_else(config::default_namespaces),
-            }];
-        }
-        if !self.namespaces.is_empty() {
-            for cluster in &mut config.clusters {
-                cluster.namespaces.clone_from(&self.namespaces);
-            }
-        }
-        Ok(config)
-    }
-}
-
-/// The clusters of a configuration, as the observing plane takes them.
-///
-/// # Errors
-/// A name template or rule that cannot work.
-pub fn clusters(config: &Config) -> Result<Vec<ClusterSpec>, config::ConfigError> {
-    config
-        .clusters
-        .iter()
-        .map(|cluster| {
-            let selection = selection(config, &cluster.namespaces)?;
-            Ok(ClusterSpec {
-                name: cluster.name.as_str().into(),
-                connection: connection(cluster),
-                namespaces: watched(&selection),
-                selection: Arc::new(selection),
-            })
-        })
-        .collect()
-}
-
-fn selection(config: &Config, namespaces: &[String]) -> Result<Selection, config::ConfigError> {
-    Ok(Selection { mesh_namespaces: config::namespaces(namespaces), naming: config.naming()?, rules: config.rules()? })
-}
-
-/// The meshes' namespaces and those that a rule names.
-fn watched(selection: &Selection) -> Option<Vec<String>> {
-    let mut all = selection.mesh_namespaces.clone()?;
-    all.extend(selection.rules.iter().flat_map(|rule| rule.namespaces.iter().cloned()));
-    all.sort();
-    all.dedup();
-    Some(all)
-}
-
-fn connection(cluster: &ClusterConfig) -> Connection {
-    match (&cluster.kubeconfig, cluster.in_cluster) {
-        (_, true) => Connection::InCluster,
-        (Some(path), false) => Connection::File { path: path.clone(), context: cluster.context.clone() },
-        (None, false) => Connection::Current { context: cluster.context.clone() },
-    }
-}
 
 /// Runs the daemon until `stop` resolves; `listening` is called once requests are answered.
 ///
@@ -126,99 +63,212 @@ pub async fn serve(
     roles: Roles,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
-    listening: impl FnOnce(&Arc<Registry>),
+    listening: impl FnOnce(Listening<'_>),
 ) -> anyhow::Result<()> {
     let mut config = sources.load()?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let registry = Arc::new(Registry::default());
-    let observed: Arc<dyn Observed> = Arc::clone(&registry) as _;
-    let renewals = Arc::new(RenewalMetrics::default());
-    let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
-    let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
-    metrics.config_accepted(clock.now());
-    let app = App::new(observed, Arc::clone(&metrics), Arc::clone(&clock), config.policy.renew_before.0);
-
-    let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::clone(&clock));
-    let (discovered, mut discoveries) = tokio::sync::watch::channel(Vec::new());
-    let mut discovery = start_discovery(&config, &discovered)?;
-    supervisor.reconcile(clusters(&config)?);
-    let meshes = acting::meshes(&registry);
-    let desk = Arc::new(Desk::new(Arc::clone(&meshes), Arc::clone(&clock)));
-    let mut crew = Crew::new(Surroundings { clock: Arc::clone(&clock), meshes, metrics: Arc::clone(&renewals) });
-    let decide = |config: &Config, crew: &mut Crew| -> anyhow::Result<()> {
-        if roles.act {
-            crew.reconcile(acting::acting(config, roles.timing)?);
-        }
-        let connections = config.clusters.iter().map(|cluster| (cluster.name.as_str().into(), connection(cluster)));
-        desk.set(connections.collect(), config.policy.renew_before.0);
-        let webhook = config.webhook.as_ref().filter(|_| roles.webhook);
-        app.set_webhook(webhook.map(|webhook| acting::webhook(webhook, &desk, &renewals)));
-        Ok(())
-    };
-    decide(&config, &mut crew)?;
-
-    let shutdown = CancellationToken::new();
-    let server = server::serve(listener, server::router(Arc::clone(&app)), Limits::default(), shutdown.clone());
-    let server = tokio::spawn(server);
-    let rendering = tokio::spawn(render_ahead(Arc::clone(&app), registry.changes()));
-    listening(&registry);
+    let wanted = Wanted::of(&config, roles)?;
+    let mut parts = Parts::new(roles);
+    parts.apply(&config, wanted);
+    let mut doors = Doors::open(&parts.app, &parts.metrics, listener, &config, roles.webhook).await?;
+    let rendering = tokio::spawn(render_ahead(Arc::clone(&parts.app), parts.registry.changes()));
+    let announcing = tokio::spawn(server::announce(Arc::clone(&parts.app), parts.registry.changes()));
+    listening(Listening { registry: &parts.registry, webhook: doors.webhook() });
 
     tokio::pin!(stop);
+    let mut discoveries = parts.discovered.subscribe();
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);
     let failure = loop {
         tokio::select! {
             () = &mut stop => break None,
-            error = supervisor.failed() => break Some(anyhow::Error::new(error).context("a source's task ended")),
-            error = crew.failed() => break Some(anyhow::Error::new(error).context("an acting task ended")),
-            Ok(()) = discoveries.changed() => {
-                supervisor.reconcile(joined(&config, &discoveries.borrow_and_update())?);
-            }
-            _ = reload.tick() => match sources.load() {
-                Ok(new) if new == config => {}
-                Ok(new) => {
+            error = parts.failed() => break Some(error),
+            Ok(()) = discoveries.changed() => parts.observe(),
+            _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
+                Ok(None) => doors.reload(),
+                Ok(Some((new, wanted))) => {
+                    parts.apply(&new, wanted);
                     config = new;
-                    discovery = start_discovery(&config, &discovered)?;
-                    supervisor.reconcile(joined(&config, &discoveries.borrow())?);
-                    decide(&config, &mut crew)?;
-                    app.set_renew_before(config.policy.renew_before.0);
-                    metrics.config_accepted(clock.now());
                     info!("configuration reloaded");
                 }
                 Err(error) => {
-                    metrics.config_refused();
+                    parts.metrics.config_refused();
                     error!(error = format!("{error:#}"), "the changed configuration is refused, the former stays in force");
                 }
             },
         }
     };
     info!("shutting down");
-    app.stop();
-    drop(discovery);
+    parts.app.stop();
+    parts.discovery = None;
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
-    shutdown.cancel();
-    server.await.context("the server's task ended")?;
+    announcing.abort();
+    doors.close().await?;
     failure.map_or(Ok(()), Err)
 }
 
-/// The configured and the discovered clusters; a configured one wins over a discovered one of its name.
-fn joined(config: &Config, discovered: &[ClusterSpec]) -> Result<Vec<ClusterSpec>, config::ConfigError> {
-    let mut all = discovered.to_vec();
-    all.extend(clusters(config)?);
-    Ok(all)
+/// The configuration and what it means, if it has changed and its addresses are open.
+async fn changed(
+    sources: &Sources,
+    former: &Config,
+    doors: &mut Doors,
+    roles: Roles,
+) -> anyhow::Result<Option<(Config, Wanted)>> {
+    let new = sources.load()?;
+    if new == *former {
+        return Ok(None);
+    }
+    let wanted = Wanted::of(&new, roles)?;
+    doors.set(&new, roles.webhook).await?;
+    Ok(Some((new, wanted)))
 }
 
-/// Starts looking for clusters in Secrets, if the configuration asks for it; dropping the guard ends it.
-fn start_discovery(
-    config: &Config,
-    discovered: &tokio::sync::watch::Sender<Vec<ClusterSpec>>,
-) -> anyhow::Result<Option<tokio::task::JoinSet<()>>> {
-    let Some(secrets) = &config.cluster_secrets else {
-        discovered.send_if_modified(|known| !std::mem::take(known).is_empty());
-        return Ok(None);
-    };
+/// What a configuration means for this process: known before anything changes, so that it is taken as a whole or not at all.
+struct Wanted {
+    clusters: Vec<ClusterSpec>,
+    discovery: Option<(Connection, Discovery)>,
+    acting: Vec<Acting>,
+    places: Vec<Place>,
+    teller: Option<Teller>,
+    checks: Vec<Check>,
+}
+
+impl Wanted {
+    fn of(config: &Config, roles: Roles) -> anyhow::Result<Self> {
+        let plane = roles.watching();
+        let webhook = config.webhook.as_ref().filter(|_| roles.webhook);
+        let teller = match webhook.map(|webhook| &webhook.meshes_from) {
+            Some(Some(from)) if plane.is_none() => Some(knowledge::teller(from)?),
+            Some(None) if plane.is_none() => bail!(
+                "webhook.meshesFrom: is missing; with the role webhook alone no Secret is watched: name an observing process, or add the role observe"
+            ),
+            _ => None,
+        };
+        Ok(Self {
+            clusters: plane.map(|plane| clusters(config, plane)).transpose()?.unwrap_or_default(),
+            discovery: plane.map(|plane| discovery(config, plane)).transpose()?.flatten(),
+            acting: if roles.act { acting::acting(config, roles.timing)? } else { Vec::new() },
+            places: if webhook.is_some() { places(config, Plane::Webhook)? } else { Vec::new() },
+            teller,
+            checks: permissions::checks(config, roles)?,
+        })
+    }
+}
+
+/// The parts of the daemon behind its addresses.
+struct Parts {
+    roles: Roles,
+    clock: Arc<dyn Clock>,
+    registry: Arc<Registry>,
+    knowledge: Arc<Knowledge>,
+    metrics: Arc<Metrics>,
+    renewals: Arc<RenewalMetrics>,
+    app: Arc<App>,
+    desk: Arc<Desk>,
+    configured: Vec<ClusterSpec>,
+    discovered: watch::Sender<Vec<ClusterSpec>>,
+    discovery: Option<JoinSet<()>>,
+    supervisor: Supervisor,
+    followers: Followers,
+    crew: Crew,
+    telling: Task<Teller>,
+    permissions: Task<Vec<Check>>,
+}
+
+impl Parts {
+    fn new(roles: Roles) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let registry = Arc::new(Registry::default());
+        let knowledge = Knowledge::new(&registry);
+        let observed: Arc<dyn Observed> = Arc::clone(&knowledge) as _;
+        let renewals = Arc::new(RenewalMetrics::default());
+        let shown = (roles.act || roles.webhook).then(|| Arc::clone(&renewals));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&observed), shown));
+        let followed = Arc::new(Followed::default());
+        let asked = Arc::clone(&knowledge);
+        let around =
+            Surroundings { clock: Arc::clone(&clock), meshes: knowledge.seen(), metrics: Arc::clone(&renewals) };
+        Self {
+            roles,
+            app: App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), 0, Arc::clone(&followed)),
+            desk: Desk::new(Arc::new(move |clusters| asked.facts(clusters)), Arc::clone(&clock)),
+            configured: Vec::new(),
+            discovered: watch::Sender::new(Vec::new()),
+            discovery: None,
+            supervisor: Supervisor::new(Arc::clone(&registry), Arc::clone(&clock)),
+            followers: Followers::new(followed, Arc::clone(&clock)),
+            crew: Crew::new(around),
+            telling: Task::new(),
+            permissions: Task::new(),
+            clock,
+            registry,
+            knowledge,
+            metrics,
+            renewals,
+        }
+    }
+
+    /// Makes everything as a configuration says.
+    fn apply(&mut self, config: &Config, wanted: Wanted) {
+        let Wanted { clusters, discovery, acting, places, teller, checks } = wanted;
+        self.configured = clusters;
+        if discovery.is_none() {
+            self.discovered.send_if_modified(|known| !std::mem::take(known).is_empty());
+        }
+        self.discovery = discovery.map(|(home, discovery)| discover(home, discovery, self.discovered.clone()));
+        self.observe();
+        self.crew.reconcile(acting);
+        let (knowledge, clock) = (&self.knowledge, &self.clock);
+        if teller.is_none() {
+            knowledge.listen(None);
+        }
+        self.telling.set(teller, |teller| {
+            let listener = Listener::new(teller.clone(), Arc::clone(clock));
+            knowledge.listen(Some(Arc::clone(&listener)));
+            listener.run()
+        });
+        let found = self.metrics.permissions();
+        self.permissions.set(Some(checks), |checks| permissions::watch(checks.clone(), Arc::clone(found)));
+        self.desk.set(places, config.policy.renew_before.0);
+        let webhook = config.webhook.as_ref().filter(|_| self.roles.webhook);
+        self.app.set_webhook(webhook.map(|webhook| acting::webhook(webhook, &self.desk, &self.renewals)));
+        self.app.set_renew_before(config.policy.renew_before.0);
+        self.metrics.config_accepted(self.clock.now());
+    }
+
+    /// Observes the configured and the discovered clusters; a configured one wins over a discovered one of its name.
+    fn observe(&mut self) {
+        let mut all = self.discovered.borrow().clone();
+        all.extend(self.configured.iter().cloned());
+        self.followers.reconcile(all.iter().map(scope));
+        self.supervisor.reconcile(all);
+    }
+
+    /// Waits until a task that must not end has ended.
+    async fn failed(&mut self) -> anyhow::Error {
+        let (what, error) = tokio::select! {
+            error = self.supervisor.failed() => ("a source's task", error),
+            error = self.followers.failed() => ("a task that follows renewals", error),
+            error = self.crew.failed() => ("an acting task", error),
+            error = self.telling.failed() => ("the task that learns the meshes", error),
+            error = self.permissions.failed() => ("the task that looks at permissions", error),
+        };
+        anyhow::Error::new(error).context(format!("{what} ended"))
+    }
+}
+
+/// Where the renewals of a cluster's meshes are.
+fn scope(cluster: &ClusterSpec) -> Scope {
+    Scope {
+        cluster: Arc::clone(&cluster.name),
+        connection: cluster.connection.clone(),
+        namespaces: cluster.selection.mesh_namespaces.clone(),
+    }
+}
+
+/// How clusters are found in Secrets, if the configuration asks for it.
+fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<(Connection, Discovery)>> {
+    let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
     let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
-    let connection = connection(home);
     let selection = selection(config, &secrets.namespaces)?;
     let discovery = Discovery {
         namespace: secrets.namespace.clone(),
@@ -226,11 +276,15 @@ fn start_discovery(
         namespaces: watched(&selection),
         selection: Arc::new(selection),
     };
-    let discovered = discovered.clone();
-    let mut tasks = tokio::task::JoinSet::new();
+    Ok(Some((connection(home, plane)?, discovery)))
+}
+
+/// Looks for clusters in Secrets; dropping the guard ends it.
+fn discover(home: Connection, discovery: Discovery, discovered: watch::Sender<Vec<ClusterSpec>>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let client = loop {
-            match connect(&connection).await {
+            match connect(&home).await {
                 Ok(client) => break client,
                 Err(error) => error!(%error, "cannot look for clusters in Secrets"),
             }
@@ -245,11 +299,11 @@ fn start_discovery(
         };
         discovery.run(client, found).await;
     });
-    Ok(Some(tasks))
+    tasks
 }
 
 /// Renders after changes, so that a scrape finds it done; changes that come thick and fast are rendered together.
-async fn render_ahead(app: Arc<App>, mut changes: tokio::sync::watch::Receiver<u64>) {
+async fn render_ahead(app: Arc<App>, mut changes: watch::Receiver<u64>) {
     while changes.changed().await.is_ok() {
         app.refresh().await;
         tokio::time::sleep(Duration::from_millis(100)).await;

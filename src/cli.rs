@@ -11,10 +11,16 @@ use crate::app::process::{self, LogForm};
 use crate::command;
 use crate::config::Duration;
 
+pub use shell::{CompletionsArgs, ManArgs};
+
+mod shell;
+
 /// Watches the certificates of hosted service meshes and tells Prometheus when they end.
 #[derive(Debug, Parser)]
 #[command(name = "meshcert", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
+    #[command(flatten)]
+    color: colorchoice_clap::Color,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,13 +55,20 @@ enum Command {
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completions for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write that of every command into a folder.
+    Man(ManArgs),
+    /// Before and after meshcert is removed.
+    #[command(subcommand)]
+    Uninstall(UninstallCommand),
 }
 
 /// How to reach the clusters.
 #[derive(Debug, Clone, Args)]
 pub struct Connect {
     /// Configuration file; without one: the current kubeconfig or the pod's own cluster, namespace istio-system.
-    #[arg(long, value_name = "FILE", env = "MESHCERT_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "MESHCERT_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Kubeconfig of the only cluster to look at; overrides the configuration's clusters.
     #[arg(long, value_name = "FILE")]
@@ -112,7 +125,7 @@ pub struct ServeArgs {
     /// Address of /metrics, the health endpoints and the page.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:9794")]
     pub listen: SocketAddr,
-    /// What this process does. Every role watches; `webhook` also takes notifications, `act` also renews and restarts.
+    /// What this process does: `observe` watches, `webhook` takes notifications (alone it watches nothing), `act` watches, renews and restarts.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "observe")]
     pub roles: Vec<Role>,
     /// Logs.
@@ -125,7 +138,7 @@ pub struct ServeArgs {
 pub enum Role {
     /// Watches certificates and serves metrics; writes nothing.
     Observe,
-    /// Takes Alertmanager's notifications and asks for renewals.
+    /// Takes Alertmanager's notifications and asks for renewals; alone it needs no right on Secrets.
     Webhook,
     /// Renews and restarts, as policy.mode allows.
     Act,
@@ -183,6 +196,9 @@ pub struct StatusArgs {
     /// Clusters.
     #[command(flatten)]
     pub connect: Connect,
+    /// Go on, and show the table anew whenever it changes.
+    #[arg(long, short = 'w', conflicts_with = "output")]
+    pub watch: bool,
     /// Form of the answer.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -301,6 +317,15 @@ pub enum ConfigCommand {
     },
 }
 
+/// Subcommands of `uninstall`.
+#[derive(Debug, Subcommand)]
+pub enum UninstallCommand {
+    /// Before: exit code 1 while a renewal is under way that nobody would finish.
+    Check(Connect),
+    /// After: remove the Leases. Renewals and backups stay.
+    Clean(Connect),
+}
+
 /// Form of a command's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -368,6 +393,7 @@ impl Cli {
     /// # Errors
     /// What kept it from answering, with its chain of causes.
     pub fn run(self) -> anyhow::Result<Outcome> {
+        self.color.write_global();
         match self.command {
             Command::Serve(args) => command::serve::run(args),
             #[cfg(feature = "demo")]
@@ -383,6 +409,9 @@ impl Cli {
             Command::Runbook(args) => command::runbook::run(args),
             Command::Crd => command::crd::run(),
             Command::Config(command) => command::config::run(command),
+            Command::Completions(args) => command::shell::completions(args),
+            Command::Man(args) => command::shell::man(args),
+            Command::Uninstall(command) => command::uninstall::run(command),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::cli::Output;
+use table::{Tone, table};
 
+pub mod advice;
 pub mod check;
 pub mod config;
 pub mod crd;
@@ -14,16 +15,20 @@ pub mod crd;
 pub mod demo;
 pub mod explain;
 pub mod history;
+mod progress;
 pub mod renew;
 mod renewal;
 pub mod runbook;
 pub mod serve;
+pub mod shell;
 pub mod status;
+mod table;
+pub mod uninstall;
 
 /// Prints an answer as asked for; `table` is called for [`Output::Table`] alone.
 fn print<T: Serialize>(answer: &T, output: Output, table: impl FnOnce() -> String) -> anyhow::Result<()> {
     let text = match output {
-        Output::Table => table(),
+        Output::Table => return say(&table()),
         Output::Json => format!("{}\n", serde_json::to_string_pretty(answer)?),
         Output::Yaml => serde_saphyr::to_string(answer)?,
     };
@@ -32,15 +37,9 @@ fn print<T: Serialize>(answer: &T, output: Output, table: impl FnOnce() -> Strin
     Ok(stdout.flush()?)
 }
 
-/// A table without lines, in kubectl's manner: columns apart by two spaces, never wrapped.
-fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+/// Prints a text for people, with its colours where they are wanted: on a terminal, or as `--color`, `NO_COLOR` and `CLICOLOR_FORCE` say.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
 }

@@ -8,14 +8,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Naming;
+use crate::rollout::Reach;
 use crate::secret::SecretRule;
 
 pub use duration::Duration;
 pub use policy::PolicyConfig;
-pub use webhook::WebhookConfig;
+pub use tls::TlsConfig;
+pub use webhook::{MeshesFromConfig, WebhookConfig};
 
 mod duration;
 mod policy;
+mod tls;
 mod webhook;
 
 /// `meshcert.yaml`. Every field has a default; unknown fields are refused.
@@ -32,6 +35,8 @@ pub struct Config {
     pub secret_rules: Vec<SecretRuleConfig>,
     /// When a certificate counts as expiring, and what is done about it.
     pub policy: PolicyConfig,
+    /// TLS of the main address; absent: HTTP.
+    pub tls: Option<TlsConfig>,
     /// Who may ask for renewals over HTTP; absent: nobody.
     pub webhook: Option<WebhookConfig>,
 }
@@ -51,9 +56,28 @@ pub struct ClusterConfig {
     /// Context of the kubeconfig; absent: its current one.
     #[serde(default)]
     pub context: Option<String>,
+    /// A kubeconfig for each role, with the rights of that role alone; a role that has none here takes `kubeconfig`.
+    #[serde(default)]
+    pub kubeconfigs: Option<KubeconfigsConfig>,
     /// Namespaces in which hosted meshes live; `["*"]` watches all, which needs a ClusterRole.
     #[serde(default = "default_namespaces")]
     pub namespaces: Vec<String>,
+    /// How the role `act` reaches the pods whose certificates it looks at: `direct` by their addresses, `portForward` through the API server, `auto` directly with the
+    /// service account of a pod of this cluster and else by port-forward.
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// Paths of kubeconfig files; a process reads those of its own roles.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubeconfigsConfig {
+    /// Lists and watches Secrets.
+    pub observe: Option<PathBuf>,
+    /// Creates and reads renewals.
+    pub webhook: Option<PathBuf>,
+    /// Renews and restarts; also watches in a process without the role `observe`.
+    pub act: Option<PathBuf>,
 }
 
 /// Clusters from Secrets in meshcert's own namespace.
@@ -191,7 +215,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, webhook } = self;
+        let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, tls, webhook } = self;
         for (index, cluster) in clusters.iter().enumerate() {
             let path = format!("clusters[{index}]");
             check_name(&format!("{path}.name"), &cluster.name)?;
@@ -199,8 +223,10 @@ impl Config {
                 let message = format!("{:?} is the name of clusters[{twin}] already; give each its own", cluster.name);
                 return Err(invalid(&format!("{path}.name"), message));
             }
-            if cluster.in_cluster && (cluster.kubeconfig.is_some() || cluster.context.is_some()) {
-                return Err(invalid(&path, "inCluster excludes kubeconfig and context; keep one of them".to_owned()));
+            let outside = cluster.kubeconfig.is_some() || cluster.context.is_some() || cluster.kubeconfigs.is_some();
+            if cluster.in_cluster && outside {
+                let message = "inCluster excludes kubeconfig, kubeconfigs and context; keep one of them";
+                return Err(invalid(&path, message.to_owned()));
             }
             check_namespaces(&format!("{path}.namespaces"), &cluster.namespaces)?;
         }
@@ -209,7 +235,7 @@ impl Config {
         }
         policy.compile()?;
         if let Some(webhook) = webhook {
-            webhook.check()?;
+            webhook.check(tls.as_ref())?;
         }
         self.naming()?;
         self.rules()?;
@@ -296,7 +322,7 @@ mod tests {
         let text = "
 clusters:
   - {name: cp-1, inCluster: true, namespaces: [istio-system]}
-  - {name: cp-2, kubeconfig: /etc/meshcert/cp-2.yaml, context: admin, namespaces: ['*']}
+  - {name: cp-2, kubeconfig: /etc/meshcert/cp-2.yaml, context: admin, namespaces: ['*'], reach: portForward}
 clusterSecrets: {namespace: meshcert, istioRemoteSecrets: true}
 naming: {kubeCerts: 'x-{mesh}-kube'}
 secretRules:
@@ -306,6 +332,7 @@ policy: {renewBefore: 45d}
         let config = Config::parse(text).unwrap();
         assert_eq!(config.clusters[1].namespaces, ["*"]);
         assert_eq!(namespaces(&config.clusters[1].namespaces), None);
+        assert_eq!((config.clusters[0].reach, config.clusters[1].reach), (Reach::Auto, Reach::PortForward));
         assert_eq!(config.policy.renew_before, Duration(45 * DAY));
         let written = serde_json::to_string(&config).unwrap();
         assert_eq!(Config::parse(&written).unwrap(), config);
@@ -316,6 +343,7 @@ policy: {renewBefore: 45d}
         for (text, path, remedy) in [
             ("polcy: {}", "polcy", "expected one of `clusters`"),
             ("clusters: [{name: a, kubecfg: b}]", "clusters[0].kubecfg", "`kubeconfig`"),
+            ("clusters: [{name: a, reach: far}]", "clusters[0].reach", "`portForward`"),
             ("clusters: [{name: ''}]", "clusters[0].name", "1 to 63 letters"),
             ("clusters: [{name: a}, {name: a}]", "clusters[1].name", "clusters[0] already"),
             ("clusters: [{name: a, inCluster: true, context: b}]", "clusters[0]", "keep one"),
@@ -325,6 +353,21 @@ policy: {renewBefore: 45d}
             ("policy: {renewBefore: 0s}", "policy.renewBefore", "longer than 0s"),
             ("naming: {kubeCerts: certs}", "naming", "{mesh} exactly once"),
             ("secretRules: [{key: '('}]", "secretRules[0].key", "no regular expression"),
+            ("webhook: {}", "webhook", "clientCertificates"),
+            ("webhook: {clientCertificates: []}", "webhook.clientCertificates", "clientCaFile"),
+            ("webhook: {bearerTokenFile: t, tls: {certFile: c, keyFile: k}}", "webhook.tls", "webhook.listen"),
+            ("webhook: {bearerTokenFile: t, listen: here}", "webhook.listen", "socket address"),
+            ("tls: {certFile: c}", "tls", "keyFile"),
+            ("clusters: [{name: a, inCluster: true, kubeconfigs: {act: k}}]", "clusters[0]", "keep one"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'https://a:1'}}", "webhook.meshesFrom.caFile", "https"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'ftp://a'}}", "webhook.meshesFrom.url", "https://"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://a/b'}}", "webhook.meshesFrom.url", "a host"),
+            ("webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://u:p@a'}}", "webhook.meshesFrom.url", "a host"),
+            (
+                "webhook: {bearerTokenFile: t, meshesFrom: {url: 'http://a', keyFile: k}}",
+                "webhook.meshesFrom",
+                "belong together",
+            ),
             ("a: [", "the document", ""),
         ] {
             let error = error_of(text);

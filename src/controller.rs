@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
+use crate::controller::reach::Way;
 use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
@@ -18,13 +19,15 @@ use crate::ports::Clock;
 use crate::renewal::step::{Next, forbidden, step};
 use crate::renewal::{Phase, Renewal};
 use crate::requests::Meshes;
-use crate::rollout::Target;
+use crate::rollout::{Reach, Target};
 
 mod act;
 mod leader;
 mod look;
 mod prove;
+mod reach;
 mod scan;
+mod sweep;
 
 /// How often things are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Acting {
     pub name: Arc<str>,
     /// How it is reached.
     pub connection: Connection,
+    /// How its pods are reached.
+    pub reach: Reach,
     /// Namespaces of hosted meshes; the first one holds the leader's Lease.
     pub namespaces: Vec<String>,
     /// Names of the meshes' Secrets.
@@ -110,7 +115,9 @@ pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
         Arc::clone(&around.clock),
         Arc::clone(&leading),
     ));
-    let actor = Arc::new(Actor { acting, around, api, leading, dozing: Mutex::default() });
+    let way = Way::new(acting.reach, &acting.connection, &api);
+    let actor =
+        Arc::new(Actor { acting, around, api, way, leading, dozing: Mutex::default(), memory: Mutex::default() });
     actor.work().await;
 }
 
@@ -118,9 +125,12 @@ struct Actor {
     acting: Acting,
     around: Surroundings,
     api: Api,
+    way: Way,
     leading: Arc<AtomicBool>,
     /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
     dozing: Mutex<BTreeMap<String, (String, Instant)>>,
+    /// What endpoints showed.
+    memory: Mutex<sweep::Memory>,
 }
 
 /// Idle looks between two at a renewal that waits for a person or the clock.
@@ -192,9 +202,7 @@ impl Actor {
         let mut newest: BTreeMap<(&str, &str), &Renewal> = BTreeMap::new();
         for renewal in renewals {
             let known = newest.entry((&renewal.namespace, &renewal.spec.mesh_id)).or_insert(renewal);
-            // One that is under way is not hidden by another that was turned away because of it.
-            let rank = |one: &Renewal| (one.is_under_way(), one.created, one.name.clone());
-            if rank(known) < rank(renewal) {
+            if known.rank() < renewal.rank() {
                 *known = renewal;
             }
         }

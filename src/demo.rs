@@ -8,16 +8,22 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::demo::access::Access;
 use crate::demo::api::Api;
+use crate::demo::forward::Nodes;
 use crate::demo::store::Store;
 use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
 
+pub use access::Grant;
+
+mod access;
 mod admission;
 mod api;
 mod call;
 mod discovery;
 mod endpoints;
+mod forward;
 mod hosted;
 mod hosted_api;
 mod jobs;
@@ -28,6 +34,7 @@ mod openapi;
 mod patch;
 mod pki;
 mod scale;
+mod schema;
 mod selector;
 mod status;
 mod store;
@@ -72,6 +79,7 @@ pub struct Demo {
     pub address: SocketAddr,
     /// How many meshes there are.
     pub meshes: usize,
+    api: Arc<Api>,
     router: axum::Router,
     _tasks: JoinSet<()>,
 }
@@ -93,20 +101,27 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     let filling = Arc::clone(&store);
     let now = clock.now();
     let meshes = tokio::task::spawn_blocking(move || hosted::fill(&filling, scenario, meshes, now)).await??;
-    let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace);
+    let nodes = Arc::new(Nodes::default());
+    let mut controllers = Controllers::new(Arc::clone(&store), Arc::clone(&clock), pace, Arc::clone(&nodes));
     controllers.settle().await;
     let mut tasks = JoinSet::new();
     tasks.spawn(controllers.run());
-    let router = api::router(Arc::new(Api { store, clock }));
+    let api = Arc::new(Api { store, clock, access: Access::default(), nodes });
+    let router = api::router(Arc::clone(&api));
     let served = router.clone();
     tasks.spawn(async move {
         // It serves until it is aborted.
         let _ = axum::serve(listener, served).await;
     });
-    Ok(Demo { address, meshes, router, _tasks: tasks })
+    Ok(Demo { address, meshes, api, router, _tasks: tasks })
 }
 
 impl Demo {
+    /// From now on whoever shows this token may do only this.
+    pub fn restrict(&self, token: &str, grants: &[Grant]) {
+        self.api.access.restrict(token, grants);
+    }
+
     /// The API itself, for those in the same process.
     pub fn router(&self) -> axum::Router {
         self.router.clone()

@@ -14,6 +14,7 @@ pub mod crd;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod digest;
+pub mod follower;
 pub mod inventory;
 pub mod job;
 pub mod material;

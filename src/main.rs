@@ -3,15 +3,19 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use meshcert::cli::Cli;
+use meshcert::command::advice;
 
 fn main() -> ExitCode {
-    match meshcert::cli::Cli::parse().run() {
+    match Cli::read().run() {
         Ok(outcome) => outcome.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to tell if standard error is closed too.
             let _ = writeln!(std::io::stderr(), "meshcert: {error:#}");
+            if let Some(next) = advice::next_command(&error) {
+                let _ = writeln!(std::io::stderr(), "meshcert: try  {next}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -17,6 +17,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::metrics::exposition::{ClusterSnapshot, ObjectPart};
 use crate::metrics::family::Format;
+use crate::metrics::listeners::{ListenerCollector, ListenerMetrics};
+use crate::metrics::permissions::{PermissionCollector, PermissionMetrics};
 use crate::metrics::process::ProcessCollector;
 use crate::metrics::renewals::{RenewalCollector, RenewalMetrics};
 use crate::metrics::segment::{Deflater, Segment};
@@ -27,6 +29,8 @@ pub mod exposition;
 pub mod family;
 mod labels;
 pub mod lines;
+pub mod listeners;
+pub mod permissions;
 mod process;
 pub mod renewals;
 pub mod segment;
@@ -68,6 +72,8 @@ pub struct SourceHealth {
 pub struct Metrics {
     registry: Registry,
     http_requests: Arc<HttpRequests>,
+    listeners: Arc<ListenerMetrics>,
+    permissions: Arc<PermissionMetrics>,
     config_successful: Gauge,
     config_success_time: Gauge,
     tail: Mutex<Tail>,
@@ -143,8 +149,23 @@ impl Metrics {
             registry.register_collector(Box::new(RenewalCollector(renewals)));
         }
         registry.register_collector(Box::new(Arc::clone(&http_requests)));
+        let listeners = Arc::new(ListenerMetrics::default());
+        registry.register_collector(Box::new(ListenerCollector(Arc::clone(&listeners))));
+        let permissions = Arc::new(PermissionMetrics::default());
+        registry.register_collector(Box::new(PermissionCollector(Arc::clone(&permissions))));
         registry.register_collector(Box::new(ProcessCollector));
-        Self { registry, http_requests, config_successful, config_success_time, tail: Mutex::default() }
+        let tail = Mutex::default();
+        Self { registry, http_requests, listeners, permissions, config_successful, config_success_time, tail }
+    }
+
+    /// How the listeners' TLS is.
+    pub fn listeners(&self) -> &Arc<ListenerMetrics> {
+        &self.listeners
+    }
+
+    /// Which rights this process has and should not have.
+    pub fn permissions(&self) -> &Arc<PermissionMetrics> {
+        &self.permissions
     }
 
     /// A valid configuration is in force since `now`.

@@ -396,6 +396,18 @@ impl Renewal {
     pub fn is_under_way(&self) -> bool {
         !self.status.phase.is_terminal() || !self.status.cleaned_up || self.is_partial()
     }
+
+    /// How much it counts among the renewals of its mesh: one that is under way is not hidden by another that was turned away because of it; else the newest.
+    pub fn rank(&self) -> (bool, Option<UnixTime>, &str) {
+        (self.is_under_way(), self.created, &self.name)
+    }
+
+    /// Whether something would stay half done if nobody acted any more: staged copies, Secrets that do not belong together, consumers of the old certificates.
+    pub fn needs_somebody(&self) -> bool {
+        let Status { phase, cleaned_up, .. } = &self.status;
+        let works = (Phase::Staging..=Phase::Verifying).contains(phase);
+        self.finalizer || works || (phase.is_terminal() && !cleaned_up)
+    }
 }
 
 /// The name of the request to replace exactly these certificates: whoever asks for it, asks for the same object.
@@ -406,4 +418,23 @@ pub fn name_for(mesh: &HostedMesh) -> String {
     // A name has at most 253 characters; what is cut off is still in the hash by way of the Secrets' uids.
     let id: String = mesh.key.id.as_str().chars().take(200).collect();
     format!("{}-{}", id.trim_end_matches('-'), &hash[..10])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_needs_somebody_from_its_first_copy_until_it_has_cleaned_up() {
+        let needs = |phase, cleaned_up, finalizer| {
+            let status = Status { phase, cleaned_up, ..Status::default() };
+            Renewal { status, finalizer, ..Renewal::default() }.needs_somebody()
+        };
+        let found: Vec<_> = Phase::ALL.into_iter().filter(|phase| needs(*phase, true, false)).collect();
+        let works = [Phase::Staging, Phase::Auditing, Phase::Committing, Phase::Restarting, Phase::Verifying];
+        assert_eq!(found, works);
+        assert!(needs(Phase::Failed, false, false), "its copies and leases are still there");
+        assert!(needs(Phase::Failed, true, true), "some Secrets are new and others old");
+        assert!(!needs(Phase::Succeeded, true, false));
+    }
 }

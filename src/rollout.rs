@@ -42,6 +42,52 @@ pub enum Serves {
     Etcd,
 }
 
+impl Serves {
+    /// What listens in its pods.
+    pub fn listeners(self) -> &'static [Listener] {
+        match self {
+            Self::Nothing => &[],
+            Self::KubeApiserver => &[Listener::KubeApiserver],
+            Self::Etcd => &[Listener::EtcdClient, Listener::EtcdPeer],
+        }
+    }
+}
+
+/// What listens on a port of a pod and shows a certificate there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The hosted API.
+    KubeApiserver,
+    /// etcd, for its clients.
+    EtcdClient,
+    /// etcd, for its other members.
+    EtcdPeer,
+}
+
+impl Listener {
+    /// Its port where the cluster says nothing else.
+    pub fn usual_port(self) -> u16 {
+        match self {
+            Self::KubeApiserver => 6443,
+            Self::EtcdClient => 2379,
+            Self::EtcdPeer => 2380,
+        }
+    }
+}
+
+/// How the pods of a cluster are reached for the proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Reach {
+    /// Directly with the service account of a pod of the cluster, else by port-forward.
+    #[default]
+    Auto,
+    /// By the pods' addresses.
+    Direct,
+    /// Through the cluster's API server, which needs the right to `pods/portforward`.
+    PortForward,
+}
+
 /// The tiers that are restarted one after the other.
 pub fn default_tiers() -> Vec<Vec<Target>> {
     let target = |name: &str, serves, shared| Target { name: name.to_owned(), serves, shared, optional: shared };
@@ -131,6 +177,8 @@ pub struct Pod {
     pub uid: String,
     /// Address, once it has one.
     pub ip: Option<String>,
+    /// Where it listens, as its Service and its containers say.
+    pub ports: Vec<(Listener, u16)>,
     /// When it was created, by the API server's clock.
     pub created: UnixTime,
     /// Whether it is ready.
@@ -153,6 +201,8 @@ pub enum Members {
     Unhealthy,
     /// None works: the quorum is lost already, and nothing is gained by waiting.
     Lost,
+    /// One that is new, or whether any works, could not be asked: it is waited for.
+    Unknown,
 }
 
 /// How far the restart of a workload is.
@@ -171,6 +221,12 @@ pub enum Progress {
 }
 
 impl Pod {
+    /// The port on which this listens.
+    pub fn port(&self, listener: Listener) -> u16 {
+        let said = self.ports.iter().find(|(known, _)| *known == listener);
+        said.map_or(listener.usual_port(), |(_, port)| *port)
+    }
+
     fn ordinal(&self) -> u32 {
         self.name.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
@@ -220,7 +276,7 @@ impl Workload {
         let may_go = !missing
             && match members {
                 Members::Healthy => fresh_ready,
-                Members::Unhealthy => false,
+                Members::Unhealthy | Members::Unknown => false,
                 Members::Lost => true,
             };
         if let Some(before) = self.partition_before
@@ -242,12 +298,14 @@ impl Workload {
             return Progress::Done;
         }
         let problem = self.pods.iter().find_map(|pod| pod.problem.as_ref().map(|why| format!("; {}: {why}", pod.name)));
+        let unknown =
+            (members == Members::Unknown).then(|| "; its members' health cannot be asked from here".to_owned());
         Progress::Rolling(format!(
             "{} of {} pods are new, {} available{}",
             self.pods.iter().filter(|pod| is_new(pod)).count(),
             self.wanted,
             self.available,
-            problem.unwrap_or_default()
+            problem.or(unknown).unwrap_or_default()
         ))
     }
 
@@ -274,6 +332,7 @@ mod tests {
             name: format!("m-etcd-{ordinal}"),
             uid: format!("u{ordinal}"),
             ip: None,
+            ports: Vec::new(),
             created: UnixTime(500),
             ready,
             deleting: false,

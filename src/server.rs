@@ -1,4 +1,4 @@
-//! The HTTP server: metrics, health, the first page and the API.
+//! The HTTP server: metrics, health, the pages, the API and its events, the webhook.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,24 +11,38 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
+use crate::follower::Followed;
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::{Handler, Metrics, Observed, StatusClass};
 use crate::ports::Clock;
+use crate::requests::told;
 use crate::server::accept::Encoding;
 use crate::server::body::Scrape;
+use crate::server::brief::Briefs;
 use crate::server::overview::Overviews;
+use crate::server::tls::Peer;
 
 mod accept;
 mod body;
+mod brief;
 mod connection;
+mod events;
 pub mod overview;
 mod page;
+mod renewals;
+mod runbooks;
+pub mod tls;
 mod webhook;
 
-pub use connection::{Limits, serve};
+pub use connection::{Door, Limits, serve};
+pub use events::announce;
 pub use webhook::Webhook;
+
+/// Notifications whose renewals are asked for at the same time; further ones wait within their deadline.
+const MOST_ASKING: usize = 32;
 
 /// What the handlers share.
 pub struct App {
@@ -39,16 +53,32 @@ pub struct App {
     overviews: Overviews,
     renew_before: AtomicI64,
     stopping: AtomicBool,
+    briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
+    followed: Arc<Followed>,
+    feed: events::Feed,
+    /// Notifications that ask at a time.
+    asking: Semaphore,
 }
 
 impl App {
-    /// `renew_before` in seconds: what has less time left is expiring.
+    /// `renew_before` in seconds: what has less time left is expiring. Renewals are not shown; see [`App::with_renewals`].
     pub fn new(
         observed: Arc<dyn Observed>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         renew_before: i64,
+    ) -> Arc<Self> {
+        Self::with_renewals(observed, metrics, clock, renew_before, Arc::default())
+    }
+
+    /// The same, with the renewals of `followed`.
+    pub fn with_renewals(
+        observed: Arc<dyn Observed>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        renew_before: i64,
+        followed: Arc<Followed>,
     ) -> Arc<Self> {
         Arc::new(Self {
             observed,
@@ -58,7 +88,11 @@ impl App {
             overviews: Overviews::default(),
             renew_before: AtomicI64::new(renew_before),
             stopping: AtomicBool::new(false),
+            briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
+            followed,
+            feed: events::Feed::default(),
+            asking: Semaphore::new(MOST_ASKING),
         })
     }
 
@@ -72,9 +106,10 @@ impl App {
         self.webhook.store(webhook.map(Arc::new));
     }
 
-    /// From now on it is not ready, so that no new traffic is sent here; requests are still answered.
+    /// From now on it is not ready, so that no new traffic is sent here; requests are still answered, streams of events end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.feed.close();
     }
 
     /// Renders what changed, so that the next scrape finds it done. Safe to call at any time and from several tasks; returns once the exposition is that of
@@ -94,7 +129,7 @@ impl App {
     }
 }
 
-/// All routes. Others may be merged before it is served.
+/// All routes of the main address. Others may be merged before it is served.
 pub fn router(app: Arc<App>) -> Router {
     let metrics = Arc::clone(&app.metrics);
     Router::new()
@@ -103,9 +138,26 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/-/ready", get(ready))
         .route("/", get(first_page))
         .route("/api/v1/meshes", get(meshes))
-        .route("/webhook", post(webhook::receive).fallback(webhook::only_post))
+        .route("/api/v1/renewals", get(renewals::list))
+        .route("/api/v1/renewals/{cluster}/{namespace}/{name}", get(renewals::one))
+        .route("/api/v1/events", get(events::subscribe))
+        .route("/api/v1/openapi.yaml", get(openapi))
+        .route("/runbooks/{name}", get(runbooks::read))
+        .route(told::PATH, get(brief))
+        .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn_with_state(metrics, count))
+        .with_state(app)
+}
+
+/// The routes of the webhook's own address.
+pub fn webhook_router(app: Arc<App>) -> Router {
+    let metrics = Arc::clone(&app.metrics);
+    Router::new()
+        .route("/webhook", post(webhook::receive).fallback(webhook::only_post))
+        .fallback(nothing_else)
         .layer(middleware::from_fn_with_state(metrics, count))
         .with_state(app)
 }
@@ -167,8 +219,23 @@ async fn meshes(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/yaml")], include_str!("../docs/openapi.yaml")).into_response()
+}
+
+async fn brief(State(app): State<Arc<App>>) -> Response {
+    match brief::current(&app).await {
+        Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
+    }
+}
+
 async fn not_found() -> Response {
     sentence(StatusCode::NOT_FOUND, "there is nothing at this path; / lists what there is")
+}
+
+async fn nothing_else() -> Response {
+    sentence(StatusCode::NOT_FOUND, "this address takes POST /webhook alone")
 }
 
 async fn wrong_method() -> Response {
@@ -181,12 +248,23 @@ fn sentence(status: StatusCode, words: &str) -> Response {
     (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{words}\n")).into_response()
 }
 
+/// Where the listener has a CA for clients, only they see anything; kubelet asks for the health and has no certificate, and the webhook has its own judgement.
+async fn admit(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let for_everybody = path.starts_with("/-/") || path == "/webhook";
+    let stranger = request.extensions().get::<Peer>().is_some_and(|peer| peer.asked && peer.names.is_none());
+    if stranger && !for_everybody {
+        return sentence(StatusCode::FORBIDDEN, "this path is for clients with a certificate of tls.clientCaFile");
+    }
+    next.run(request).await
+}
+
 async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let handler = match request.uri().path() {
         "/metrics" => Handler::Metrics,
         "/-/healthy" => Handler::Healthy,
         "/-/ready" => Handler::Ready,
-        "/" => Handler::Page,
+        path if path == "/" || path.starts_with("/runbooks/") => Handler::Page,
         "/webhook" => Handler::Webhook,
         path if path.starts_with("/api/") => Handler::Api,
         _ => Handler::Other,

@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use p521::ecdsa::signature::Signer;
+use p521::elliptic_curve::Generate;
+use p521::pkcs8::EncodePublicKey;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
@@ -97,6 +100,85 @@ impl Ca {
     pub(crate) fn key(&self) -> String {
         self.issuer.key().serialize_pem()
     }
+}
+
+/// A CA on P-521, which rcgen with ring cannot make: its certificates are written out by hand (RFC 5280 section 4.1).
+pub(crate) struct P521Ca {
+    pub(crate) pem: String,
+    name: String,
+    key: p521::SecretKey,
+}
+
+impl P521Ca {
+    pub(crate) fn new(name: &str) -> Self {
+        let key = p521::SecretKey::generate_from_rng(&mut rand::rng());
+        let extensions = [
+            extension(&[0x55, 0x1d, 0x13], &tlv(0x30, &[&tlv(0x01, &[&[0xff]])])),
+            extension(&[0x55, 0x1d, 0x0e], &tlv(0x04, &[&key_identifier(&key)])),
+        ];
+        let ca = Self { pem: String::new(), name: name.to_owned(), key };
+        Self { pem: ca.sign(name, 3650, &ca.key, &extensions.concat()), ..ca }
+    }
+
+    /// A leaf on P-521 in PEM.
+    pub(crate) fn leaf(&self, name: &str, days: i64) -> String {
+        let identifier = tlv(0x30, &[&tlv(0x80, &[&key_identifier(&self.key)])]);
+        let key = p521::SecretKey::generate_from_rng(&mut rand::rng());
+        self.sign(name, days, &key, &extension(&[0x55, 0x1d, 0x23], &identifier))
+    }
+
+    fn sign(&self, name: &str, days: i64, key: &p521::SecretKey, extensions: &[u8]) -> String {
+        // ecdsa-with-SHA512.
+        let algorithm = tlv(0x30, &[&tlv(0x06, &[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04]])]);
+        let content = tlv(
+            0x30,
+            &[
+                &tlv(0xa0, &[&tlv(0x02, &[&[2]])]),
+                &tlv(0x02, &[&[0x52, 0x10]]),
+                &algorithm,
+                &common_name(&self.name),
+                &tlv(0x30, &[&utc_time(NOW.plus(-5 * DAY)), &utc_time(NOW.plus(days * DAY))]),
+                &common_name(name),
+                key.public_key().to_public_key_der().unwrap().as_bytes(),
+                &tlv(0xa3, &[&tlv(0x30, &[extensions])]),
+            ],
+        );
+        let signature: p521::ecdsa::DerSignature = p521::ecdsa::SigningKey::from(&self.key).sign(&content);
+        let signature = tlv(0x03, &[&[0], signature.as_bytes()]);
+        let der = tlv(0x30, &[&content, &algorithm, &signature]);
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
+    }
+}
+
+/// Tag, length, content (X.690); all of it shorter than 64 KiB.
+fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let length = match (high, low) {
+        (0, short @ 0..0x80) => vec![short],
+        (0, low) => vec![0x81, low],
+        (high, low) => vec![0x82, high, low],
+    };
+    [&[tag][..], &length, &content].concat()
+}
+
+fn extension(identifier: &[u8], value: &[u8]) -> Vec<u8> {
+    tlv(0x30, &[&tlv(0x06, &[identifier]), &tlv(0x04, &[value])])
+}
+
+fn common_name(name: &str) -> Vec<u8> {
+    let attribute = tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x04, 0x03]]), &tlv(0x0c, &[name.as_bytes()])]);
+    tlv(0x30, &[&tlv(0x31, &[&attribute])])
+}
+
+fn utc_time(moment: UnixTime) -> Vec<u8> {
+    let digits: String = moment.to_string().chars().filter(char::is_ascii_digit).collect();
+    tlv(0x17, &[&digits.as_bytes()[2..], b"Z"])
+}
+
+fn key_identifier(key: &p521::SecretKey) -> Vec<u8> {
+    let key = key.public_key().to_public_key_der().unwrap();
+    ring::digest::digest(&ring::digest::SHA256, key.as_bytes()).as_ref()[..20].to_vec()
 }
 
 /// An admin's certificate and key, as kubeadm makes them.

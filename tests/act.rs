@@ -7,9 +7,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Output};
 
-use support::daemon::Demo;
+use support::daemon::{Demo, Process};
 use support::tools;
 
 const TOKEN: &str = "t0p-s3cret-t0ken";
@@ -220,6 +221,12 @@ fn a_person_plans_approves_and_rolls_back() {
     assert!(plan.contains("CN=kube-apiserver") && plan.contains("StatefulSet/expiring-1-etcd"), "{plan}");
     printed(&meshcert(&demo, &["renew", "expiring-1"]));
     wait_for(&demo, "AwaitingApproval");
+    let other = format!(r#"{{"spec":{{"approval":{{"planDigest":"sha256:{}"}}}}}}"#, "0".repeat(64));
+    let name = demo.kubectl(&["get", "crn", "-o", "name"]);
+    demo.kubectl(&["patch", name.trim(), "--type=merge", "-p", &other]);
+    demo.kubectl(&["wait", name.trim(), "--for=jsonpath={.status.observedGeneration}=2", "--timeout=30s"]);
+    let waits = demo.kubectl(&["get", name.trim(), "-o", "jsonpath={.status.phase} {.status.message}"]);
+    assert!(waits.starts_with("AwaitingApproval spec.approval is about another plan (sha256:000"), "{waits}");
     let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
     assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
     let back = printed(&meshcert(&demo, &["rollback", "expiring-1", "--wait"]));
@@ -229,6 +236,30 @@ fn a_person_plans_approves_and_rolls_back() {
     assert!(
         String::from_utf8_lossy(&missing.stderr).contains("there is no hosted mesh nobody in default/istio-system")
     );
+}
+
+#[test]
+fn a_renewal_that_failed_after_its_commit_is_tried_again_when_a_person_asks() {
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
+    let image = |image: &str| {
+        demo.kubectl(&["set", "image", "deployment/istiod-expiring-1-hosted", &format!("main={image}")]);
+    };
+    image("missing:1");
+    let config = demo.folder.path().join("meshcert.yaml");
+    let text = format!(
+        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{mode: auto, restartDeadline: 20s}}\n",
+        demo.kubeconfig.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let serve =
+        ["serve", "--roles", "observe,act", "--listen", "127.0.0.1:0", "--config", &config.display().to_string()];
+    let _meshcert = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &serve.map(str::to_owned));
+    printed(&meshcert(&demo, &["renew", "expiring-1"]));
+    wait_for(&demo, "Failed");
+    image("there:1");
+    let again = printed(&meshcert(&demo, &["renew", "expiring-1", "--wait"]));
+    assert!(again.contains("Succeeded"), "{again}");
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]).lines().count(), 1, "the same one");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,11 +71,43 @@ fn promtool_finds_the_rules_silent_and_firing_as_they_should_be() {
 }
 
 #[test]
+fn dashboards_of_the_other_exporter_go_on_with_what_is_recorded() {
+    let Some(promtool) = tool("promtool") else { return };
+    run(&promtool, &["check", "rules", "--lint-fatal", "alerts/x509-certificate-exporter.rules.yaml"]);
+    run(&promtool, &["test", "rules", "alerts/tests/x509-certificate-exporter.yaml"]);
+}
+
+#[test]
+fn the_page_on_migration_says_of_each_metric_what_becomes_of_it() {
+    let rules: Value = serde_saphyr::from_str(&read("alerts/x509-certificate-exporter.rules.yaml")).unwrap();
+    let records = rules["groups"][0]["rules"].as_array().unwrap().iter().map(|rule| rule["record"].as_str().unwrap());
+    let recorded: BTreeSet<&str> = records.filter(|name| name.starts_with("x509_")).collect();
+    let metrics = read("docs/METRICS.md");
+    let exported: BTreeSet<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("| `x509_")?.split('`').next()).collect();
+    let page = read("docs/MIGRATION.md");
+    let (mut said_recorded, mut said_the_same) = (BTreeSet::new(), BTreeSet::new());
+    for row in page.lines().filter(|line| line.starts_with("| `x509_")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = cells[1].split('`').nth(1).unwrap();
+        assert!(cells[2] == "none" || cells[2].contains("recorded"), "{row}");
+        if cells[2].contains("recorded") {
+            said_recorded.insert(name);
+        }
+        if cells[2].starts_with("the same") {
+            said_the_same.insert(name.trim_start_matches("x509_"));
+        }
+    }
+    assert_eq!(said_recorded, recorded);
+    assert_eq!(said_the_same, exported);
+}
+
+#[test]
 fn every_alert_has_its_texts_and_a_runbook() {
     let listed = read("docs/ALERTS.md");
     for alert in alerts() {
         let name = alert["alert"].as_str().unwrap();
-        for annotation in ["summary", "description", "runbook_url"] {
+        for annotation in ["summary", "description", "runbook_url", "dashboard_url"] {
             assert!(alert["annotations"][annotation].is_string(), "{name} lacks {annotation}");
         }
         assert!(matches!(alert["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
@@ -90,6 +122,37 @@ fn every_alert_has_its_texts_and_a_runbook() {
     for page in std::fs::read_dir(root().join("docs/runbooks")).unwrap() {
         let name = page.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(alerts().iter().any(|alert| alert["alert"] == *name), "docs/runbooks/{name}.md belongs to no alert");
+    }
+}
+
+/// A dashboard's address, and the variables that can be chosen there.
+fn dashboards() -> BTreeMap<String, Vec<String>> {
+    let files = std::fs::read_dir(root().join("dashboards")).unwrap();
+    files
+        .map(|file| {
+            let model: Value = serde_json::from_slice(&std::fs::read(file.unwrap().path()).unwrap()).unwrap();
+            let variables = model["templating"]["list"].as_array().unwrap().iter();
+            let names = variables.map(|variable| variable["name"].as_str().unwrap().to_owned());
+            (format!("/d/{}", model["uid"].as_str().unwrap()), names.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn every_alert_leads_to_a_dashboard_that_shows_what_it_is_about() {
+    let dashboards = dashboards();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        let url = alert["annotations"]["dashboard_url"].as_str().unwrap();
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let variables = dashboards.get(address).unwrap_or_else(|| panic!("{name}: there is no dashboard {address}"));
+        for choice in query.split('&').filter(|choice| !choice.is_empty()) {
+            let (variable, value) = choice.strip_prefix("var-").and_then(|choice| choice.split_once('=')).unwrap();
+            assert!(variables.iter().any(|known| known == variable), "{name}: {address} has no variable {variable}");
+            assert_eq!(value, format!("{{{{ $labels.{variable} }}}}"), "{name}");
+        }
+        let about_a_mesh = alert["expr"].as_str().unwrap().contains("by (mesh_cluster, mesh_namespace, mesh_id");
+        assert_eq!(about_a_mesh, query.contains("var-mesh_id="), "{name}: an alert about a mesh leads to that mesh");
     }
 }
 
@@ -131,5 +194,19 @@ fn alertmanager_takes_the_routes_and_sends_each_alert_where_it_belongs() {
         let wanted = format!("--verify.receivers={receiver}");
         let config = format!("--config.file={config}");
         run(&amtool, &["config", "routes", "test", &config, &wanted, &name, &format!("severity={severity}")]);
+    }
+}
+
+#[test]
+fn alertmanager_takes_the_remediation_and_sends_the_signal_to_meshcert_and_to_people() {
+    let Some(amtool) = tool("amtool") else { return };
+    let config = "deploy/alertmanager/remediation.yaml";
+    run(&amtool, &["check-config", config]);
+    for (alert, receivers) in
+        [("MspiderHostedKubeAPICertExpiration", "meshcert,people"), ("MeshcertSourceDown", "people")]
+    {
+        let wanted = format!("--verify.receivers={receivers}");
+        let config = format!("--config.file={config}");
+        run(&amtool, &["config", "routes", "test", &config, &wanted, &format!("alertname={alert}")]);
     }
 }

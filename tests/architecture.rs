@@ -35,8 +35,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe", &["cert"]),
     // Shell.
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
+    ("follower", &["cluster", "ports", "renewal", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
-    ("requests", &["cluster", "mesh", "notification", "ports", "renewal"]),
+    ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
     (
         "controller",
         &[
@@ -44,7 +45,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "probe", "renewal", "requests", "rollout", "time",
         ],
     ),
-    ("server", &["cert", "inventory", "mesh", "metrics", "notification", "ports", "requests", "secret", "time"]),
+    (
+        "server",
+        &[
+            "cert",
+            "follower",
+            "inventory",
+            "mesh",
+            "metrics",
+            "notification",
+            "plan",
+            "policy",
+            "ports",
+            "renewal",
+            "requests",
+            "secret",
+            "time",
+        ],
+    ),
     // An embedded Kubernetes with meshes; knows nothing of the daemon.
     ("demo", &["ports", "time"]),
     // Composition root, then the command line on top.
@@ -55,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "controller",
+            "follower",
             "metrics",
             "notification",
             "observer",

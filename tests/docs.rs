@@ -1,10 +1,18 @@
 //! What the documents say holds: examples are valid, phases and commands are those of the code.
 
-#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test may")]
+
+#[path = "docs/configuration.rs"]
+mod configuration;
+#[path = "docs/links.rs"]
+mod links;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
+use clap::CommandFactory;
+use meshcert::cli::Cli;
 use meshcert::config::Config;
 use meshcert::renewal::Phase;
 
@@ -12,25 +20,49 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The fenced blocks of a language.
+/// The fenced blocks of a language, without the indentation that a list gives them.
 fn fences(page: &str, language: &str) -> Vec<String> {
-    let begin = format!("```{language}\n");
-    page.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    let mut found = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.trim_start() == format!("```{language}") {
+            let indent = line.len() - line.trim_start().len();
+            let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+            found.push(inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect());
+        }
+    }
+    found
 }
 
 #[test]
 fn the_configuration_examples_are_valid() {
-    let examples: Vec<String> =
-        fences(&page("docs/OPERATIONS.md"), "yaml").into_iter().filter(|text| text.contains("policy:")).collect();
-    assert!(!examples.is_empty());
-    for text in examples {
-        let config = Config::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(
-            config.policy.restart_tiers,
-            Config::default().policy.restart_tiers,
-            "the defaults, as they are said"
-        );
+    let mut seen = 0;
+    for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        for example in fences(&text, "yaml")
+            .into_iter()
+            .filter(|text| text.starts_with("clusters:") || text.starts_with("secretRules:"))
+        {
+            Config::parse(&example).unwrap_or_else(|error| panic!("{}: {error}\n{example}", name.display()));
+            seen += 1;
+        }
     }
+    assert!(seen > 0);
+    let operations = fences(&page("docs/OPERATIONS.md"), "yaml");
+    let example = operations.iter().find(|text| text.contains("restartTiers:")).unwrap();
+    let tiers = Config::parse(example).unwrap().policy.restart_tiers;
+    assert_eq!(tiers, Config::default().policy.restart_tiers, "the defaults, as they are said");
+}
+
+#[test]
+fn the_queries_in_the_pages_are_promql() {
+    let mut seen = 0;
+    for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        for query in fences(&text, "promql") {
+            promql_parser::parser::parse(&query).unwrap_or_else(|error| panic!("{}: {error}\n{query}", name.display()));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
 }
 
 #[test]
@@ -52,25 +84,57 @@ fn the_readme_names_every_command() {
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next());
     let readme = page("README.md");
-    for name in names.filter(|name| *name != "help") {
+    // Those are about the command itself; docs/CLI.md has them.
+    for name in names.filter(|name| !["help", "completions", "man"].contains(name)) {
         assert!(readme.contains(&format!("`meshcert {name}")) || readme.contains(&format!("`{name}`")), "{name}");
     }
 }
 
+/// What the description of the command line says, command by command.
+fn command_line() -> String {
+    let mut text = String::from(
+        "# Commands\n\n\
+         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\n\
+         Tables are coloured on a terminal and plain in a pipe; `--color`, `NO_COLOR` and `CLICOLOR_FORCE` decide otherwise. `meshcert completions bash > /etc/bash_completion.d/meshcert` teaches a shell,\n\
+         `meshcert man /usr/local/share/man/man1` the manual. With a link to the binary under the name `kubectl-meshcert` on the path, `kubectl meshcert …` does the same.\n",
+    );
+    let mut command = Cli::command().term_width(100).bin_name("meshcert");
+    command.build();
+    describe(&mut command, 2, &mut text);
+    text
+}
+
+fn describe(command: &mut clap::Command, level: usize, text: &mut String) {
+    let name = command.get_bin_name().unwrap().to_owned();
+    let help = command.render_long_help().to_string();
+    let help: Vec<&str> = help.trim().lines().map(str::trim_end).collect();
+    text.push_str(&format!("\n{} {name}\n\n```text\n{}\n```\n", "#".repeat(level), help.join("\n")));
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        describe(sub, 3, text);
+    }
+}
+
+/// Compares a page with what it is generated from, or writes it.
+fn generated(name: &str, text: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(format!("{}/{name}", env!("CARGO_MANIFEST_DIR")), text).unwrap();
+    }
+    assert!(page(name) == text, "{name} is not what is generated: run `make golden`");
+}
+
+#[test]
+fn the_page_of_commands_is_their_help() {
+    generated("docs/CLI.md", &command_line());
+}
+
+#[test]
+fn the_page_of_the_configuration_is_its_schema() {
+    let schema = serde_json::to_value(Config::schema()).unwrap();
+    generated("docs/CONFIGURATION.md", &configuration::page(&schema));
+}
+
 #[test]
 fn every_link_leads_somewhere() {
-    let link = regex::Regex::new(r"\]\(([^)#:]+)(#[^)]*)?\)").unwrap();
-    for name in [
-        "README.md",
-        "docs/OPERATIONS.md",
-        "docs/RENEWAL.md",
-        "docs/SECURITY.md",
-        "docs/ARCHITECTURE.md",
-        "docs/ALERTS.md",
-    ] {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        for found in link.captures_iter(&page(name)) {
-            assert!(folder.parent().unwrap().join(&found[1]).exists(), "{name} links to {}", &found[1]);
-        }
-    }
+    let broken = links::broken(Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshcert::metrics::Metrics;
 use meshcert::metrics::exposition::Exposition;
 use meshcert::metrics::family::Format;
+use meshcert::metrics::listeners::Listener;
+use meshcert::metrics::permissions::Permission;
 use values::*;
 
 type Catalogue = BTreeMap<String, (String, BTreeSet<String>)>;
@@ -33,6 +35,10 @@ fn exported() -> Catalogue {
     let fleet = mk_fleet();
     let part = Exposition::default().render(&fleet, Format::Classic, NOW);
     let metrics = Metrics::new(Told::new(fleet), Some(mk_renewals()));
+    metrics.listeners().loaded(Listener::Main, NOW);
+    let permission =
+        Permission { cluster: "cp-1".into(), namespace: None, role: "webhook", resource: "secrets", verb: "list" };
+    metrics.permissions().set([(permission, true)].into());
     let tail = metrics.tail(&part, Format::Classic);
     let mut text: Vec<u8> = part.segments.iter().flat_map(|segment| segment.inflate()).collect();
     text.extend_from_slice(&tail.text);

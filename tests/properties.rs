@@ -238,6 +238,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             name: format!("w-{ordinal}"),
             uid: format!("w-{ordinal}"),
             ip: None,
+            ports: Vec::new(),
             created: FIXTURE.now,
             ready,
             deleting: false,

@@ -29,6 +29,7 @@ use meshcert::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Trigger};
 use meshcert::requests::{Asked, ask};
+use meshcert::rollout::Reach;
 use meshcert::time::DAY;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -88,6 +89,7 @@ impl World {
         let acting = Acting {
             name: "demo".into(),
             connection,
+            reach: Reach::Direct,
             namespaces: vec![NAMESPACE.to_owned()],
             naming: self.naming.clone(),
             policy,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds and installs, once, what the tests need beyond Rust: the real Prometheus and Alertmanager with their checkers, and
-# Python's OpenMetrics parser. Everything goes into .cache, keyed by the files that pin the versions.
+# Builds and installs, once, what the tests need beyond Rust, into .cache; the files in this folder pin the versions.
+#   tools/build.sh        what `make test` needs: Prometheus, Alertmanager, kubectl, kubeadm, a Kubernetes API, helm, Python's OpenMetrics parser
+#   tools/build.sh e2e    the rest of a real Kubernetes node, for `make e2e`
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$PWD/.cache
@@ -10,37 +11,35 @@ need() {
   command -v "$1" >/dev/null || { echo "tools/build.sh: $1 is missing; install $2" >&2; exit 1; }
 }
 
-# Whether a target was built from exactly these files.
-fresh() {
-  local stamp=$cache/$1.stamp
-  shift
-  [[ -f $stamp && $(cat "$stamp") == "$(cat "$@" tools/build.sh | sha256sum)" ]]
+# Runs build_NAME, unless it ran already just as it is now, with files of just this content. What it builds from is in tools/MODULE.
+once() {
+  local name=$1 time=$2 stamp=$cache/$1.stamp key
+  shift 2
+  key=$(cat "$@" <(declare -f go_build "build_$name") | sha256sum)
+  [[ -f $stamp && $(<"$stamp") == "$key" ]] && return
+  echo "building ${name//_/ } ($time, once)" >&2
+  "build_$name"
+  echo "$key" >"$stamp"
 }
 
-stamp() {
-  local stamp=$cache/$1.stamp
-  shift
-  cat "$@" tools/build.sh | sha256sum >"$stamp"
+# go_build MODULE LDFLAGS ARGUMENT...: statically linked, into the cache.
+go_build() {
+  local module=$1 flags=$2
+  shift 2
+  (cd "tools/$module" && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w $flags" -o "$cache/bin/" "$@")
 }
 
 build_prometheus() {
-  local files=(tools/prometheus/go.mod tools/prometheus/go.sum)
-  fresh prometheus "${files[@]}" && return
-  echo "building prometheus and promtool (some minutes, once)" >&2
   # Without the service discoveries, which bring most of the code and are not needed on loopback.
-  (cd tools/prometheus && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -tags remove_all_sd,enable_kubernetes_sd \
-    -o "$cache/bin/" github.com/prometheus/prometheus/cmd/prometheus github.com/prometheus/prometheus/cmd/promtool)
-  stamp prometheus "${files[@]}"
+  go_build prometheus '' -tags remove_all_sd,enable_kubernetes_sd \
+    github.com/prometheus/prometheus/cmd/prometheus github.com/prometheus/prometheus/cmd/promtool
 }
 
 build_alertmanager() {
-  local files=(tools/alertmanager/go.mod tools/alertmanager/go.sum)
-  fresh alertmanager "${files[@]}" && return
-  echo "building alertmanager and amtool (a minute, once)" >&2
   local work=$cache/alertmanager
   rm -rf "$work"
   mkdir -p "$work"
-  cp "${files[@]}" "$work/"
+  cp tools/alertmanager/go.{mod,sum} "$work/"
   # The module as published lacks its built web page; any page will do, nobody looks at it here.
   (cd "$work" && go mod vendor -e 2>/dev/null
     page=vendor/github.com/prometheus/alertmanager/ui/app/dist
@@ -48,19 +47,86 @@ build_alertmanager() {
     CGO_ENABLED=0 go build -mod=vendor -trimpath -ldflags='-s -w' -o "$cache/bin/" \
       github.com/prometheus/alertmanager/cmd/alertmanager github.com/prometheus/alertmanager/cmd/amtool)
   rm -rf "$work"
-  stamp alertmanager "${files[@]}"
 }
 
-install_python() {
-  fresh python tools/requirements.txt && return
+# kubernetes COMMAND...: with the version stamped in, without which kubeadm and the kubelet refuse to work together.
+kubernetes() {
+  local version package flags=''
+  version=$(cd tools/kubernetes && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+  IFS=. read -r major minor _ <<<"${version#v}"
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=" -X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor -X $package.gitTreeState=clean"
+  done
+  go_build kubernetes "$flags" "${@/#/k8s.io/kubernetes/cmd/}"
+}
+
+build_kubernetes_clients() {
+  kubernetes kubectl kubeadm
+}
+
+build_kubernetes_api() {
+  kubernetes kube-apiserver
+}
+
+build_etcd() {
+  go_build etcd '' -o "$cache/bin/etcd" go.etcd.io/etcd/server/v3
+}
+
+build_chart() {
+  go_build chart '' helm.sh/helm/v4/cmd/helm github.com/yannh/kubeconform/cmd/kubeconform
+}
+
+# Where the sources of a module are that tools/FOLDER pins: module_folder FOLDER MODULE.
+module_folder() {
+  (cd "tools/$1" && go mod download -json "$2" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+}
+
+build_schemas() {
+  local kubernetes operator crds
+  kubernetes=$(module_folder kubernetes k8s.io/kubernetes)
+  operator=$(module_folder schemas github.com/prometheus-operator/prometheus-operator)
+  crds=$operator/example/prometheus-operator-crd/monitoring.coreos.com
+  rm -rf "$cache/schemas"
+  "$cache/venv/bin/python3" tools/schemas/convert.py "$kubernetes/api/openapi-spec/swagger.json" \
+    "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas"
+  mkdir "$cache/schemas/definitions"
+  install -m 0644 "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas/definitions/"
+}
+
+build_kubernetes_node() {
+  kubernetes kube-controller-manager kube-scheduler kubelet kube-proxy
+}
+
+build_containerd() {
+  local commands=(containerd containerd-shim-runc-v2 ctr)
+  go_build containerd '' -tags no_btrfs,no_zfs,no_devmapper "${commands[@]/#/github.com/containerd/containerd/v2/cmd/}"
+}
+
+build_python() {
   rm -rf "$cache/venv"
   python3 -m venv "$cache/venv"
   "$cache/venv/bin/pip" install --quiet --requirement tools/requirements.txt
-  stamp python tools/requirements.txt
 }
 
 need go "Go 1.26 or newer"
-need python3 "Python 3.9 or newer with the venv module"
-build_prometheus
-build_alertmanager
-install_python
+case ${1:-test} in
+  test)
+    need python3 "Python 3.9 or newer with the venv module"
+    once prometheus '3 minutes' tools/prometheus/go.{mod,sum}
+    once alertmanager '1 minute' tools/alertmanager/go.{mod,sum}
+    once kubernetes_clients '2 minutes' tools/kubernetes/go.{mod,sum}
+    once etcd '1 minute' tools/etcd/go.{mod,sum}
+    once kubernetes_api '5 minutes' tools/kubernetes/go.{mod,sum}
+    once chart '2 minutes' tools/chart/go.{mod,sum}
+    once python '1 minute' tools/requirements.txt
+    once schemas 'seconds' tools/schemas/{go.mod,go.sum,convert.py} tools/kubernetes/go.mod
+    ;;
+  e2e)
+    once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}
+    once containerd '1 minute' tools/containerd/go.{mod,sum}
+    ;;
+  *)
+    echo "tools/build.sh: no such target: $1" >&2
+    exit 2
+    ;;
+esac

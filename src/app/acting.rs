@@ -6,19 +6,20 @@ use std::sync::Arc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
-use crate::app::connection;
+use crate::app::clusters::{Plane, connection};
+use crate::app::task::panicked;
 use crate::config::{self, Config, ConfigError, WebhookConfig};
 use crate::controller::{self, Acting, Surroundings, Timing};
-use crate::metrics::Observed;
 use crate::metrics::renewals::RenewalMetrics;
 use crate::notification::Mapping;
-use crate::observer::Registry;
-use crate::requests::{Desk, Meshes};
+use crate::requests::Desk;
 use crate::server::Webhook;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
+    /// Watches certificates.
+    pub observe: bool,
     /// Takes Alertmanager's notifications.
     pub webhook: bool,
     /// Renews and restarts.
@@ -29,7 +30,18 @@ pub struct Roles {
 
 impl Roles {
     /// Observing alone.
-    pub const OBSERVE: Self = Self { webhook: false, act: false, timing: Timing::DEFAULT };
+    pub const OBSERVE: Self = Self { observe: true, webhook: false, act: false, timing: Timing::DEFAULT };
+    /// Taking notifications alone.
+    pub const WEBHOOK: Self = Self { observe: false, webhook: true, ..Self::OBSERVE };
+
+    /// As which plane this process watches Secrets, if it does: a webhook alone has no right to.
+    pub fn watching(self) -> Option<Plane> {
+        match self {
+            Self { observe: true, .. } => Some(Plane::Observe),
+            Self { act: true, .. } => Some(Plane::Act),
+            _ => None,
+        }
+    }
 }
 
 /// The clusters of a configuration, as the acting plane takes them. Where all namespaces are watched, nothing is acted on: a person names those in which
@@ -52,7 +64,8 @@ pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigErro
     let acting = config.clusters.iter().filter(named).map(|cluster| {
         Ok(Acting {
             name: cluster.name.as_str().into(),
-            connection: connection(cluster),
+            connection: connection(cluster, Plane::Act)?,
+            reach: cluster.reach,
             namespaces: cluster.namespaces.clone(),
             naming: config.naming()?,
             policy: config.policy.compile()?,
@@ -69,22 +82,15 @@ fn host() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "meshcert".to_owned())
 }
 
-/// The observed meshes, for whoever asks.
-pub fn meshes(registry: &Arc<Registry>) -> Meshes {
-    let registry = Arc::clone(registry);
-    Arc::new(move |cluster| {
-        let snapshots = registry.clusters();
-        let known = snapshots.iter().filter(|known| *known.name == *cluster);
-        known.flat_map(|known| known.snapshot.meshes().cloned().collect::<Vec<_>>()).collect()
-    })
-}
-
 /// Who may ask.
-pub fn webhook(config: &WebhookConfig, desk: &Arc<Desk>, metrics: &Arc<RenewalMetrics>) -> Webhook {
-    let WebhookConfig { bearer_token_file, basic_auth, alert_names, labels } = config.clone();
+pub(super) fn webhook(config: &WebhookConfig, desk: &Arc<Desk>, metrics: &Arc<RenewalMetrics>) -> Webhook {
+    let config = config.clone();
+    let WebhookConfig { listen, bearer_token_file, basic_auth, client_certificates, alert_names, labels, .. } = config;
     Webhook {
+        apart: listen.is_some(),
         bearer_token: bearer_token_file,
         basic: basic_auth.map(|basic| (basic.username, basic.password_file)),
+        client_certificates,
         mapping: Mapping { alert_names, labels: [labels.cluster, labels.namespace, labels.mesh] },
         desk: Arc::clone(desk),
         metrics: Arc::clone(metrics),
@@ -127,12 +133,6 @@ impl Crew {
 
     /// Waits until a task panics, which must end the process.
     pub async fn failed(&mut self) -> tokio::task::JoinError {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Err(error)) if error.is_panic() => return error,
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
+        panicked(&mut self.tasks).await
     }
 }

@@ -129,6 +129,23 @@ pub fn details(der: &[u8]) -> Details {
     details
 }
 
+/// The names by which the holder of a certificate may be known: common names, DNS names, e-mail addresses and URIs; empty where it is no certificate.
+pub fn identities(der: &[u8]) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let common_names = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let mut found: Vec<String> = common_names.map(str::to_owned).collect();
+    for extension in parsed.iter_extensions() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else { continue };
+        found.extend(names.general_names.iter().filter_map(|name| match name {
+            GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+                Some((*name).to_owned())
+            }
+            _ => None,
+        }));
+    }
+    found
+}
+
 fn ip_address(octets: &[u8]) -> String {
     match *octets {
         [a, b, c, d] => core::net::Ipv4Addr::new(a, b, c, d).to_string(),

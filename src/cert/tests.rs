@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::parse::{NamePool, Retain, read_entry};
 use super::*;
-use crate::testpki::{Ca, NOW, at, kubeconfig, mk_params};
+use crate::testpki::{Ca, NOW, P521Ca, at, kubeconfig, mk_params};
 use crate::time::DAY;
 
 fn read(bytes: impl AsRef<[u8]>) -> Entry {
@@ -154,6 +154,49 @@ fn a_renewed_ca_with_the_same_key_counts_with_its_longer_life() {
     assert_eq!(chain::issuer(all[0], &all[1..]), Some(all[2]));
     assert_eq!(chain::issuer_and_end(all[0], &all[1..]).1, NOW.plus(100 * DAY));
     assert_eq!(chain::issuer_and_end(all[0], &all[1..2]).1, NOW.plus(5 * DAY));
+}
+
+/// The certificates of a text, with their DER form.
+fn all_of(text: &str) -> Vec<Certificate> {
+    let entry = read_entry(text.as_bytes(), Retain::Der, &mut NamePool::default());
+    assert_eq!(entry.problems, []);
+    entry.certificates.into_iter().map(|found| found.certificate).collect()
+}
+
+#[test]
+fn signatures_of_every_usual_algorithm_are_verified_and_a_namesake_is_no_issuer() {
+    use rsa::pkcs8::EncodePrivateKey;
+    let rsa = || {
+        let key = rsa::PrivateKey::new(&mut rand::rng(), 2048).unwrap().to_pkcs8_pem(Default::default()).unwrap();
+        rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(&key, &rcgen::PKCS_RSA_SHA256).unwrap()
+    };
+    let on = |algorithm| rcgen::KeyPair::generate_for(algorithm).unwrap();
+    for (kind, key, other) in [
+        (KeyAlgorithm::Rsa(2048), rsa(), rsa()),
+        (KeyAlgorithm::P256, on(&rcgen::PKCS_ECDSA_P256_SHA256), on(&rcgen::PKCS_ECDSA_P256_SHA256)),
+        (KeyAlgorithm::P384, on(&rcgen::PKCS_ECDSA_P384_SHA384), on(&rcgen::PKCS_ECDSA_P384_SHA384)),
+        (KeyAlgorithm::Ed25519, on(&rcgen::PKCS_ED25519), on(&rcgen::PKCS_ED25519)),
+    ] {
+        let (ca, namesake) = (Ca::with_key("ca", 3650, key), Ca::with_key("ca", 3650, other));
+        let all = all_of(&format!("{}{}{}", ca.leaf("leaf", 10, &[]), namesake.pem, ca.pem));
+        let [leaf, namesake, ca] = &all[..] else { panic!("three of {kind:?}") };
+        assert_eq!((ca.key_algorithm, ca.role), (kind, Role::Ca));
+        assert_eq!(chain::issuer(leaf, &[namesake, ca]), Some(ca), "{kind:?}");
+        assert_eq!(chain::issuer(leaf, &[namesake]), None, "{kind:?}");
+    }
+}
+
+#[test]
+fn p_521_is_read_and_its_issuer_found_by_key_identifier() {
+    let (ca, namesake) = (P521Ca::new("ca"), P521Ca::new("ca"));
+    let all = all_of(&format!("{}{}{}", ca.leaf("leaf", 10), namesake.pem, ca.pem));
+    let [leaf, namesake, ca] = &all[..] else { panic!("three") };
+    let brief = |one: &Certificate| (one.key_algorithm, one.role, one.subject.to_string(), one.issuer.to_string());
+    assert_eq!(brief(leaf), (KeyAlgorithm::P521, Role::Leaf, "CN=leaf".to_owned(), "CN=ca".to_owned()));
+    assert_eq!(brief(ca), (KeyAlgorithm::P521, Role::Ca, "CN=ca".to_owned(), "CN=ca".to_owned()));
+    assert_eq!(leaf.not_after, NOW.plus(10 * DAY));
+    assert_eq!(chain::issuer(leaf, &[namesake, ca]), Some(ca));
+    assert_eq!(chain::issuer(leaf, &[namesake]), None);
 }
 
 #[test]

@@ -66,6 +66,11 @@ impl Api {
         Self { client }
     }
 
+    /// The client, for what is no exchange of JSON.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// An object; `None` where there is none.
     ///
     /// # Errors

@@ -85,6 +85,16 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     Client::try_from(config).map_err(|error| unusable(&chain(&error)))
 }
 
+/// Whether this process runs in a pod of the cluster, as far as its credentials say.
+pub fn is_inside(connection: &Connection) -> bool {
+    match connection {
+        Connection::InCluster => true,
+        // Without a kubeconfig it is the pod's service account that is used.
+        Connection::Current { context: None } => Kubeconfig::read().is_err(),
+        Connection::Current { .. } | Connection::File { .. } | Connection::Document { .. } => false,
+    }
+}
+
 /// An error with its causes.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

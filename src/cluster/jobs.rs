@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
-use crate::cluster::workloads::{problem, text};
+use crate::cluster::workloads::problem;
 use crate::job::{JobObject, JobPod, JobState, PodState, RENEWAL_UID, SeenJob, tail};
 use crate::time::UnixTime;
 
@@ -122,13 +122,17 @@ fn pod_state(status: &Value) -> PodState {
         _ => {
             let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
             let unscheduled = conditions.iter().any(|one| one["type"] == "PodScheduled" && one["status"] == "False");
-            match problem(conditions, status) {
+            match problem(status) {
                 Some(why) if unscheduled => PodState::Unschedulable(tail(&why)),
                 Some(why) => PodState::CannotStart(tail(&why)),
                 None => PodState::Waiting,
             }
         }
     }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const PAUSED: &str = "meshcert.dev/paused";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Object {
+pub(super) struct Object {
     metadata: Metadata,
     #[serde(default)]
     spec: Spec,

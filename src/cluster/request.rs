@@ -17,7 +17,15 @@ const LARGEST_ANSWER: usize = 768 << 20;
 /// What is asked, for messages: verb, resource, namespace.
 pub(super) struct Asked<'a> {
     pub(super) verb: &'static str,
+    pub(super) resource: Resource,
     pub(super) namespace: Option<&'a str>,
+}
+
+/// What is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Secrets,
+    Renewals,
 }
 
 /// The parts of a `Status` that matter.
@@ -97,9 +105,8 @@ async fn collect(
 pub(super) fn refused(asked: &Asked<'_>, status: StatusCode, message: &str) -> SourceError {
     let (reason, remedy) = match status {
         StatusCode::UNAUTHORIZED => (SourceErrorReason::Unauthorized, "; the credentials are not accepted, renew them"),
-        StatusCode::FORBIDDEN => {
-            (SourceErrorReason::Forbidden, "; grant the verbs list and watch on secrets there (a Role is enough)")
-        }
+        StatusCode::FORBIDDEN => (SourceErrorReason::Forbidden, asked.resource.grant()),
+        StatusCode::NOT_FOUND => (SourceErrorReason::Server, asked.resource.introduce()),
         StatusCode::GONE => (SourceErrorReason::Gone, ""),
         StatusCode::TOO_MANY_REQUESTS => (SourceErrorReason::Throttled, ""),
         StatusCode::GATEWAY_TIMEOUT => (SourceErrorReason::Timeout, ""),
@@ -123,12 +130,40 @@ fn unreachable(asked: &Asked<'_>, error: &kube::Error) -> SourceError {
     }
 }
 
+impl Resource {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Secrets => "secrets",
+            Self::Renewals => "certificaterenewals",
+        }
+    }
+
+    /// The remedy where it may not be read.
+    fn grant(self) -> &'static str {
+        match self {
+            Self::Secrets => "; grant the verbs list and watch on secrets there (a Role is enough)",
+            Self::Renewals => {
+                "; grant the verbs list and watch on certificaterenewals.meshcert.dev there (a Role is enough)"
+            }
+        }
+    }
+
+    /// The remedy where the cluster does not know it.
+    fn introduce(self) -> &'static str {
+        match self {
+            Self::Secrets => "",
+            Self::Renewals => "; the cluster does not know the kind: meshcert crd | kubectl apply -f -",
+        }
+    }
+}
+
 /// `list secrets in namespace istio-system`.
 impl std::fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let resource = self.resource.as_str();
         match self.namespace {
-            Some(namespace) => write!(f, "{} secrets in namespace {namespace}", self.verb),
-            None => write!(f, "{} secrets in all namespaces", self.verb),
+            Some(namespace) => write!(f, "{} {resource} in namespace {namespace}", self.verb),
+            None => write!(f, "{} {resource} in all namespaces", self.verb),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::cert::parse::{NamePool, Retain, read_entry};
 use crate::cert::{CertFingerprint, Entry, Name, Position, Role, SerialNumber};
 use crate::cli::{CheckArgs, Outcome};
 use crate::clock::SystemClock;
-use crate::command::{print, table};
+use crate::command::{Tone, print, table};
 use crate::ports::Clock;
 use crate::time::{UnixTime, time_left};
 
@@ -69,7 +69,7 @@ pub fn run(args: CheckArgs) -> anyhow::Result<Outcome> {
             }),
         }
     }
-    print(&report, output, || report.table(now))?;
+    print(&report, output, || report.table(now, expiring_within.0))?;
     Ok(report.outcome(now, expiring_within.0))
 }
 
@@ -131,29 +131,30 @@ impl Report {
     }
 
     fn outcome(&self, now: UnixTime, expiring_within: i64) -> Outcome {
-        let certificate = |certificate: &CertificateReport| match now.seconds_until(certificate.not_after) {
-            left if left <= 0 => Outcome::Expired,
-            left if left < expiring_within => Outcome::Expiring,
-            _ => Outcome::Fine,
-        };
+        let certificate = |certificate: &CertificateReport| certificate.outcome(now, expiring_within);
         let unreadable = if self.problems.is_empty() { Outcome::Fine } else { Outcome::Incomplete };
         self.certificates.iter().map(certificate).max().unwrap_or(Outcome::Fine).max(unreadable)
     }
 
-    fn table(&self, now: UnixTime) -> String {
+    fn table(&self, now: UnixTime, expiring_within: i64) -> String {
         let mut text = String::new();
         if !self.certificates.is_empty() {
             text = table(
                 ["SOURCE", "POSITION", "SUBJECT", "ISSUER", "ROLE", "NOT AFTER", "TIME LEFT"],
                 self.certificates.iter().map(|certificate| {
+                    let tone = match certificate.outcome(now, expiring_within) {
+                        Outcome::Expired => Tone::Bad,
+                        Outcome::Expiring => Tone::Warning,
+                        _ => Tone::Good,
+                    };
                     [
-                        certificate.source.clone(),
-                        certificate.position.to_string(),
-                        certificate.subject.to_string(),
-                        certificate.issuer.to_string(),
-                        certificate.role.as_str().to_owned(),
-                        certificate.not_after.to_string(),
-                        time_left(now, certificate.not_after),
+                        certificate.source.clone().into(),
+                        certificate.position.to_string().into(),
+                        certificate.subject.to_string().into(),
+                        certificate.issuer.to_string().into(),
+                        certificate.role.as_str().to_owned().into(),
+                        certificate.not_after.to_string().into(),
+                        tone.cell(time_left(now, certificate.not_after)),
                     ]
                 }),
             );
@@ -162,14 +163,24 @@ impl Report {
             let separator = if text.is_empty() { "" } else { "\n" };
             let rows = self.problems.iter().map(|problem| {
                 [
-                    problem.source.clone(),
-                    problem.position.to_string(),
-                    problem.reason.to_owned(),
-                    problem.message.clone(),
+                    problem.source.clone().into(),
+                    problem.position.to_string().into(),
+                    Tone::Bad.cell(problem.reason),
+                    problem.message.clone().into(),
                 ]
             });
             text = format!("{text}{separator}{}", table(["SOURCE", "POSITION", "PROBLEM", "MESSAGE"], rows));
         }
         if text.is_empty() { "no certificates\n".to_owned() } else { text }
+    }
+}
+
+impl CertificateReport {
+    fn outcome(&self, now: UnixTime, expiring_within: i64) -> Outcome {
+        match now.seconds_until(self.not_after) {
+            left if left <= 0 => Outcome::Expired,
+            left if left < expiring_within => Outcome::Expiring,
+            _ => Outcome::Fine,
+        }
     }
 }

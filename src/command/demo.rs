@@ -94,11 +94,11 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
         writeln!(stdout, "meshcert: or   meshcert status --kubeconfig {path}")?;
         stdout.flush()?;
         let sources = Sources { config: Some(files.config.clone()), ..Sources::default() };
-        let roles = Roles { webhook: true, act: true, timing: TIMING };
+        let roles = Roles { observe: true, webhook: true, act: true, timing: TIMING };
         let (token, mode) = (files.token.clone(), args.mode);
-        app::serve(sources, roles, listener, signals.stop(), |registry| {
+        app::serve(sources, roles, listener, signals.stop(), |listening| {
             if mode != Mode::Observe {
-                tokio::spawn(alert(Arc::clone(registry), address, token));
+                tokio::spawn(alert(Arc::clone(listening.registry), address, token));
             }
         })
         .await

@@ -3,14 +3,14 @@
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::app::{self, Sources, process};
+use crate::app::{self, Plane, Sources, process};
 use crate::cert::Entry;
 use crate::cert::parse::{NamePool, Retain, read_entry, unreadable};
 use crate::cli::{ExplainArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::connect::connect;
 use crate::cluster::secrets::{self, Explained, Scope};
-use crate::command::{print, table};
+use crate::command::{Tone, print, table};
 use crate::observer::ClusterSpec;
 use crate::ports::Clock;
 use crate::secret::Class;
@@ -39,7 +39,7 @@ struct EntryExplanation {
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
     let config = Sources::from(connect).load()?;
-    let specs = app::clusters(&config)?;
+    let specs = app::clusters(&config, Plane::Observe)?;
     let explanations = process::runtime()?.block_on(explain(&specs, &secret))?;
     if explanations.is_empty() {
         bail!("no cluster has the Secret {secret}; name it NAMESPACE/NAME, or the namespace with --namespace");
@@ -100,6 +100,8 @@ impl Explanation {
     fn text(&self) -> String {
         let Self { cluster, secret, verdict, entries } = self;
         let rows = entries.iter().map(|entry| [entry.key.clone(), entry.verdict.clone()]);
+        let counted = if verdict.starts_with("not counted") { Tone::Warning } else { Tone::Good };
+        let verdict = counted.paint(verdict);
         format!("{secret} in cluster {cluster}: {verdict}\n\n{}", table(["KEY", "WHAT IT HOLDS"], rows))
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::app::{Sources, process};
 use crate::cli::{HistoryArgs, MeshArgs, Outcome};
+use crate::command::print;
+use crate::command::progress::tone;
 use crate::command::renewal::find;
-use crate::command::{print, table};
+use crate::command::table;
 use crate::renewal::Renewal;
 
 /// Lists a mesh's renewals, oldest first.
@@ -30,11 +32,11 @@ fn show(mesh: &str, renewals: &[Renewal]) -> String {
     let rows = renewals.iter().map(|one| {
         let status = &one.status;
         [
-            one.name.clone(),
-            moment(one.created),
-            status.phase.as_str().to_owned(),
-            status.attempt.to_string(),
-            status.message.clone(),
+            one.name.clone().into(),
+            moment(one.created).into(),
+            tone(status.phase).cell(status.phase.as_str()),
+            status.attempt.to_string().into(),
+            status.message.clone().into(),
         ]
     });
     let steps = newest.status.steps.iter().map(|step| {

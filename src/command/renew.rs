@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::app::{Sources, process};
 use crate::cli::{ApproveArgs, MeshArgs, Outcome, PlanArgs, RenewArgs, RollbackArgs};
 use crate::clock::SystemClock;
-use crate::command::print;
 use crate::command::renewal::{Found, find, follow, show};
+use crate::command::{print, say};
 use crate::mesh::SecretRole;
 use crate::plan::Plan;
 use crate::ports::Clock;
@@ -53,13 +53,16 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
     let RenewArgs { mesh: MeshArgs { mesh, connect }, dry_run, force, wait } = args;
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let mut stdout = io::stdout();
         if dry_run {
-            write!(stdout, "{}", show(&preview(&found).await?))?;
+            say(&show(&preview(&found).await?))?;
             return Ok(Outcome::Fine);
         }
         let namespace = &found.mesh.key.namespace;
-        let (name, last) = match ask(&found.api, &found.mesh, Trigger::Manual, force).await? {
+        let asked = match unfinished(&found).await? {
+            Some(failed) if !force => Asked::Exists(failed.name, failed.status.phase),
+            _ => ask(&found.api, &found.mesh, Trigger::Manual, force).await?,
+        };
+        let (name, last) = match asked {
             Asked::Created(name) => (name, None),
             Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when it is gone"),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
@@ -69,9 +72,16 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             }
             Asked::Exists(name, _) => (name, None),
         };
-        writeln!(stdout, "{name}")?;
+        writeln!(io::stdout(), "{name}")?;
         if wait { follow(&found.api, namespace, &name, last).await } else { Ok(Outcome::Fine) }
     })
+}
+
+/// The newest renewal, where it failed after the new certificates were stored: it is named after the former ones, and what is missing is its end.
+async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
+    let newest = found.renewals().await?.into_iter().rev();
+    let mut begun = newest.filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
+    Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && newest.status.committed_at.is_some()))
 }
 
 /// Agrees to the plan of a renewal, after showing it.
@@ -86,15 +96,14 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
             format!("no renewal of {mesh} waits for approval; `meshcert history {mesh}` lists them")
         })?;
         let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
-        let mut stdout = io::stdout();
-        write!(stdout, "{}", show(plan))?;
+        say(&show(plan))?;
         // On the version that was shown: another plan needs another consent.
         let patch = json!({
             "metadata": { "resourceVersion": renewal.resource_version },
             "spec": { "approval": { "planDigest": plan.digest } },
         });
         found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
-        writeln!(stdout, "\n{} approved", renewal.name)?;
+        writeln!(io::stdout(), "\n{} approved", renewal.name)?;
         if wait {
             follow(&found.api, &renewal.namespace, &renewal.name, Some(Phase::AwaitingApproval)).await
         } else {

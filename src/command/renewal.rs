@@ -1,6 +1,5 @@
 //! What the commands about renewals share: finding the mesh, showing a plan, following the progress.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,7 +9,8 @@ use crate::app::acting::acting;
 use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
-use crate::command::table;
+use crate::command::progress::Progress;
+use crate::command::{Tone, table};
 use crate::controller::{Acting, Timing};
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
@@ -81,7 +81,13 @@ pub(super) fn show(plan: &Plan) -> String {
     let leaves = plan.leaves.iter().map(|leaf| {
         let place = format!("{}/{}", leaf.secret, leaf.key);
         let key_type = leaf.key_type.as_str().to_owned();
-        [place, leaf.subject.clone(), key_type, leaf.ends_at.to_string(), leaf.next_ends_at.to_string()]
+        [
+            place.into(),
+            leaf.subject.clone().into(),
+            key_type.into(),
+            leaf.ends_at.to_string().into(),
+            Tone::Good.cell(leaf.next_ends_at.to_string()),
+        ]
     });
     let restarts = plan.restarts.iter().map(|restart| {
         let workload = format!("{}/{}", restart.kind.as_str(), restart.name);
@@ -102,7 +108,7 @@ pub(super) fn show(plan: &Plan) -> String {
 
 /// Prints each new phase and message until the renewal has ended or waits for a person.
 pub(super) async fn follow(api: &Api, namespace: &str, name: &str, last: Option<Phase>) -> anyhow::Result<Outcome> {
-    let mut stdout = io::stdout();
+    let progress = Progress::new();
     let mut said = (last, String::new());
     loop {
         let renewal =
@@ -111,17 +117,21 @@ pub(super) async fn follow(api: &Api, namespace: &str, name: &str, last: Option<
         let now = (Some(status.phase), status.message.clone());
         let changed = now != said && !(last.is_some_and(Phase::is_terminal) && said.0 == last && now.0 == last);
         if changed {
-            writeln!(stdout, "{:<17} {}", status.phase.as_str(), status.message)?;
-            stdout.flush()?;
+            progress.say(status.phase, &status.message)?;
             said = now;
+            let mesh = &renewal.spec.mesh_id;
             match status.phase {
                 Phase::Succeeded | Phase::RolledBack => return Ok(Outcome::Fine),
-                Phase::Failed | Phase::Refused | Phase::Superseded => return Ok(Outcome::Incomplete),
+                Phase::Failed | Phase::Refused | Phase::Superseded => {
+                    progress.advise(&format!("meshcert history {mesh}"))?;
+                    return Ok(Outcome::Incomplete);
+                }
                 Phase::AwaitingApproval
                     if last != Some(Phase::AwaitingApproval)
                         && status.reason == "AwaitingApproval"
                         && status.message.contains("approve") =>
                 {
+                    progress.advise(&format!("meshcert plan {mesh}, then meshcert approve {mesh}"))?;
                     return Ok(Outcome::Incomplete);
                 }
                 _ => {}

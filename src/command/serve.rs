@@ -29,5 +29,6 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
 }
 
 fn roles_of(roles: &[Role]) -> Roles {
-    Roles { webhook: roles.contains(&Role::Webhook), act: roles.contains(&Role::Act), ..Roles::OBSERVE }
+    let has = |role| roles.contains(&role);
+    Roles { observe: has(Role::Observe), webhook: has(Role::Webhook), act: has(Role::Act), ..Roles::OBSERVE }
 }

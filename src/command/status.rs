@@ -1,15 +1,16 @@
-//! `meshcert status`: all hosted meshes, worst first.
+//! `meshcert status`: all hosted meshes, worst first; with `--watch` again whenever something changes.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::app::{self, Sources, process};
+use crate::app::{self, Plane, Sources, process};
 use crate::cli::{Outcome, StatusArgs};
 use crate::clock::SystemClock;
-use crate::command::{print, table};
+use crate::command::advice::NoneAnswered;
+use crate::command::{Tone, print, say, table};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
 use crate::ports::Clock;
@@ -18,34 +19,47 @@ use crate::server::overview::{self, Overview, State};
 /// Longest wait for the first full lists.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Lists every cluster once and prints what it found; a cluster that cannot be read is said on standard error.
+/// The words for the time left change without an event.
+const REFRESH: Duration = Duration::from_secs(5);
+/// A deleted mesh is three events; they are shown as one.
+const SETTLE: Duration = Duration::from_millis(300);
+/// Clears a terminal.
+const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
+
+/// Lists every cluster and prints what it found; a cluster that cannot be read is said on standard error.
 ///
 /// # Errors
 /// The configuration cannot be used, or no cluster answered.
 pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
-    let StatusArgs { connect, output } = args;
+    let StatusArgs { connect, watch, output } = args;
     let sources = Sources::from(connect);
     let renew_before = sources.load()?.policy.renew_before.0;
-    let registry = process::runtime()?.block_on(observe_once(&sources))?;
-    let overview = overview::of(registry.clusters(), registry.sources(), SystemClock.now(), renew_before);
-    let failures = registry.failures();
-    if !failures.is_empty() && failures.len() == overview.sources.len() {
-        let all: Vec<String> = failures.into_iter().map(|(source, why)| format!("{source}: {why}")).collect();
-        bail!("{}", all.join("\n"));
-    }
-    let answer: serde_json::Value = serde_json::from_slice(&overview.json)?;
-    print(&answer, output, || rows(&overview))?;
-    for (source, message) in &failures {
-        writeln!(io::stderr(), "meshcert: {source}: {message}")?;
-    }
-    Ok(outcome(&overview, failures.is_empty()))
+    process::runtime()?.block_on(async {
+        let (registry, _supervisor) = observe(&sources).await?;
+        let failures = registry.failures();
+        if !failures.is_empty() && failures.len() == registry.sources().len() {
+            let all: Vec<String> = failures.into_iter().map(|(source, why)| format!("{source}: {why}")).collect();
+            bail!(NoneAnswered(all.join("\n")));
+        }
+        if watch {
+            return follow(&registry, renew_before).await;
+        }
+        let overview = overview(&registry, renew_before);
+        let answer: serde_json::Value = serde_json::from_slice(&overview.json)?;
+        print(&answer, output, || rows(&overview))?;
+        for (source, message) in &failures {
+            writeln!(io::stderr(), "meshcert: {source}: {message}")?;
+        }
+        Ok(outcome(&overview, failures.is_empty()))
+    })
 }
 
-async fn observe_once(sources: &Sources) -> anyhow::Result<Arc<Registry>> {
+/// Watches until every source was listed or failed once, and as long as the supervisor lives.
+async fn observe(sources: &Sources) -> anyhow::Result<(Arc<Registry>, Supervisor)> {
     let registry = Arc::new(Registry::default());
     let mut changes = registry.changes();
     let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::new(SystemClock));
-    supervisor.reconcile(app::clusters(&sources.load()?)?);
+    supervisor.reconcile(app::clusters(&sources.load()?, Plane::Observe)?);
     let listed = async {
         while let Err(awaited) = registry.ready() {
             if changes.changed().await.is_err() {
@@ -55,7 +69,35 @@ async fn observe_once(sources: &Sources) -> anyhow::Result<Arc<Registry>> {
         Ok(())
     };
     tokio::time::timeout(DEADLINE, listed).await.context("the first lists took too long")??;
-    Ok(registry)
+    Ok((registry, supervisor))
+}
+
+fn overview(registry: &Registry, renew_before: i64) -> Overview {
+    overview::of(registry.clusters(), registry.sources(), SystemClock.now(), renew_before)
+}
+
+/// Shows the table anew whenever it changes: in place of the former on a terminal, below it elsewhere. Ends with the process.
+async fn follow(registry: &Registry, renew_before: i64) -> anyhow::Result<Outcome> {
+    let mut changes = registry.changes();
+    let mut shown = String::new();
+    loop {
+        let mut text = rows(&overview(registry, renew_before));
+        for (source, message) in registry.failures() {
+            text.push_str(&format!("\n{}\n", Tone::Bad.paint(&format!("{source}: {message}"))));
+        }
+        if text != shown {
+            if io::stdout().is_terminal() {
+                io::stdout().write_all(CLEAR)?;
+            } else if !shown.is_empty() {
+                writeln!(io::stdout())?;
+            }
+            say(&text)?;
+            shown = text;
+        }
+        // Without a change in time the words are looked at again; the registry lives as long as we do.
+        let _ = tokio::time::timeout(REFRESH, changes.changed()).await;
+        tokio::time::sleep(SETTLE).await;
+    }
 }
 
 fn rows(overview: &Overview) -> String {
@@ -64,19 +106,24 @@ fn rows(overview: &Overview) -> String {
     }
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
+        let tone = match row.state {
+            State::Expired | State::Invalid => Tone::Bad,
+            State::Expiring => Tone::Warning,
+            State::Ok => Tone::Good,
+        };
         [
-            row.cluster.to_string(),
-            row.namespace.to_string(),
-            row.id.clone(),
-            row.state.as_str().to_owned(),
-            row.time_left.clone(),
-            row.expiration.map_or_else(|| "unknown".to_owned(), |end| end.to_string()),
-            row.findings.len().to_string(),
+            row.cluster.to_string().into(),
+            row.namespace.to_string().into(),
+            row.id.clone().into(),
+            tone.cell(row.state.as_str()),
+            tone.cell(row.time_left.clone()),
+            row.expiration.map_or_else(|| "unknown".to_owned(), |end| end.to_string()).into(),
+            row.findings.len().to_string().into(),
         ]
     });
     let mut text = table(header, rows);
     for row in overview.rows.iter().filter(|row| !row.findings.is_empty()) {
-        text.push_str(&format!("\n{}\n", row.id));
+        text.push_str(&format!("\n{}\n", Tone::Strong.paint(&row.id)));
         row.findings.iter().for_each(|finding| text.push_str(&format!("  {finding}\n")));
     }
     text

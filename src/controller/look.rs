@@ -1,7 +1,7 @@
 //! Reads everything that a pass decides on.
 
 use crate::cluster::api::ApiError;
-use crate::cluster::lease::StoredLease;
+use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::controller::{Actor, prove};
 use crate::digest;
@@ -53,9 +53,9 @@ impl Actor {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
-            lock = self.lease(namespace, format!("meshcert-mesh-{id}"), &renewal, all).await?;
+            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), &renewal, all).await?;
             for number in 0..self.acting.policy.max_concurrent {
-                slots.push(self.lease(namespace, format!("meshcert-slot-{number}"), &renewal, all).await?);
+                slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
             }
         }
         let wants_workloads =
@@ -67,7 +67,7 @@ impl Actor {
         };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
-            Phase::Verifying => Some(prove::unproven(&mesh, &secrets, resolved).await),
+            Phase::Verifying => Some(prove::unproven(&self.way, &mesh, &secrets, resolved).await),
             _ => None,
         };
         let members = match phase {
@@ -75,11 +75,15 @@ impl Actor {
                 let status = &renewal.status;
                 let goal = if status.rolling_back { &status.before } else { &status.target };
                 let digest = goal.as_ref().map(|goal| goal.combined()).unwrap_or_default();
-                prove::members(&mesh, &secrets, resolved, &digest).await
+                prove::members(&self.way, &mesh, &secrets, resolved, &digest).await
             }
             _ => Members::default(),
         };
-        let obstacles = if phase == Phase::Preflight { self.obstacles(key, now).await? } else { Vec::new() };
+        let mut obstacles = Vec::new();
+        if phase == Phase::Preflight {
+            obstacles = self.obstacles(key, now).await?;
+            obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
+        }
         Ok(Observed {
             about: circumstances(&renewal, &secrets, mesh.expiration, all, now),
             others_under_way: all.iter().any(|other| comes_this_far(other, &renewal)),

@@ -7,9 +7,8 @@ use tracing::{info, warn};
 
 use crate::cluster::api::ApiError;
 use crate::cluster::material::{BACKUP, STAGED};
-use crate::controller::{Actor, prove};
+use crate::controller::Actor;
 use crate::mesh::HostedMesh;
-use crate::metrics::renewals::EndpointState;
 use crate::policy::Mode;
 use crate::renewal::{Renewal, Trigger};
 use crate::requests::{Asked, ask};
@@ -29,20 +28,7 @@ impl Actor {
         if let Err(error) = self.tidy().await {
             warn!(cluster = %self.acting.name, %error, "cannot look for left-over copies");
         }
-        let mut states = Vec::new();
-        for mesh in &meshes {
-            let tiers = self.api.workloads(&mesh.key.namespace, mesh.key.id.as_str(), &self.acting.tiers).await;
-            // A mesh without its workloads is told by its renewal.
-            let Ok(Ok(tiers)) = tiers else { continue };
-            states.extend(prove::endpoints(mesh, &tiers).await.into_iter().map(|endpoint| EndpointState {
-                namespace: mesh.key.namespace.to_string(),
-                mesh: mesh.key.id.to_string(),
-                not_after: endpoint.served.as_ref().ok().map(|served| served.not_after),
-                stale: endpoint.stale,
-                endpoint: endpoint.name,
-            }));
-        }
-        self.around.metrics.endpoints(&self.acting.name, states);
+        self.sweep(&meshes).await;
     }
 
     async fn ask_if_due(&self, mesh: &HostedMesh) -> Result<(), ApiError> {

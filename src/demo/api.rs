@@ -6,12 +6,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::Response;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
+use crate::demo::access::Access;
 use crate::demo::call::Call;
+use crate::demo::forward::Nodes;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
 use crate::demo::{list, scale, table};
@@ -24,6 +26,8 @@ const LARGEST_BODY: usize = 3 << 20;
 pub(super) struct Api {
     pub(super) store: Arc<Store>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) access: Access,
+    pub(super) nodes: Arc<Nodes>,
 }
 
 /// The router over a store.
@@ -40,18 +44,25 @@ async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
 
 impl Api {
     async fn answer(&self, request: Request) -> Result<Response, Failure> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let segments: Vec<&str> = head.uri.path().split('/').filter(|segment| !segment.is_empty()).collect();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if let Some(document) = self.discovery(&segments) {
             return Ok(json_response(StatusCode::OK, &document));
         }
+        let authorization = header(AUTHORIZATION);
+        if let ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] = segments[..] {
+            let body = read(body).await?;
+            return Ok(json_response(StatusCode::CREATED, &self.access.review(authorization, &body)?));
+        }
         let mut call = self.call(&segments, head.uri.query().unwrap_or_default())?;
+        self.access.check(authorization, &head.method, &call)?;
         call.as_table = header(ACCEPT).split(',').next().is_some_and(|first| first.contains("as=Table"));
+        if call.kind.plural == "pods" && call.subresource.as_deref() == Some("portforward") {
+            return self.forward(&call, &mut head);
+        }
         let content_type = header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_owned();
-        let body = axum::body::to_bytes(body, LARGEST_BODY).await.map_err(|_| {
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "the request is larger than 3 MiB")
-        })?;
+        let body = read(body).await?;
         match (head.method, call.name.is_some()) {
             (Method::GET, false) if call.is("watch") => list::watch(self, call),
             (Method::GET, false) => list::list(self, &call),
@@ -88,8 +99,14 @@ impl Api {
             let table = table::table(&call.kind, &[&object.value], json!({}), self.clock.now());
             return Ok(json_response(StatusCode::OK, &table));
         }
-        Ok(raw_response(StatusCode::OK, object.json))
+        Ok(raw_response(StatusCode::OK, object.json()))
     }
+}
+
+async fn read(body: Body) -> Result<Bytes, Failure> {
+    axum::body::to_bytes(body, LARGEST_BODY).await.map_err(|_| {
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "the request is larger than 3 MiB")
+    })
 }
 
 pub(super) fn no_subresource(name: &str) -> Failure {

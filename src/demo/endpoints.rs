@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
+use crate::demo::forward::Nodes;
 use crate::demo::hosted_api::{self, Identity};
 use crate::demo::store::{Key, Store};
 use crate::demo::workloads::pod_key;
@@ -20,9 +21,12 @@ use crate::ports::Clock;
 
 /// The annotation of a pod template that says what its pods serve: `kube-apiserver` or `etcd`.
 pub(super) const SERVES: &str = "demo.meshcert.dev/serves";
-/// Ports of the hosted API, of etcd's clients and of etcd's peers.
-pub(super) const API_PORT: u16 = 6443;
-const ETCD_PORTS: [(u16, &str); 2] = [(2379, "server"), (2380, "peer")];
+/// The annotation of a pod template that says `hidden` where the pods' addresses lead nowhere, as they do outside a cluster.
+const ADDRESS: &str = "demo.meshcert.dev/address";
+/// Ports by the names that containers give them: of the hosted API, and of etcd's clients and members with the names of their certificates.
+pub(super) const API_PORT: (&str, u16) = ("https", 6443);
+pub(super) const ETCD_PORTS: [(&str, u16); 2] = [("client", 2379), ("peer", 2380)];
+const ETCD_CERTIFICATES: [&str; 2] = ["server", "peer"];
 /// Every pod gets an address of its own below 127.64.0.0/10, as it would have in a cluster.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 const ADDRESSES: u32 = 1 << 22;
@@ -31,6 +35,7 @@ const ADDRESSES: u32 = 1 << 22;
 pub(super) struct Endpoints {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
+    nodes: Arc<Nodes>,
     running: BTreeMap<String, Running>,
     /// What each mesh's hosted API stores; it outlives its pods, as etcd's volume does.
     stored: BTreeMap<String, Arc<Store>>,
@@ -43,13 +48,13 @@ struct Running {
 }
 
 impl Endpoints {
-    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, nodes: Arc<Nodes>) -> Self {
         // Embedded clusters beside each other begin in different places; a taken address is passed over anyway.
         let next = std::process::id().wrapping_mul(2_654_435_761) % ADDRESSES;
-        Self { store, clock, running: BTreeMap::new(), stored: BTreeMap::new(), next }
+        Self { store, clock, nodes, running: BTreeMap::new(), stored: BTreeMap::new(), next }
     }
 
-    /// Starts what a pod serves and returns the pod's address.
+    /// Starts what a pod serves and returns the address that its status shows.
     ///
     /// # Errors
     /// A Secret that it mounts is missing or cannot be loaded.
@@ -61,9 +66,13 @@ impl Endpoints {
             Some("etcd") => self.start_etcd(pod, &mut tasks).await?,
             _ => self.next_address(),
         };
+        self.nodes.runs(&uid, address);
+        // Nothing listens at the next one.
+        let hidden = pod["metadata"]["annotations"][ADDRESS] == "hidden";
+        let shown = if hidden { self.next_address() } else { address };
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
         self.running.insert(uid, Running { pod: pod_key(&namespace.into(), pod), tasks });
-        Ok(address.to_string())
+        Ok(shown.to_string())
     }
 
     /// Ends the servers of pods that are gone.
@@ -80,6 +89,7 @@ impl Endpoints {
             if !keep {
                 tracing::debug!(pod = &*running.pod.2, "the pod's servers end");
                 running.tasks.iter().for_each(AbortHandle::abort);
+                self.nodes.ended(uid);
             }
             keep
         });
@@ -97,7 +107,7 @@ impl Endpoints {
             Arc::clone(stored),
             Arc::clone(&self.clock),
         )?;
-        let (address, mut listeners) = self.listen(&[API_PORT]).await?;
+        let (address, mut listeners) = self.listen(&[port(pod, API_PORT)]).await?;
         if let Some(listener) = listeners.pop() {
             tasks.push(tokio::spawn(api.serve(listener)).abort_handle());
         }
@@ -108,8 +118,8 @@ impl Endpoints {
         let etcd = self.mounted(pod, "etcd-certs")?;
         let ca = entry(&etcd, "ca.crt")?;
         let identities: Vec<Identity> =
-            ETCD_PORTS.iter().map(|(_, name)| Identity::read(&etcd, name)).collect::<Result<_, _>>()?;
-        let (address, listeners) = self.listen(&ETCD_PORTS.map(|(port, _)| port)).await?;
+            ETCD_CERTIFICATES.iter().map(|name| Identity::read(&etcd, name)).collect::<Result<_, _>>()?;
+        let (address, listeners) = self.listen(&ETCD_PORTS.map(|one| port(pod, one))).await?;
         for (listener, identity) in listeners.into_iter().zip(identities) {
             let server = hosted_api::etcd(identity, ca, Arc::clone(&self.clock))?;
             tasks.push(tokio::spawn(server.serve(listener)).abort_handle());
@@ -161,6 +171,14 @@ impl Drop for Endpoints {
     fn drop(&mut self) {
         self.running.values().flat_map(|running| &running.tasks).for_each(AbortHandle::abort);
     }
+}
+
+/// The number of a named port of the pod's containers.
+fn port(pod: &Value, (name, usual): (&str, u16)) -> u16 {
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let mut ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
+    let said = ports.find(|port| port["name"] == name).and_then(|port| port["containerPort"].as_u64());
+    said.and_then(|number| u16::try_from(number).ok()).unwrap_or(usual)
 }
 
 fn entry<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &str) -> anyhow::Result<&'a [u8]> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::demo::Scenario;
 use crate::demo::admission::complete;
-use crate::demo::endpoints::{API_PORT, SERVES};
+use crate::demo::endpoints::{API_PORT, ETCD_PORTS, SERVES};
 use crate::demo::kinds;
 use crate::demo::pki::{Pki, Validity, kubeconfig, self_signed};
 use crate::demo::store::Store;
@@ -143,16 +143,23 @@ fn put_mesh(store: &Store, (id, days, fault): &Plan, now: UnixTime) -> anyhow::R
 
 /// What runs for a mesh, and must start anew when its certificates were renewed.
 fn put_workloads(store: &Store, id: &str) -> anyhow::Result<()> {
-    let service = format!("{id}-hosted-apiserver");
-    let port = json!({ "name": "https", "port": API_PORT, "targetPort": API_PORT });
-    let spec = json!({ "selector": { "app": service }, "ports": [port] });
-    put(store, "/services", NAMESPACE, &service, json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }))?;
+    let (api, etcd) = (format!("{id}-hosted-apiserver"), format!("{id}-etcd"));
+    put_service(store, &api, &[API_PORT])?;
+    put_service(store, &etcd, &ETCD_PORTS)?;
     let kube_certs = json!([{ "name": "kube-certs", "secret": { "secretName": format!("{id}-kube-certs") } }]);
     let etcd_certs = json!([{ "name": "etcd-certs", "secret": { "secretName": format!("{id}-etcd-certs") } }]);
     let none = json!([]);
-    put_workload(store, "StatefulSet", &format!("{id}-etcd"), Some((id, "etcd")), &etcd_certs)?;
-    put_workload(store, "Deployment", &service, Some((id, "kube-apiserver")), &kube_certs)?;
+    put_workload(store, "StatefulSet", &etcd, Some((id, "etcd")), &etcd_certs)?;
+    put_workload(store, "Deployment", &api, Some((id, "kube-apiserver")), &kube_certs)?;
     put_workload(store, "Deployment", &format!("istiod-{id}-hosted"), None, &none)
+}
+
+/// A Service that leads to the workload of its name, by the names of its containers' ports.
+fn put_service(store: &Store, name: &str, ports: &[(&str, u16)]) -> anyhow::Result<()> {
+    let ports: Vec<Value> =
+        ports.iter().map(|(name, port)| json!({ "name": name, "port": port, "targetPort": name })).collect();
+    let spec = json!({ "selector": { "app": name }, "ports": ports });
+    put(store, "/services", NAMESPACE, name, json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }))
 }
 
 fn put_workload(
@@ -164,7 +171,16 @@ fn put_workload(
 ) -> anyhow::Result<()> {
     let labels = json!({ "app": name, "mesh": serves.map(|(mesh, _)| mesh) });
     let annotations = json!({ SERVES: serves.map(|(_, what)| what) });
-    let container = json!({ "name": "main", "image": format!("demo.meshcert.dev/{}:1", kind.to_lowercase()) });
+    let ports: Vec<Value> = match serves {
+        Some((_, "etcd")) => ETCD_PORTS.as_slice(),
+        Some(_) => &[API_PORT],
+        None => &[],
+    }
+    .iter()
+    .map(|(name, port)| json!({ "name": name, "containerPort": port }))
+    .collect();
+    let container =
+        json!({ "name": "main", "image": format!("demo.meshcert.dev/{}:1", kind.to_lowercase()), "ports": ports });
     let spec = json!({
         "replicas": 1, "selector": { "matchLabels": { "app": name } }, "serviceName": name,
         "template": { "metadata": { "labels": without_null(labels), "annotations": without_null(annotations) }, "spec": { "containers": [container], "volumes": volumes } },

@@ -25,6 +25,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::demo::access::Access;
 use crate::demo::api::{Api, json_response, router};
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
@@ -84,7 +85,8 @@ pub(super) fn kube_apiserver(
         clock: Arc::clone(&clock),
     });
     let router =
-        router(Arc::new(Api { store, clock: Arc::clone(&clock) })).layer(middleware::from_fn_with_state(gate, check));
+        router(Arc::new(Api { store, clock: Arc::clone(&clock), access: Access::default(), nodes: Arc::default() }))
+            .layer(middleware::from_fn_with_state(gate, check));
     Server::new(identity, Arc::new(Lenient(clients)), router, clock)
 }
 

@@ -40,12 +40,15 @@ struct Filter {
 impl Filter {
     fn of(call: &Call) -> Result<Self, Failure> {
         let selector = |name: &str| Selector::parse(call.query.get(name).map_or("", String::as_str));
-        Ok(Self {
-            resource: call.kind.resource(),
-            namespace: call.namespace.clone(),
-            labels: selector("labelSelector")?,
-            fields: selector("fieldSelector")?,
-        })
+        let (labels, fields) = (selector("labelSelector")?, selector("fieldSelector")?);
+        let resource = call.kind.resource();
+        // The real API server knows a few fields of each resource; of Secrets, on which everything here rests, just these.
+        let known =
+            |field: &str| resource != "/secrets" || matches!(field, "metadata.name" | "metadata.namespace" | "type");
+        if let Some(unknown) = fields.keys().find(|field| !known(field)) {
+            return Err(Failure::bad_request(format!("field label not supported: {unknown}")));
+        }
+        Ok(Self { resource, namespace: call.namespace.clone(), labels, fields })
     }
 
     fn about(&self, key: &Key) -> bool {
@@ -61,8 +64,11 @@ impl Filter {
 /// Answers a list, or a page of one.
 pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Failure> {
     let filter = Filter::of(call)?;
-    let limit: usize =
-        call.query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    let limit = match call.query.get("limit").map(|limit| limit.parse::<usize>()) {
+        None | Some(Ok(0)) => usize::MAX,
+        Some(Ok(limit)) => limit,
+        Some(Err(_)) => return Err(Failure::bad_request("limit: it is no number")),
+    };
     let listing = api.store.list(&filter.resource, filter.namespace.as_deref());
     // A token names the version of the first page and the object after which the next one begins.
     let token = call.query.get("continue").map(|token| parse_token(token)).transpose()?;
@@ -86,7 +92,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Failure> {
         return Ok(json_response(StatusCode::OK, &table::table(&call.kind, &objects, metadata, api.clock.now())));
     }
     // Joined from stored JSON: a page of thousands of Secrets is not serialized anew. Metadata stand first, as the API server writes them.
-    let size = page.iter().map(|(_, object)| object.json.len() + 1).sum::<usize>();
+    let size = page.iter().map(|(_, object)| object.listed.len() + 1).sum::<usize>();
     let mut body = Vec::with_capacity(size + 256);
     let head = format!(
         r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#,
@@ -94,11 +100,16 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Failure> {
         call.kind.api_version()
     );
     body.extend_from_slice(head.as_bytes());
+    // Items of built-in kinds do not say what they are, custom ones do.
+    let custom = api.schema(&call.kind).is_some();
     for (index, (_, object)) in page.iter().enumerate() {
         if index > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(&object.json);
+        match custom {
+            true => body.extend_from_slice(&object.json()),
+            false => body.extend_from_slice(&object.listed),
+        }
     }
     body.extend_from_slice(b"]}");
     Ok(raw_response(StatusCode::OK, body.into()))

@@ -34,6 +34,11 @@ impl Selector {
             .map(Self)
     }
 
+    /// What it asks about.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|term| term.key.as_str())
+    }
+
     /// Whether it holds for what `value` tells of each key.
     pub(super) fn matches<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> bool {
         self.0.iter().all(|Term { key, operator }| match (operator, value(key)) {

@@ -16,11 +16,21 @@ const HISTORY: usize = 4096;
 /// Where an object lives: resource (`group/plural`), namespace (empty for none), name.
 pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>);
 
-/// A version of an object: its value, and its JSON for lists.
+/// A version of an object: its value, and its JSON as lists hold it, without kind and version.
 #[derive(Clone)]
 pub(super) struct Object {
     pub(super) value: Arc<Value>,
-    pub(super) json: Bytes,
+    pub(super) listed: Bytes,
+}
+
+impl Object {
+    /// Its whole JSON.
+    pub(super) fn json(&self) -> Bytes {
+        let (kind, version) = (&self.value["kind"], &self.value["apiVersion"]);
+        let head = format!(r#"{{"kind":{kind},"apiVersion":{version},"#);
+        // What is listed has metadata at least.
+        [head.as_bytes(), &self.listed[1..]].concat().into()
+    }
 }
 
 /// What happened to an object.
@@ -116,7 +126,9 @@ impl Store {
         let metadata = metadata(&mut value);
         metadata.insert("uid".to_owned(), json!(uid));
         metadata.insert("creationTimestamp".to_owned(), json!(self.clock.now().to_string()));
-        metadata.insert("generation".to_owned(), json!(1));
+        if counts_generations(&key.0) {
+            metadata.insert("generation".to_owned(), json!(1));
+        }
         metadata.remove("deletionTimestamp");
         Ok(self.put(&mut inner, key, value))
     }
@@ -131,16 +143,20 @@ impl Store {
         let before = inner.objects.get(key).cloned().ok_or_else(|| Failure::not_found(key))?;
         let mut value = change(&before.value)?;
         let old = &before.value["metadata"];
-        let generation =
-            old["generation"].as_u64().unwrap_or(1) + u64::from(value.get("spec") != before.value.get("spec"));
+        // A Deployment's annotations are copied to its ReplicaSets: its controller has to look at it again.
+        let copied = &*key.0 == "apps/deployments" && value["metadata"]["annotations"] != old["annotations"];
+        let grows = copied || value.get("spec") != before.value.get("spec");
         let metadata = metadata(&mut value);
-        for fixed in ["uid", "creationTimestamp", "resourceVersion", "deletionTimestamp"] {
+        for fixed in ["uid", "creationTimestamp", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"]
+        {
             match old.get(fixed) {
                 Some(kept) => metadata.insert(fixed.to_owned(), kept.clone()),
                 None => metadata.remove(fixed),
             };
         }
-        metadata.insert("generation".to_owned(), json!(generation));
+        if let Some(generation) = old["generation"].as_u64() {
+            metadata.insert("generation".to_owned(), json!(generation + u64::from(grows)));
+        }
         let finalizers = metadata.get("finalizers").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
         if metadata.contains_key("deletionTimestamp") && !finalizers {
             self.remove(&mut inner, key);
@@ -165,7 +181,16 @@ impl Store {
         let finalizers = &object.value["metadata"]["finalizers"];
         if finalizers.as_array().is_some_and(|all| !all.is_empty()) {
             let mut value = Value::clone(&object.value);
-            metadata(&mut value).insert("deletionTimestamp".to_owned(), json!(self.clock.now().to_string()));
+            if value["metadata"]["deletionTimestamp"].is_string() {
+                return Ok(object);
+            }
+            let generation = value["metadata"]["generation"].as_u64();
+            let metadata = metadata(&mut value);
+            metadata.insert("deletionTimestamp".to_owned(), json!(self.clock.now().to_string()));
+            metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(0));
+            if let Some(generation) = generation {
+                metadata.insert("generation".to_owned(), json!(generation + 1));
+            }
             return Ok(self.put(&mut inner, key.clone(), value));
         }
         self.remove(&mut inner, key);
@@ -208,8 +233,11 @@ impl Store {
     fn put(&self, inner: &mut Inner, key: Key, mut value: Value) -> Object {
         inner.version += 1;
         metadata(&mut value).insert("resourceVersion".to_owned(), json!(inner.version.to_string()));
-        let json = Bytes::from(value.to_string());
-        let object = Object { value: Arc::new(value), json };
+        let fields = value.as_object().into_iter().flatten();
+        let listed: BTreeMap<_, _> =
+            fields.filter(|(field, _)| !matches!(field.as_str(), "kind" | "apiVersion")).collect();
+        let listed = Bytes::from(json!(listed).to_string());
+        let object = Object { value: Arc::new(value), listed };
         let before = inner.objects.insert(key.clone(), object.clone());
         self.remember(inner, Change { version: inner.version, key, before, after: Some(object.clone()) });
         object
@@ -249,4 +277,19 @@ pub(super) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
         *metadata = json!({});
     }
     metadata.as_object_mut().unwrap_or_else(|| unreachable!("it was made an object above"))
+}
+
+/// Whether objects of a resource count how often what they ask for was changed.
+fn counts_generations(resource: &str) -> bool {
+    !matches!(
+        resource,
+        "/namespaces"
+            | "/nodes"
+            | "/secrets"
+            | "/configmaps"
+            | "/services"
+            | "/serviceaccounts"
+            | "/events"
+            | "coordination.k8s.io/leases"
+    )
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::demo::endpoints::Endpoints;
+use crate::demo::forward::Nodes;
 use crate::demo::jobs;
 use crate::demo::store::{Dependents, Key, Object, Store};
 use crate::ports::Clock;
@@ -30,8 +31,8 @@ pub(super) struct Controllers {
 }
 
 impl Controllers {
-    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, pace: Duration) -> Self {
-        let endpoints = Endpoints::new(Arc::clone(&store), Arc::clone(&clock));
+    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, pace: Duration, nodes: Arc<Nodes>) -> Self {
+        let endpoints = Endpoints::new(Arc::clone(&store), Arc::clone(&clock), nodes);
         Self { store, clock, pace, endpoints, revisions: BTreeMap::new() }
     }
 
@@ -143,7 +144,9 @@ impl Controllers {
             self.create_pod(key, workload, &name, &workload["spec"]["template"], revision);
             return true;
         }
-        let surplus = if new.len() > wanted { new.last() } else { old.first() };
+        // Of the old ones, those first that do not come up.
+        let old = old.iter().find(|pod| !is_ready(&pod.value)).or(old.first());
+        let surplus = if new.len() > wanted { new.last() } else { old };
         let ready = pods.0.iter().filter(|pod| is_ready(&pod.value)).count();
         let spare = surplus.filter(|pod| {
             ready > wanted || (ready == wanted && !is_ready(&pod.value)) || new.len() > wanted || wanted == 0

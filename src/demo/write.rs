@@ -4,11 +4,12 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::admission::{complete, immutable, is_name};
+use crate::demo::admission::{check, complete, immutable, is_name};
 use crate::demo::api::{Api, json_response, no_subresource, raw_response};
 use crate::demo::call::Call;
 use crate::demo::patch;
 use crate::demo::scale;
+use crate::demo::schema;
 use crate::demo::status::Failure;
 use crate::demo::store::{Dependents, Key, metadata};
 
@@ -41,6 +42,7 @@ impl Api {
             object.remove("status");
         }
         complete(&call.kind, &mut value);
+        valid(call, self.schema(&call.kind).as_ref(), &mut value)?;
         let key: Key = (call.kind.resource().into(), namespace.into(), name.into());
         if call.dry() {
             return match self.store.get(&key) {
@@ -49,7 +51,7 @@ impl Api {
             };
         }
         let object = self.store.create(key, value)?;
-        Ok(raw_response(StatusCode::CREATED, object.json))
+        Ok(raw_response(StatusCode::CREATED, object.json()))
     }
 
     fn namespace_of(&self, call: &Call, value: &Value) -> Result<String, Failure> {
@@ -136,6 +138,8 @@ impl Api {
     /// Changes an object under the store's lock: preconditions, subresource rules, then the write.
     fn change(&self, call: &Call, make: impl FnOnce(&Value) -> Result<Value, Failure>) -> Result<Response, Failure> {
         let key = call.key()?;
+        // Looked up before the object is locked.
+        let schema = self.schema(&call.kind);
         let work = |current: &Value| {
             let scale = match call.subresource.as_deref() {
                 None | Some("status") => false,
@@ -158,6 +162,7 @@ impl Api {
                     kept["spec"]["replicas"] = scale::replicas(&next)?;
                 } else {
                     kept["status"] = next["status"].take();
+                    valid(call, schema.as_ref(), &mut kept)?;
                 }
                 return Ok(kept);
             }
@@ -173,6 +178,7 @@ impl Api {
             }
             complete(&call.kind, &mut next);
             immutable(&call.kind, current, &next)?;
+            valid(call, schema.as_ref(), &mut next)?;
             Ok(next)
         };
         if call.dry() {
@@ -183,7 +189,7 @@ impl Api {
         if call.subresource.as_deref() == Some("scale") {
             return Ok(json_response(StatusCode::OK, &scale::view(&object.value)));
         }
-        Ok(raw_response(StatusCode::OK, object.json))
+        Ok(raw_response(StatusCode::OK, object.json()))
     }
 
     pub(super) fn delete(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
@@ -199,11 +205,12 @@ impl Api {
             let fits = |field: &str| wanted[field].is_null() || wanted[field] == value["metadata"][field];
             if fits("uid") && fits("resourceVersion") { Ok(()) } else { Err(Failure::conflict(&key)) }
         };
-        // kubectl asks for a dry run in the options, not in the query.
-        if call.dry() || options["dryRun"] == json!(["All"]) {
+        // Where there are options, the query is not looked at.
+        let dry = if options.is_null() { call.dry() } else { options["dryRun"] == json!(["All"]) };
+        if dry {
             let object = self.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
             allowed(&object.value)?;
-            return Ok(raw_response(StatusCode::OK, object.json));
+            return Ok(raw_response(StatusCode::OK, object.json()));
         }
         let policy = options["propagationPolicy"].as_str().or(call.query.get("propagationPolicy").map(String::as_str));
         let dependents = match policy {
@@ -214,6 +221,22 @@ impl Api {
             None => Dependents::Go,
         };
         let object = self.store.delete(&key, dependents, allowed)?;
-        Ok(raw_response(StatusCode::OK, object.json))
+        let metadata = &object.value["metadata"];
+        // What is gone at once is told of; what is only going, and a pod, is shown.
+        if metadata["deletionTimestamp"].is_string() || call.kind.plural == "pods" {
+            return Ok(raw_response(StatusCode::OK, object.json()));
+        }
+        let details = json!({ "name": metadata["name"], "group": call.kind.group, "kind": call.kind.plural, "uid": metadata["uid"] });
+        let status =
+            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+        Ok(json_response(StatusCode::OK, &status))
+    }
+}
+
+/// Refuses what the real API server refuses; drops what the schema of a custom resource does not know.
+fn valid(call: &Call, schema: Option<&Value>, value: &mut Value) -> Result<(), Failure> {
+    match schema {
+        Some(schema) => schema::check(schema, value),
+        None => check(&call.kind, value),
     }
 }

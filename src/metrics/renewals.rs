@@ -75,12 +75,16 @@ pub enum Refusal {
     Disabled,
     /// A wrong credential.
     Unauthorized,
+    /// A client certificate whose names are not among those that may ask.
+    ClientCertificate,
     /// No notification.
     Invalid,
     /// A body beyond the limit.
     TooLarge,
     /// Nothing of the mesh ends soon.
     NotDue,
+    /// Too many notifications at once.
+    Busy,
 }
 
 impl Received {
@@ -93,12 +97,14 @@ impl Received {
 }
 
 impl Refusal {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Disabled, "disabled"),
         (Self::Unauthorized, "unauthorized"),
+        (Self::ClientCertificate, "client_certificate"),
         (Self::Invalid, "invalid"),
         (Self::TooLarge, "too_large"),
         (Self::NotDue, "not_due"),
+        (Self::Busy, "busy"),
     ];
 }
 

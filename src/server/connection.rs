@@ -8,16 +8,30 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::server::tls::{Handshake, Peer, Tls};
+
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Door {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Its TLS; `None` for plain HTTP for ever.
+    pub tls: Option<Arc<Tls>>,
+}
 
 /// What a client may take up.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +85,15 @@ impl Default for Limits {
     }
 }
 
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+}
+
 /// Serves until `shutdown`; then accepts nothing more, lets requests in progress end, closes idle connections, and returns.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
+pub async fn serve(door: impl Into<Door>, router: Router, limits: Limits, shutdown: CancellationToken) {
+    let Door { listener, tls } = door.into();
     let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -88,18 +109,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             };
             // An answer is written whole; waiting for more to send would only delay its end.
             let _ = stream.set_nodelay(true);
-            let io = TokioIo::new(Impatient::new(stream, limits));
-            let service = TowerToHyperService::new(router.clone());
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(None)
-                .max_buf_size(limits.head.max(MIN_BUFFER))
-                .serve_connection(io, service);
-            let connection = graceful.watch(connection);
+            let (tls, router, watcher, shutdown) = (tls.clone(), router.clone(), graceful.watcher(), shutdown.clone());
             connections.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection ended early");
-                }
+                converse(stream, tls, router, limits, watcher, shutdown).await;
                 drop(permit);
             });
             while let Some(ended) = connections.try_join_next() {
@@ -116,6 +128,58 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     drop(listener);
     if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(grace = ?limits.grace, "requests were cut off at the end of the shutdown's grace");
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn converse(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    limits: Limits,
+    watcher: Watcher,
+    shutdown: CancellationToken,
+) {
+    let Some(tls) = tls else {
+        return answer(stream, Peer::default(), router, limits, watcher).await;
+    };
+    // Who is still shaking hands has asked for nothing yet.
+    match shutdown.run_until_cancelled(tls.handshake(stream)).await {
+        Some(Handshake::Plain(stream)) => answer(stream, Peer::default(), router, limits, watcher).await,
+        Some(Handshake::Done(stream, peer)) => answer(stream, peer, router, limits, watcher).await,
+        Some(Handshake::Failed) | None => {}
+    }
+}
+
+async fn answer<S>(stream: S, peer: Peer, router: Router, limits: Limits, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let io = TokioIo::new(Impatient::new(stream, limits));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(limits.head.max(MIN_BUFFER))
+        .serve_connection(io, Introduced { router: TowerToHyperService::new(router), peer });
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended early");
+    }
+}
+
+/// Tells each request's handler who asks.
+struct Introduced {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Introduced {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.router.call(request)
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
@@ -13,13 +14,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ring::digest::{SHA256, digest};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::metrics::renewals::{Received, Refusal, RenewalMetrics};
 use crate::notification::{Mapping, Notification};
 use crate::requests::{Answer, Asked, Desk};
-use crate::server::{App, sentence};
+use crate::server::tls::Peer;
+use crate::server::{App, not_found, sentence};
 
 /// Of a body: thousands of alerts.
 const LARGEST_BODY: usize = 4 << 20;
@@ -28,10 +32,14 @@ const DEADLINE: Duration = Duration::from_millis(900);
 
 /// Who may ask, and where renewals are asked for.
 pub struct Webhook {
+    /// Whether it has an address of its own, and is not on the main one.
+    pub apart: bool,
     /// File with a bearer token.
     pub bearer_token: Option<PathBuf>,
     /// User, and file with the password.
     pub basic: Option<(String, PathBuf)>,
+    /// Names in client certificates of which one must be there; empty: any certificate of the CA. `None`: a certificate is no credential.
+    pub client_certificates: Option<Vec<String>>,
     /// How alerts name their mesh.
     pub mapping: Mapping,
     /// Takes the requests.
@@ -46,23 +54,47 @@ pub(super) async fn only_post() -> Response {
     response
 }
 
-pub(super) async fn receive(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+/// On the main address.
+pub(super) async fn receive_here(
+    State(app): State<Arc<App>>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if app.webhook.load().as_ref().is_some_and(|webhook| webhook.apart) {
+        return not_found().await;
+    }
+    receive(State(app), peer, headers, body).await
+}
+
+pub(super) async fn receive(
+    State(app): State<Arc<App>>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let Some(webhook) = app.webhook.load_full() else {
         return sentence(
             StatusCode::NOT_FOUND,
             "the webhook is disabled: it is no role of this process, or has no credential",
         );
     };
-    let complete = || app.observed.sources().iter().all(|source| source.up);
-    webhook.receive(&headers, body, complete).await
+    let Extension(peer) = peer.unwrap_or_default();
+    webhook.receive(&headers, &peer, body, &app.asking).await
 }
 
 impl Webhook {
-    /// `complete`: whether every source is up, so that a mesh which is not known does not exist.
-    async fn receive(&self, headers: &HeaderMap, body: Body, complete: impl Fn() -> bool) -> Response {
-        match self.is_authorized(headers).await {
-            Ok(true) => {}
-            Ok(false) => {
+    async fn receive(&self, headers: &HeaderMap, peer: &Peer, body: Body, asking: &Semaphore) -> Response {
+        match self.judge(headers, peer).await {
+            Verdict::Known => {}
+            Verdict::Stranger => {
+                return self.refuse(
+                    Refusal::ClientCertificate,
+                    StatusCode::FORBIDDEN,
+                    "no name in the client certificate is one of webhook.clientCertificates",
+                );
+            }
+            Verdict::Unknown => {
                 let mut response =
                     self.refuse(Refusal::Unauthorized, StatusCode::UNAUTHORIZED, "the credential is missing or wrong");
                 response
@@ -70,7 +102,7 @@ impl Webhook {
                     .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, Basic realm=\"meshcert\""));
                 return response;
             }
-            Err(path) => {
+            Verdict::Unreadable(path) => {
                 warn!(path = %path.display(), "the webhook's credential cannot be read: nobody may ask");
                 return self.refuse(
                     Refusal::Disabled,
@@ -95,23 +127,24 @@ impl Webhook {
             self.metrics.received(Received::Ignored);
             return sentence(StatusCode::OK, "nothing to do: no alert of webhook.alertNames is firing");
         }
-        match tokio::time::timeout(DEADLINE, self.desk.ask_for(&selectors)).await {
-            Ok((_, true)) if !complete() => {
-                self.metrics.received(Received::Unavailable);
-                sentence(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the mesh is not known, and not every cluster can be read now; send it again",
-                )
+        let deadline = Instant::now() + DEADLINE;
+        let Ok(_permit) = timeout_at(deadline, asking.acquire()).await else {
+            self.metrics.refused(Refusal::Busy);
+            return self.unavailable("too many notifications at once; send it again");
+        };
+        match timeout_at(deadline, self.desk.ask_for(&selectors)).await {
+            Ok(Ok(answers)) => self.answer(answers),
+            Ok(Err(why)) => {
+                warn!("notification not taken: {why}");
+                self.unavailable("it is not known now which meshes are meant; send it again")
             }
-            Ok((answers, _)) => self.answer(answers),
-            Err(_) => {
-                self.metrics.received(Received::Unavailable);
-                sentence(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the cluster did not store the requests in time; send it again",
-                )
-            }
+            Err(_) => self.unavailable("the cluster did not store the requests in time; send it again"),
         }
+    }
+
+    fn unavailable(&self, words: &str) -> Response {
+        self.metrics.received(Received::Unavailable);
+        sentence(StatusCode::SERVICE_UNAVAILABLE, words)
     }
 
     fn answer(&self, answers: Vec<(String, Answer)>) -> Response {
@@ -154,19 +187,18 @@ impl Webhook {
         sentence(status, words)
     }
 
-    /// Whether the request holds one of the configured credentials; the file that cannot be read where none can.
-    async fn is_authorized(&self, headers: &HeaderMap) -> Result<bool, &Path> {
+    /// Looks at every credential, whichever comes first, so that the answer takes as long for all.
+    async fn judge(&self, headers: &HeaderMap, peer: &Peer) -> Verdict<'_> {
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (scheme, given) = given.split_once(' ').unwrap_or_default();
         let mut readable = false;
-        let mut authorized = false;
+        let mut known = false;
         let mut unreadable = None;
         if let Some(path) = &self.bearer_token {
             match secret(path).await {
                 Some(token) => {
                     readable = true;
-                    authorized |=
-                        scheme.eq_ignore_ascii_case("bearer") & same(given.trim().as_bytes(), token.as_bytes());
+                    known |= scheme.eq_ignore_ascii_case("bearer") & same(given.trim().as_bytes(), token.as_bytes());
                 }
                 None => unreadable = Some(path.as_path()),
             }
@@ -177,16 +209,38 @@ impl Webhook {
                     readable = true;
                     let wanted = Zeroizing::new(format!("{user}:{}", *password));
                     let given = Zeroizing::new(STANDARD.decode(given.trim()).unwrap_or_default());
-                    authorized |= scheme.eq_ignore_ascii_case("basic") & same(&given, wanted.as_bytes());
+                    known |= scheme.eq_ignore_ascii_case("basic") & same(&given, wanted.as_bytes());
                 }
                 None => unreadable = Some(path.as_path()),
             }
         }
+        let mut stranger = false;
+        if let Some(allowed) = &self.client_certificates {
+            readable = true;
+            // Names are no secrets: the handshake has proven the key.
+            let named = |names: &Arc<[String]>| allowed.is_empty() || names.iter().any(|name| allowed.contains(name));
+            known |= peer.names.as_ref().is_some_and(named);
+            stranger = peer.names.is_some();
+        }
         match unreadable {
-            Some(path) if !readable => Err(path),
-            _ => Ok(authorized),
+            _ if known => Verdict::Known,
+            Some(path) if !readable => Verdict::Unreadable(path),
+            _ if stranger && given.is_empty() => Verdict::Stranger,
+            _ => Verdict::Unknown,
         }
     }
+}
+
+/// Who asks.
+enum Verdict<'a> {
+    /// Somebody with a credential.
+    Known,
+    /// Somebody with a certificate of the CA that is not meant.
+    Stranger,
+    /// Nobody, or somebody with a wrong credential.
+    Unknown,
+    /// No credential can be read, this file among them.
+    Unreadable(&'a Path),
 }
 
 /// A credential's file, without the newline at its end; an empty one is none.

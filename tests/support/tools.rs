@@ -9,13 +9,18 @@ use std::process::{Command, Output, Stdio};
 
 /// A Python with the module `prometheus_client`, from `MESHCERT_PYTHON`, the project's cache or the path.
 pub fn python() -> Option<PathBuf> {
+    python_with("prometheus_client")
+}
+
+/// A Python with a module, from the same places.
+pub fn python_with(module: &str) -> Option<PathBuf> {
     let given = std::env::var_os("MESHCERT_PYTHON").map(PathBuf::from);
     let cached = ["venv", "python"].map(|name| root().join(".cache").join(name).join("bin/python3"));
-    let works = |python: &PathBuf| {
-        run(Command::new(python).args(["-c", "import prometheus_client"]), b"").is_some_and(|out| out.status.success())
-    };
+    let import = format!("import {module}");
+    let works =
+        |python: &PathBuf| run(Command::new(python).args(["-c", &import]), b"").is_some_and(|out| out.status.success());
     let found = given.into_iter().chain(cached).chain([PathBuf::from("python3")]).find(works);
-    or_skip(found, "a Python with prometheus_client (MESHCERT_PYTHON)")
+    or_skip(found, &format!("a Python with {module} (MESHCERT_PYTHON)"))
 }
 
 /// promtool, from `PROMTOOL`, the project's cache or the path.

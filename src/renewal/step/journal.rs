@@ -64,7 +64,8 @@ pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) ->
 /// Stays in the phase and says why; written once.
 pub(super) fn note(seen: &Observed, reason: &str, message: &str) -> Next {
     let mut status = seen.renewal.status.clone();
-    if status.reason == reason && status.message == message {
+    let is_seen = status.observed_generation == seen.renewal.generation;
+    if status.reason == reason && status.message == message && is_seen {
         return Next::Wait(None);
     }
     (status.reason, status.message) = (reason.to_owned(), message.chars().take(LONGEST_MESSAGE).collect());

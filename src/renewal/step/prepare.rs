@@ -86,8 +86,10 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     if is_approved(seen) {
         return go(seen, Phase::BackingUp, "approved", now);
     }
-    let message =
-        format!("look at the plan, then: meshcert approve {} -n {}", seen.renewal.spec.mesh_id, seen.renewal.namespace);
+    let agreed = seen.renewal.spec.approval.as_ref().map(|approval| &approval.plan_digest);
+    let other = agreed.map(|digest| format!("spec.approval is about another plan ({digest}); ")).unwrap_or_default();
+    let (mesh, namespace) = (&seen.renewal.spec.mesh_id, &seen.renewal.namespace);
+    let message = format!("{other}look at the plan, then: meshcert approve {mesh} -n {namespace}");
     note(seen, "AwaitingApproval", &message)
 }
 

@@ -1,0 +1,155 @@
+//! Which clusters there are, and how each role reaches them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::cluster::connect::Connection;
+use crate::config::{self, ClusterConfig, Config, ConfigError, KubeconfigsConfig};
+use crate::observer::ClusterSpec;
+use crate::requests::Place;
+use crate::secret::Selection;
+
+/// Which clusters to look at: the configuration file and the flags that override it.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// The kubeconfig of the only cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// Its context.
+    pub context: Option<String>,
+    /// Namespaces of hosted meshes.
+    pub namespaces: Vec<String>,
+}
+
+/// On whose behalf a cluster is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Watching Secrets.
+    Observe,
+    /// Asking for renewals.
+    Webhook,
+    /// Renewing.
+    Act,
+}
+
+/// The name of the cluster where none is configured.
+const DEFAULT_CLUSTER: &str = "default";
+
+impl Sources {
+    /// The configuration, with the flags' overrides; without a file the defaults.
+    ///
+    /// # Errors
+    /// The file cannot be read or is invalid.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path).with_context(|| path.display().to_string())?,
+            None => Config::default(),
+        };
+        if self.kubeconfig.is_some() || self.context.is_some() || config.clusters.is_empty() {
+            let first = config.clusters.first();
+            let namespaces = first.map(|cluster| cluster.namespaces.clone());
+            let reach = first.map(|cluster| cluster.reach).unwrap_or_default();
+            config.clusters = vec![ClusterConfig {
+                name: self.context.clone().unwrap_or_else(|| DEFAULT_CLUSTER.to_owned()),
+                in_cluster: false,
+                kubeconfig: self.kubeconfig.clone(),
+                context: self.context.clone(),
+                kubeconfigs: None,
+                namespaces: namespaces.unwrap_or_else(config::default_namespaces),
+                reach,
+            }];
+        }
+        if !self.namespaces.is_empty() {
+            for cluster in &mut config.clusters {
+                cluster.namespaces.clone_from(&self.namespaces);
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// The clusters of a configuration, as the observing plane takes them.
+///
+/// # Errors
+/// A name template or rule that cannot work, or a kubeconfig that is missing.
+pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, ConfigError> {
+    config
+        .clusters
+        .iter()
+        .map(|cluster| {
+            let selection = selection(config, &cluster.namespaces)?;
+            Ok(ClusterSpec {
+                name: cluster.name.as_str().into(),
+                connection: connection(cluster, plane)?,
+                namespaces: watched(&selection),
+                selection: Arc::new(selection),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn selection(config: &Config, namespaces: &[String]) -> Result<Selection, ConfigError> {
+    Ok(Selection { mesh_namespaces: config::namespaces(namespaces), naming: config.naming()?, rules: config.rules()? })
+}
+
+/// The meshes' namespaces and those that a rule names.
+pub(super) fn watched(selection: &Selection) -> Option<Vec<String>> {
+    let mut all = selection.mesh_namespaces.clone()?;
+    all.extend(selection.rules.iter().flat_map(|rule| rule.namespaces.iter().cloned()));
+    all.sort();
+    all.dedup();
+    Some(all)
+}
+
+/// The clusters of a configuration, as a plane uses their API.
+///
+/// # Errors
+/// A kubeconfig is missing.
+pub(super) fn places(config: &Config, plane: Plane) -> Result<Vec<Place>, ConfigError> {
+    let place = |cluster: &ClusterConfig| {
+        Ok(Place {
+            name: cluster.name.as_str().into(),
+            connection: connection(cluster, plane)?,
+            namespaces: config::namespaces(&cluster.namespaces),
+        })
+    };
+    config.clusters.iter().map(place).collect()
+}
+
+/// A cluster with a kubeconfig for each role is never reached by way of what else there may be: that could be another cluster, or another role's rights.
+pub(super) fn connection(cluster: &ClusterConfig, plane: Plane) -> Result<Connection, ConfigError> {
+    let context = cluster.context.clone();
+    let own = cluster.kubeconfigs.as_ref().and_then(|all| plane.choose(all));
+    Ok(match (own.or(cluster.kubeconfig.as_ref()), cluster.in_cluster) {
+        (_, true) => Connection::InCluster,
+        (Some(path), false) => Connection::File { path: path.clone(), context },
+        (None, false) if cluster.kubeconfigs.is_some() => {
+            let path = format!("clusters[{}].kubeconfigs.{}", cluster.name, plane.as_str());
+            let message = "is missing, and there is no kubeconfig for all roles; name the file of this role".to_owned();
+            return Err(ConfigError::Invalid { path, message });
+        }
+        (None, false) => Connection::Current { context },
+    })
+}
+
+impl Plane {
+    /// The role's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Webhook => "webhook",
+            Self::Act => "act",
+        }
+    }
+
+    fn choose(self, all: &KubeconfigsConfig) -> Option<&PathBuf> {
+        match self {
+            Self::Observe => all.observe.as_ref(),
+            Self::Webhook => all.webhook.as_ref(),
+            Self::Act => all.act.as_ref(),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Follows the renewals of a namespace, or of all: a list in pages, then a watch that is taken up again wherever it was cut.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use kube::Client;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc::Sender;
+
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
+use crate::cluster::renewals::Object;
+use crate::cluster::request::{self, Resource};
+use crate::ports::SourceError;
+use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
+
+/// Objects per page: a renewal's journal and plan take some ten kilobytes.
+const PAGE: usize = 200;
+/// Beyond so many renewals of one source the list is cut off, and says so.
+pub const MOST_RENEWALS: usize = 5_000;
+
+/// One step of following renewals.
+pub enum RenewalEvent {
+    /// A full list: what it does not hold is gone.
+    Listed {
+        /// The renewals that can be read.
+        renewals: Vec<Renewal>,
+        /// Whether there are more than [`MOST_RENEWALS`].
+        cut_off: bool,
+    },
+    /// A renewal was added or changed.
+    Applied(Box<Renewal>),
+    /// A renewal was deleted.
+    Deleted {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The watch is alive.
+    Alive,
+    /// An object that cannot be read; by name and reason.
+    Unreadable(String),
+    /// A request failed; it is tried again.
+    Failed(SourceError),
+}
+
+/// Follows the renewals of a namespace, or of all, until nobody listens; failures are events, and tried again with backoff.
+pub async fn follow(client: Client, namespace: Option<Arc<str>>, events: Sender<RenewalEvent>) {
+    let place = namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
+    let path = format!("/apis/{GROUP}/{VERSION}{place}/{PLURAL}?");
+    let feed = Feed { client, namespace, path, subject: Renewals, events };
+    // An error can only say that the receiver is gone, which is how following ends.
+    let _: Result<Infallible, Closed> = feed.run().await;
+}
+
+struct Renewals;
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: Meta,
+    #[serde(borrow, default)]
+    items: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    name: String,
+    namespace: String,
+    resource_version: String,
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Brief {
+    metadata: Meta,
+    code: u16,
+    message: String,
+}
+
+impl Subject for Renewals {
+    type Event = RenewalEvent;
+    const RESOURCE: Resource = Resource::Renewals;
+
+    fn alive() -> RenewalEvent {
+        RenewalEvent::Alive
+    }
+
+    fn failed(error: SourceError) -> RenewalEvent {
+        RenewalEvent::Failed(error)
+    }
+
+    fn line(&self, line: &[u8]) -> Result<Line<RenewalEvent>, serde_json::Error> {
+        let Event { kind, object } = serde_json::from_slice(line)?;
+        let Brief { metadata, code, message } = serde_json::from_str(object.get())?;
+        let event = match kind {
+            "ERROR" => return Ok(Line::Error(code, message)),
+            "BOOKMARK" => RenewalEvent::Alive,
+            "DELETED" => RenewalEvent::Deleted { namespace: metadata.namespace, name: metadata.name },
+            _ => match read(object) {
+                Ok(renewal) => RenewalEvent::Applied(Box::new(renewal)),
+                Err(why) => RenewalEvent::Unreadable(why),
+            },
+        };
+        Ok(Line::Event(event, metadata.resource_version))
+    }
+}
+
+impl Feed<Renewals> {
+    async fn run(self) -> Result<Infallible, Closed> {
+        let mut failures = 0;
+        loop {
+            match self.list().await? {
+                Ok(version) => {
+                    failures = 0;
+                    self.watch_on(version, &mut failures).await?;
+                }
+                Err(error) => self.fail(error, &mut failures).await?,
+            }
+        }
+    }
+
+    /// Reads all pages; the version from which to watch.
+    async fn list(&self) -> Result<Result<String, SourceError>, Closed> {
+        let asked = self.asked("list");
+        let (mut renewals, mut next) = (Vec::new(), String::new());
+        loop {
+            let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
+            let uri = format!("{}limit={PAGE}{token}", self.path);
+            let bytes = match request::get(&self.client, &uri, &asked, DEADLINE, Vec::new()).await {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Err(error)),
+            };
+            let Page { metadata, items } = match serde_json::from_slice(&bytes) {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(undecodable(&asked, &error))),
+            };
+            for item in items {
+                match read(item) {
+                    Ok(renewal) => renewals.push(renewal),
+                    Err(why) => self.send(RenewalEvent::Unreadable(why)).await?,
+                }
+            }
+            next = metadata.next;
+            let cut_off = renewals.len() >= MOST_RENEWALS && !next.is_empty();
+            if next.is_empty() || cut_off {
+                self.send(RenewalEvent::Listed { renewals, cut_off }).await?;
+                return Ok(Ok(metadata.resource_version));
+            }
+        }
+    }
+}
+
+/// A renewal; of what somebody wrote by hand past the schema, its name and what is wrong.
+fn read(object: &RawValue) -> Result<Renewal, String> {
+    serde_json::from_str::<Object>(object.get()).map(Into::into).map_err(|error| {
+        let name = serde_json::from_str::<Brief>(object.get()).unwrap_or_default().metadata.name;
+        format!("{name}: {error}")
+    })
+}

@@ -1,0 +1,224 @@
+//! Where the webhook asks: for which meshes, on which cluster, many at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::cluster::api::Api;
+use crate::cluster::connect::{Connection, connect};
+use crate::mesh::HostedMesh;
+use crate::notification::Selector;
+use crate::ports::{Clock, SourceError};
+use crate::renewal::{Renewal, Spec, Trigger, name_for};
+use crate::requests::told::BriefMesh;
+use crate::requests::{Asked, Certainty, ask_among};
+use crate::time::UnixTime;
+
+/// A mesh that may be asked for.
+#[derive(Clone)]
+pub enum Known {
+    /// This process sees its certificates.
+    Seen(Arc<HostedMesh>),
+    /// Another process does, and tells.
+    Told(Arc<BriefMesh>),
+}
+
+/// What is known at one moment.
+pub struct Facts {
+    /// Whether it is all there is, and of now.
+    pub complete: bool,
+    /// The meshes of each cluster.
+    pub meshes: BTreeMap<Arc<str>, Vec<Known>>,
+}
+
+/// Tells what is known of the clusters of these names, or why nothing is.
+pub type Knowledge = Arc<dyn Fn(&[Arc<str>]) -> Result<Facts, String> + Send + Sync>;
+
+/// A cluster in which renewals are asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// The cluster's name.
+    pub name: Arc<str>,
+    /// How it is reached.
+    pub connection: Connection,
+    /// Namespaces of hosted meshes; `None` for all. In no other one anything is asked for.
+    pub namespaces: Option<Vec<String>>,
+}
+
+/// Knows the meshes and how their clusters are reached.
+pub struct Desk {
+    knowledge: Knowledge,
+    clock: Arc<dyn Clock>,
+    places: ArcSwap<Vec<Place>>,
+    renew_before: AtomicI64,
+    apis: Mutex<BTreeMap<Arc<str>, (Connection, Api)>>,
+}
+
+/// The answer for one mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Asked.
+    Asked(Asked),
+    /// Nothing ends within `renewBefore`, whatever the alert says.
+    NotDue,
+    /// It could not be stored; in words.
+    Unavailable(String),
+}
+
+/// Requests to the API of one namespace at a time.
+const AT_ONCE: usize = 8;
+
+impl Desk {
+    /// With no cluster yet.
+    pub fn new(knowledge: Knowledge, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let (places, renew_before, apis) = (ArcSwap::default(), AtomicI64::new(0), Mutex::default());
+        Arc::new(Self { knowledge, clock, places, renew_before, apis })
+    }
+
+    /// Takes the clusters, and `renewBefore` in seconds.
+    pub fn set(&self, places: Vec<Place>, renew_before: i64) {
+        self.places.store(Arc::new(places));
+        self.renew_before.store(renew_before, Ordering::Relaxed);
+    }
+
+    /// Asks for every mesh that is meant and due; the answers by mesh as `CLUSTER/NAMESPACE/ID`. A selector that matches no mesh means all.
+    ///
+    /// # Errors
+    /// It is not known which meshes are meant, in words; nothing was asked then.
+    pub async fn ask_for(self: &Arc<Self>, selectors: &[Selector]) -> Result<Vec<(String, Answer)>, String> {
+        let places = self.places.load_full();
+        let names: Vec<Arc<str>> = places.iter().map(|place| Arc::clone(&place.name)).collect();
+        let facts = (self.knowledge)(&names)?;
+        let of_place = |place: &Place| facts.meshes.get(&place.name).into_iter().flatten();
+        let all = places.iter().flat_map(|place| of_place(place).map(move |mesh| (place, mesh)));
+        let all: Vec<(&Place, &Known)> = all.filter(|(place, mesh)| place.holds(mesh.namespace())).collect();
+        let matches = |selector: &Selector, place: &Place, mesh: &Known| {
+            selector.matches(&place.name, mesh.namespace(), mesh.id())
+        };
+        let lost = selectors.iter().any(|selector| !all.iter().any(|(place, mesh)| matches(selector, place, mesh)));
+        if lost && !facts.complete {
+            return Err("the mesh is not known, and not every cluster can be read now".to_owned());
+        }
+        let now = self.clock.now();
+        let mut answers = Vec::new();
+        let mut due: BTreeMap<(&str, &str), Vec<Known>> = BTreeMap::new();
+        for (place, mesh) in &all {
+            if !lost && !selectors.iter().any(|selector| matches(selector, place, mesh)) {
+                continue;
+            }
+            if self.is_due(mesh, now) {
+                due.entry((&place.name, mesh.namespace())).or_default().push((*mesh).clone());
+            } else {
+                answers.push((mesh.title(&place.name), Answer::NotDue));
+            }
+        }
+        let certainty = if facts.complete { Certainty::Current } else { Certainty::Doubtful };
+        let mut asking = JoinSet::new();
+        for ((name, namespace), meshes) in due {
+            let place = places.iter().find(|place| *place.name == *name).cloned();
+            let place = place.ok_or_else(|| format!("{name} is no configured cluster"))?;
+            asking.spawn(Arc::clone(self).ask_in(place, namespace.to_owned(), meshes, certainty));
+        }
+        while let Some(asked) = asking.join_next().await {
+            answers.extend(asked.map_err(|_| "asking failed; the log says why".to_owned())?);
+        }
+        answers.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(answers)
+    }
+
+    fn is_due(&self, mesh: &Known, now: UnixTime) -> bool {
+        mesh.expiration().is_some_and(|end| now.seconds_until(end) < self.renew_before.load(Ordering::Relaxed))
+    }
+
+    /// Asks for meshes of one namespace: its renewals are listed once.
+    async fn ask_in(
+        self: Arc<Self>,
+        place: Place,
+        namespace: String,
+        meshes: Vec<Known>,
+        certainty: Certainty,
+    ) -> Vec<(String, Answer)> {
+        let unavailable = |why: String| {
+            let each = meshes.iter().map(|mesh| (mesh.title(&place.name), Answer::Unavailable(why.clone())));
+            each.collect()
+        };
+        let api = match self.api(&place).await {
+            Ok(api) => api,
+            Err(error) => return unavailable(error.message),
+        };
+        let renewals: Arc<[Renewal]> = match api.renewals(&namespace).await {
+            Ok((renewals, _)) => renewals.into(),
+            Err(error) => return unavailable(error.message),
+        };
+        let width = Arc::new(Semaphore::new(AT_ONCE));
+        let mut asking = JoinSet::new();
+        for mesh in &meshes {
+            let (api, mesh, renewals, width) = (api.clone(), mesh.clone(), Arc::clone(&renewals), Arc::clone(&width));
+            let title = mesh.title(&place.name);
+            asking.spawn(async move {
+                // It is never closed.
+                let _permit = width.acquire().await;
+                let spec = Spec { mesh_id: mesh.id().to_owned(), trigger: Trigger::Alert, ..Spec::default() };
+                let asked = ask_among(&api, &renewals, mesh.namespace(), &mesh.renewal_name(), &spec, certainty).await;
+                (title, asked.map_or_else(|error| Answer::Unavailable(error.message), Answer::Asked))
+            });
+        }
+        asking.join_all().await
+    }
+
+    async fn api(&self, place: &Place) -> Result<Api, SourceError> {
+        let mut apis = self.apis.lock().await;
+        if let Some((known, api)) = apis.get(&place.name)
+            && *known == place.connection
+        {
+            return Ok(api.clone());
+        }
+        let api = Api::new(connect(&place.connection).await?);
+        apis.insert(Arc::clone(&place.name), (place.connection.clone(), api.clone()));
+        Ok(api)
+    }
+}
+
+impl Place {
+    fn holds(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|all| all.iter().any(|name| name == namespace))
+    }
+}
+
+impl Known {
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Seen(mesh) => &mesh.key.namespace,
+            Self::Told(mesh) => &mesh.namespace,
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Seen(mesh) => mesh.key.id.as_str(),
+            Self::Told(mesh) => &mesh.id,
+        }
+    }
+
+    fn expiration(&self) -> Option<UnixTime> {
+        match self {
+            Self::Seen(mesh) => mesh.expiration,
+            Self::Told(mesh) => mesh.expiration,
+        }
+    }
+
+    fn renewal_name(&self) -> String {
+        match self {
+            Self::Seen(mesh) => name_for(mesh),
+            Self::Told(mesh) => mesh.renewal_name.clone(),
+        }
+    }
+
+    fn title(&self, cluster: &str) -> String {
+        format!("{cluster}/{}/{}", self.namespace(), self.id())
+    }
+}

@@ -1,0 +1,291 @@
+//! `/api/v1/renewals`: what is being done about which mesh, and what a person is asked for.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::follower::{Known, SourceHealth, View};
+use crate::plan::Plan;
+use crate::policy::Hold;
+use crate::renewal::{Condition, Phase, Renewal, StepRecord, Trigger};
+use crate::server::{App, sentence};
+use crate::time::UnixTime;
+
+/// Renewals in an answer, where the question does not say how many.
+const USUAL_LIMIT: usize = 100;
+/// Each takes some ten kilobytes with its plan.
+const LARGEST_LIMIT: usize = 500;
+
+/// What a list is asked for.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Wanted {
+    cluster: Option<String>,
+    namespace: Option<String>,
+    mesh: Option<String>,
+    limit: usize,
+    offset: usize,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { cluster: None, namespace: None, mesh: None, limit: USUAL_LIMIT, offset: 0 }
+    }
+}
+
+/// Answers `/api/v1/renewals`: those under way first, then the newest.
+pub(super) async fn list(State(app): State<Arc<App>>, wanted: Result<Query<Wanted>, QueryRejection>) -> Response {
+    let wanted = match wanted {
+        Ok(Query(wanted)) if wanted.limit <= LARGEST_LIMIT => wanted,
+        Ok(_) => return sentence(StatusCode::BAD_REQUEST, &format!("limit is at most {LARGEST_LIMIT}")),
+        Err(error) => return sentence(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    let view = app.followed.view();
+    let is = |wish: &Option<String>, value: &str| wish.as_ref().is_none_or(|wish| wish == value);
+    let mut found: Vec<&Known> = view
+        .renewals
+        .iter()
+        .filter(|Known { cluster, renewal }| {
+            is(&wanted.cluster, cluster)
+                && is(&wanted.namespace, &renewal.namespace)
+                && is(&wanted.mesh, &renewal.spec.mesh_id)
+        })
+        .collect();
+    found.sort_by(|a, b| b.renewal.rank().cmp(&a.renewal.rank()).then_with(|| a.cluster.cmp(&b.cluster)));
+    json(&List {
+        total: found.len(),
+        renewals: found.into_iter().skip(wanted.offset).take(wanted.limit).map(RenewalView::of).collect(),
+        sources: view.sources.iter().map(SourceView::of).collect(),
+    })
+}
+
+/// Answers `/api/v1/renewals/{cluster}/{namespace}/{name}`.
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    Path((cluster, namespace, name)): Path<(String, String, String)>,
+) -> Response {
+    let view = app.followed.view();
+    let is_it = |known: &&Known| {
+        *known.cluster == *cluster && known.renewal.namespace == namespace && known.renewal.name == name
+    };
+    match view.renewals.iter().find(is_it) {
+        Some(known) => json(&RenewalView::of(known)),
+        None => sentence(StatusCode::NOT_FOUND, &unknown(&view, &cluster, &namespace)),
+    }
+}
+
+fn unknown(view: &View, cluster: &str, namespace: &str) -> String {
+    match view.obstacle(cluster, namespace) {
+        Some(obstacle) => format!("renewals of {cluster}/{namespace} cannot be read: {obstacle}"),
+        None => "no such renewal is known; /api/v1/renewals lists those that are".to_owned(),
+    }
+}
+
+fn json(answer: &impl Serialize) -> Response {
+    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
+    let bytes = serde_json::to_vec(answer).unwrap_or_default();
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], bytes).into_response()
+}
+
+/// What a person types to agree to exactly the plan that waits. It pins the plan's digest: should the plan change meanwhile, it agrees to nothing.
+///
+/// `None` where no plan waits; and where a name or the digest is not what the API server lets through, for this is made to be pasted into a shell.
+pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
+    let Renewal { name, namespace, spec, status, .. } = renewal;
+    let digest = &status.plan.as_ref()?.digest;
+    let agreed = spec.approval.as_ref().is_some_and(|approval| approval.plan_digest == *digest);
+    let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    let hexadecimal =
+        digest.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    let safe = plain(name) && !name.starts_with('-') && plain(namespace) && hexadecimal;
+    (status.phase == Phase::AwaitingApproval && !agreed && safe).then(|| {
+        format!(
+            "kubectl -n {namespace} patch certificaterenewals.meshcert.dev {name} --type=merge -p '{{\"spec\":{{\"approval\":{{\"planDigest\":\"{digest}\"}}}}}}'"
+        )
+    })
+}
+
+/// The runbook for what is wrong with a renewal, if anything is.
+pub(super) fn runbook(renewal: &Renewal) -> Option<&'static str> {
+    match renewal.status.phase {
+        Phase::AwaitingApproval => Some("MeshcertRenewalAwaitingApproval"),
+        Phase::Failed | Phase::RolledBack => Some("MeshcertRenewalFailed"),
+        Phase::Refused => Some("MeshcertRenewalRefused"),
+        Phase::Succeeded | Phase::Superseded => None,
+        _ => is_held(renewal).then_some("MeshcertRenewalHeld"),
+    }
+}
+
+/// Whether the policy holds a renewal up.
+pub(super) fn is_held(renewal: &Renewal) -> bool {
+    let reason = &renewal.status.reason;
+    !renewal.status.phase.is_terminal() && (reason == "NoSlot" || Hold::ALL.iter().any(|hold| hold.as_str() == reason))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a> {
+    /// How many there are, whatever the limit.
+    total: usize,
+    renewals: Vec<RenewalView<'a>>,
+    sources: Vec<SourceView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RenewalView<'a> {
+    cluster: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+    mesh: &'a str,
+    created: Option<UnixTime>,
+    trigger: Trigger,
+    force: bool,
+    rollback: bool,
+    paused: bool,
+    phase: Phase,
+    reason: &'a str,
+    message: &'a str,
+    under_way: bool,
+    attempt: u32,
+    phase_since: Option<UnixTime>,
+    next_attempt_at: Option<UnixTime>,
+    committed_at: Option<UnixTime>,
+    ends_at: Option<UnixTime>,
+    approve_command: Option<String>,
+    runbook: Option<String>,
+    plan: Option<&'a Plan>,
+    steps: &'a [StepRecord],
+    conditions: &'a [Condition],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceView<'a> {
+    cluster: &'a str,
+    namespace: Option<&'a str>,
+    listed: bool,
+    last_success: Option<UnixTime>,
+    failure: Option<&'a str>,
+    cut_off: bool,
+}
+
+impl<'a> RenewalView<'a> {
+    fn of(Known { cluster, renewal }: &'a Known) -> Self {
+        let status = &renewal.status;
+        Self {
+            cluster,
+            namespace: &renewal.namespace,
+            name: &renewal.name,
+            mesh: &renewal.spec.mesh_id,
+            created: renewal.created,
+            trigger: renewal.spec.trigger,
+            force: renewal.spec.force,
+            rollback: renewal.spec.rollback,
+            paused: renewal.paused,
+            phase: status.phase,
+            reason: &status.reason,
+            message: &status.message,
+            under_way: renewal.is_under_way(),
+            attempt: status.attempt,
+            phase_since: status.phase_since,
+            next_attempt_at: status.next_attempt_at,
+            committed_at: status.committed_at,
+            ends_at: status.ends_at,
+            approve_command: approve_command(renewal),
+            runbook: runbook(renewal).map(|name| format!("/runbooks/{name}")),
+            plan: status.plan.as_ref(),
+            steps: &status.steps,
+            conditions: &status.conditions,
+        }
+    }
+}
+
+impl<'a> SourceView<'a> {
+    fn of(source: &'a SourceHealth) -> Self {
+        let SourceHealth { cluster, namespace, listed, last_success, failure, cut_off } = source;
+        Self {
+            cluster,
+            namespace: namespace.as_deref(),
+            listed: *listed,
+            last_success: *last_success,
+            failure: failure.as_deref(),
+            cut_off: *cut_off,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Engine;
+    use crate::renewal::{Approval, Spec, Status};
+
+    fn mk_waiting(name: &str, digest: &str) -> Renewal {
+        let plan = Plan {
+            digest: digest.to_owned(),
+            engine: Engine::Native,
+            image: None,
+            service_account: None,
+            engine_reason: String::new(),
+            leaves: vec![],
+            restarts: vec![],
+            ends_at: UnixTime(0),
+        };
+        Renewal {
+            name: name.to_owned(),
+            namespace: "istio-system".to_owned(),
+            spec: Spec { mesh_id: "demo".to_owned(), ..Spec::default() },
+            status: Status { phase: Phase::AwaitingApproval, plan: Some(plan), ..Status::default() },
+            ..Renewal::default()
+        }
+    }
+
+    #[test]
+    fn the_command_agrees_to_the_plan_that_is_shown_and_to_no_other() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let mut renewal = mk_waiting("demo-1", &digest);
+        assert_eq!(
+            approve_command(&renewal).unwrap(),
+            format!(
+                "kubectl -n istio-system patch certificaterenewals.meshcert.dev demo-1 --type=merge -p '{{\"spec\":{{\"approval\":{{\"planDigest\":\"{digest}\"}}}}}}'"
+            )
+        );
+        renewal.spec.approval = Some(Approval { plan_digest: "sha256:of an earlier plan".to_owned() });
+        assert!(approve_command(&renewal).is_some(), "a changed plan asks again");
+        renewal.spec.approval = Some(Approval { plan_digest: digest });
+        assert_eq!(approve_command(&renewal), None, "agreed already");
+    }
+
+    #[test]
+    fn nothing_that_a_shell_would_understand_gets_into_the_command() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for name in ["a;reboot", "a b", "$(reboot)", "a'b", "-o", ""] {
+            assert_eq!(approve_command(&mk_waiting(name, &digest)), None, "{name}");
+        }
+        for digest in ["", "sha256:'; reboot; '", "sha256:0a"] {
+            assert_eq!(approve_command(&mk_waiting("demo-1", digest)), None, "{digest}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_runbook_and_what_goes_well_has_none() {
+        let with = |phase, reason: &str| {
+            let mut renewal = mk_waiting("demo-1", "");
+            renewal.status.phase = phase;
+            renewal.status.reason = reason.to_owned();
+            runbook(&renewal)
+        };
+        assert_eq!(with(Phase::AwaitingApproval, "AwaitingApproval"), Some("MeshcertRenewalAwaitingApproval"));
+        assert_eq!(with(Phase::Failed, "Unproven"), Some("MeshcertRenewalFailed"));
+        assert_eq!(with(Phase::Pending, "Paused"), Some("MeshcertRenewalHeld"));
+        assert_eq!(with(Phase::Pending, "NoSlot"), Some("MeshcertRenewalHeld"));
+        assert_eq!(with(Phase::Restarting, "Restarting"), None);
+        assert_eq!(with(Phase::Succeeded, "Succeeded"), None);
+    }
+}

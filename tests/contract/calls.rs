@@ -1,0 +1,363 @@
+//! The calls, and what of their answers has to be equal.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::server::{Answer, Server};
+
+const NAMESPACE: &str = "contract";
+const SECRETS: &str = "/api/v1/namespaces/contract/secrets";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/contract/leases";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/contract/deployments";
+const SETS: &str = "/apis/apps/v1/namespaces/contract/statefulsets";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const RENEWALS: &str = "/apis/meshcert.dev/v1alpha1/namespaces/contract/certificaterenewals";
+
+/// What was called, and what of the answer counts.
+pub type Notes = Vec<(String, Value)>;
+
+/// Makes every call.
+pub async fn make_all(server: &Server) -> Notes {
+    let mut notes = Notes::new();
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    assert_eq!(server.post("/api/v1/namespaces", &namespace).await.0, 201);
+    secrets(server, &mut notes).await;
+    lists(server, &mut notes).await;
+    watches(server, &mut notes).await;
+    leases(server, &mut notes).await;
+    workloads(server, &mut notes).await;
+    renewals(server, &mut notes).await;
+    mistakes(server, &mut notes).await;
+    notes
+}
+
+/// A failure's code and reason, or the object without what differs from server to server.
+fn note(notes: &mut Notes, what: &str, (code, body): &Answer) {
+    let told = match body["kind"].as_str() {
+        Some("Status") if *code >= 400 => json!({ "code": code, "reason": body["reason"], "status": body["status"] }),
+        _ => json!({ "code": code, "object": plain(body) }),
+    };
+    notes.push((what.to_owned(), told));
+}
+
+/// What of an answer is picked out.
+fn pick(notes: &mut Notes, what: &str, (code, body): &Answer, pointers: &[&str]) {
+    let picked: Vec<&Value> = pointers.iter().map(|pointer| body.pointer(pointer).unwrap_or(&Value::Null)).collect();
+    notes.push((what.to_owned(), json!({ "code": code, "picked": picked })));
+}
+
+fn plain(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(metadata) = body["metadata"].as_object_mut() {
+        for own in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+            if let Some(value) = metadata.remove(own) {
+                // That they are there is part of the contract.
+                assert!(!value.is_null(), "{own}");
+            }
+        }
+        if let Some(moment) = metadata.get_mut("deletionTimestamp") {
+            *moment = json!("set");
+        }
+    }
+    body
+}
+
+fn version(answer: &Answer) -> &str {
+    answer.1["metadata"]["resourceVersion"].as_str().unwrap()
+}
+
+fn mk_secret(name: &str, kind: &str, value: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "labels": { "which": name } }, "type": kind, "data": { "a": value } })
+}
+
+async fn secrets(server: &Server, notes: &mut Notes) {
+    let one = &format!("{SECRETS}/one");
+    note(notes, "a Secret that is not there", &server.get(one).await);
+    note(notes, "patching it", &server.merge(one, &json!({ "data": { "b": "Mg==" } })).await);
+    note(notes, "deleting it", &server.delete(one, &json!({})).await);
+    let created = server.post(SECRETS, &mk_secret("one", "Opaque", "MQ==")).await;
+    note(notes, "a new Secret", &created);
+    note(notes, "the same again", &server.post(SECRETS, &mk_secret("one", "Opaque", "MQ==")).await);
+    let first = version(&created).to_owned();
+    let patched =
+        server.merge(one, &json!({ "metadata": { "resourceVersion": first }, "data": { "b": "Mg==" } })).await;
+    note(notes, "a patch on the version that was read", &patched);
+    let stale = server.merge(one, &json!({ "metadata": { "resourceVersion": first }, "data": { "b": "Mw==" } })).await;
+    note(notes, "a patch on an older version", &stale);
+    let again = server.merge(one, &json!({ "data": { "b": "Mg==" } })).await;
+    notes.push(("a patch that changes nothing".to_owned(), json!(version(&again) == version(&patched))));
+    let mut next = patched.1.clone();
+    next["data"] = json!({ "c": "NA==" });
+    note(notes, "a replacement on the version that was read", &server.put(one, &next).await);
+    note(notes, "a replacement on an older version", &server.put(one, &next).await);
+    note(notes, "a key is removed", &server.merge(one, &json!({ "data": { "c": null, "d": "NQ==" } })).await);
+    note(notes, "another type", &server.merge(one, &json!({ "type": "other" })).await);
+    note(notes, "data that is no base64", &server.merge(one, &json!({ "data": { "x": "?" } })).await);
+    note(notes, "a key that is none", &server.merge(one, &json!({ "data": { "a/b": "MQ==" } })).await);
+    let text =
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "text" }, "stringData": { "a": "1" } });
+    note(notes, "plain text", &server.post(SECRETS, &text).await);
+    note(notes, "made immutable", &server.merge(one, &json!({ "immutable": true })).await);
+    note(notes, "an immutable one's data", &server.merge(one, &json!({ "data": { "d": "Ng==" } })).await);
+    note(notes, "no longer immutable", &server.merge(one, &json!({ "immutable": false })).await);
+    note(
+        notes,
+        "an immutable one's labels",
+        &server.merge(one, &json!({ "metadata": { "labels": { "x": "y" } } })).await,
+    );
+    let other = json!({ "preconditions": { "uid": "11111111-2222-4333-8444-555555555555" } });
+    note(notes, "deleting another of this name", &server.delete(one, &other).await);
+    let dry = server.delete(one, &json!({ "dryRun": ["All"] })).await;
+    notes.push(("deleting for show".to_owned(), json!([dry.0, server.get(one).await.0])));
+    let uid = server.get(one).await.1["metadata"]["uid"].clone();
+    pick(
+        notes,
+        "deleting this one",
+        &server.delete(one, &json!({ "preconditions": { "uid": uid } })).await,
+        &["/status", "/details/name", "/details/kind"],
+    );
+    note(notes, "it is gone", &server.get(one).await);
+    assert_eq!(server.post(SECRETS, &mk_secret("two", "Opaque", "MQ==")).await.0, 201);
+    let two = &format!("{SECRETS}/two");
+    let seen = [server.delete(&format!("{two}?dryRun=All"), &json!({})).await.0, server.get(two).await.0];
+    notes.push(("deleting for show, in the query beside options".to_owned(), json!(seen)));
+    let dry = server.post(&format!("{SECRETS}?dryRun=All"), &mk_secret("dry", "Opaque", "MQ==")).await;
+    notes.push(("creating for show".to_owned(), json!([dry.0, server.get(&format!("{SECRETS}/dry")).await.0])));
+}
+
+fn names(answer: &Answer) -> Value {
+    let items = answer.1["items"].as_array().cloned().unwrap_or_default();
+    let names = items.iter().map(|item| item["metadata"]["name"].clone());
+    json!({ "code": answer.0, "names": names.collect::<Vec<_>>(), "remaining": answer.1["metadata"]["remainingItemCount"] })
+}
+
+async fn lists(server: &Server, notes: &mut Notes) {
+    for (name, kind) in [("l1", "Opaque"), ("l2", "meshcert.dev/staged"), ("l3", "Opaque"), ("l4", "kubernetes.io/x")] {
+        assert_eq!(server.post(SECRETS, &mk_secret(name, kind, "MQ==")).await.0, 201);
+    }
+    for query in [
+        "",
+        "labelSelector=which=l1",
+        "labelSelector=which%20in%20(l1,l3)",
+        "labelSelector=which!=l1",
+        "labelSelector=which",
+        "labelSelector=!which",
+        "labelSelector=which%20notin%20(l1,l2)",
+        "labelSelector=which%20in%20l1",
+        "fieldSelector=type%3Dmeshcert.dev/staged",
+        "fieldSelector=type!%3Dmeshcert.dev/staged,type!%3Dkubernetes.io/x",
+        "fieldSelector=metadata.name%3Dl3",
+        "fieldSelector=data.a%3DMQ==",
+        "limit=2",
+        "limit=x",
+        "resourceVersion=0",
+    ] {
+        notes.push((format!("a list with {query}"), names(&server.get(&format!("{SECRETS}?{query}")).await)));
+    }
+    let page = server.get(&format!("{SECRETS}?limit=2")).await;
+    let token = page.1["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(server.post(SECRETS, &mk_secret("l0", "Opaque", "MQ==")).await.0, 201);
+    let rest = server.get(&format!("{SECRETS}?limit=2&continue={token}")).await;
+    notes.push(("the next page".to_owned(), names(&rest)));
+    notes.push(("of the same version".to_owned(), json!(version(&page) == version(&rest))));
+    note(notes, "a token that is none", &server.get(&format!("{SECRETS}?limit=2&continue=x")).await);
+    pick(notes, "the list's head", &page, &["/kind", "/apiVersion", "/items/0/kind", "/items/0/apiVersion"]);
+    let nowhere = server.get("/api/v1/namespaces/nowhere/secrets").await;
+    notes.push(("a list of a namespace that is not there".to_owned(), names(&nowhere)));
+    let nowhere = server.post("/api/v1/namespaces/nowhere/secrets", &mk_secret("x", "Opaque", "MQ==")).await;
+    note(notes, "an object in a namespace that is not there", &nowhere);
+}
+
+async fn watches(server: &Server, notes: &mut Notes) {
+    let list = server.get(SECRETS).await;
+    let from = version(&list).to_owned();
+    server.post(SECRETS, &mk_secret("w1", "Opaque", "MQ==")).await;
+    server.merge(&format!("{SECRETS}/w1"), &json!({ "data": { "b": "Mg==" } })).await;
+    server.merge(&format!("{SECRETS}/w1"), &json!({ "metadata": { "labels": { "which": "other" } } })).await;
+    server.delete(&format!("{SECRETS}/w1"), &json!({})).await;
+    let outline = |events: Vec<Value>| -> Value {
+        let one = |event: &Value| {
+            let object = &event["object"];
+            json!([
+                event["type"],
+                object["kind"],
+                object["metadata"]["name"],
+                object["data"],
+                object["code"],
+                object["reason"]
+            ])
+        };
+        events.iter().map(one).collect()
+    };
+    let all = format!("{SECRETS}?watch=true&timeoutSeconds=30&resourceVersion={from}");
+    notes.push(("a watch from a version".to_owned(), outline(server.events(&all, 4).await)));
+    let labelled = format!("{all}&labelSelector=which%3Dw1");
+    notes.push(("a watch with a selector".to_owned(), outline(server.events(&labelled, 3).await)));
+    let deleted = server.events(&all, 4).await.pop().unwrap();
+    let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
+    let end = number(&deleted["object"]["metadata"]["resourceVersion"]);
+    notes.push(("a deletion's version is that of the end".to_owned(), json!(end > from.parse::<u64>().unwrap() + 2)));
+    let initial = format!(
+        "{SECRETS}?watch=true&timeoutSeconds=30&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&labelSelector=which%3Dl1"
+    );
+    let initial = server.events(&initial, 2).await;
+    let ends = &initial[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+    notes.push((
+        "a watch that begins with what is there".to_owned(),
+        json!([initial[0]["type"], initial[1]["type"], ends]),
+    ));
+}
+
+async fn leases(server: &Server, notes: &mut Notes) {
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "lock" },
+        "spec": { "holderIdentity": "a", "renewTime": "2026-11-23T20:21:00.000000Z", "leaseDurationSeconds": 15 },
+    });
+    let created = server.post(LEASES, &lease).await;
+    note(notes, "a new Lease", &created);
+    let lock = format!("{LEASES}/lock");
+    let taken = json!({ "metadata": { "resourceVersion": version(&created) }, "spec": { "holderIdentity": "b" } });
+    note(notes, "taken on the version that was read", &server.merge(&lock, &taken).await);
+    note(notes, "taken on an older version", &server.merge(&lock, &taken).await);
+    note(
+        notes,
+        "given back",
+        &server.merge(&lock, &json!({ "spec": { "holderIdentity": null, "renewTime": null } })).await,
+    );
+    note(notes, "held for no time", &server.merge(&lock, &json!({ "spec": { "leaseDurationSeconds": 0 } })).await);
+}
+
+fn mk_workload(kind: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": kind, "metadata": { "name": "w" },
+        "spec": {
+            "replicas": 3, "serviceName": if kind == "StatefulSet" { json!("w") } else { Value::Null },
+            "selector": { "matchLabels": { "app": "w" } },
+            "template": { "metadata": { "labels": { "app": "w" } }, "spec": { "containers": [{ "name": "main", "image": "x:1" }] } },
+        },
+    })
+}
+
+async fn workloads(server: &Server, notes: &mut Notes) {
+    for (path, kind) in [(DEPLOYMENTS, "Deployment"), (SETS, "StatefulSet")] {
+        let what = |words: &str| format!("{kind}: {words}");
+        let at = format!("{path}/w");
+        let created = server.post(path, &mk_workload(kind)).await;
+        pick(notes, &what("created"), &created, &["/metadata/generation", "/spec/replicas", "/kind", "/apiVersion"]);
+        let annotated = json!({ "metadata": { "annotations": { "a": "b" } } });
+        let picked = ["/metadata/generation", "/metadata/annotations"];
+        pick(notes, &what("its own annotations"), &server.merge(&at, &annotated).await, &picked);
+        let template = json!({ "spec": { "template": annotated } });
+        let picked = ["/metadata/generation", "/spec/template/metadata/annotations"];
+        pick(notes, &what("its template's annotations"), &server.merge(&at, &template).await, &picked);
+        pick(notes, &what("the same again"), &server.merge(&at, &template).await, &picked);
+        let other = json!({ "spec": { "selector": { "matchLabels": { "app": "other" } } } });
+        note(notes, &what("another selector"), &server.merge(&at, &other).await);
+        let status = json!({ "status": { "observedGeneration": 7 } });
+        pick(
+            notes,
+            &what("a status, by the object"),
+            &server.merge(&at, &status).await,
+            &["/status/observedGeneration"],
+        );
+    }
+    let set = format!("{SETS}/w");
+    let strategy = ["/spec/updateStrategy", "/metadata/generation"];
+    pick(notes, "the strategy that is filled in", &server.get(&set).await, &strategy);
+    let stepped =
+        json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 3 } } } });
+    pick(notes, "a partition", &server.merge(&set, &stepped).await, &strategy);
+    let stepped = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": 0 } } } });
+    pick(notes, "and back", &server.merge(&set, &stepped).await, &strategy);
+    let on_delete = json!({ "spec": { "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } } });
+    pick(notes, "on delete", &server.merge(&set, &on_delete).await, &strategy);
+}
+
+async fn renewals(server: &Server, notes: &mut Notes) {
+    let definition = std::process::Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap().stdout;
+    let definition: Value = serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap();
+    // The embedded API knows it already.
+    assert!([201, 409].contains(&server.post(DEFINITIONS, &definition).await.0));
+    let one = json!({
+        "apiVersion": "meshcert.dev/v1alpha1", "kind": "CertificateRenewal", "metadata": { "name": "r" }, "spec": { "meshId": "m" },
+    });
+    let start = std::time::Instant::now();
+    let created = loop {
+        let answer = server.post(RENEWALS, &one).await;
+        if answer.0 == 201 {
+            break answer;
+        }
+        assert!(start.elapsed().as_secs() < 30, "the kind is not served: {answer:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    note(notes, "a renewal", &created);
+    pick(notes, "the list's items", &server.get(RENEWALS).await, &["/kind", "/items/0/kind", "/items/0/apiVersion"]);
+    let at = format!("{RENEWALS}/r");
+    let with_status = json!({ "metadata": { "annotations": { "a": "b" } }, "status": { "phase": "Failed" } });
+    note(notes, "a status, by the object", &server.merge(&at, &with_status).await);
+    let status_at = format!("{at}/status");
+    let mut value = server.get(&at).await.1;
+    value["status"] = json!({ "phase": "Pending", "attempt": 1 });
+    value["spec"]["meshId"] = json!("other");
+    note(notes, "a status, by its path", &server.put(&status_at, &value).await);
+    note(notes, "on an older version", &server.put(&status_at, &value).await);
+    note(notes, "what came of both", &server.get(&at).await);
+    note(notes, "a spec", &server.merge(&at, &json!({ "spec": { "force": true } })).await);
+    note(notes, "the same spec", &server.merge(&at, &json!({ "spec": { "force": true } })).await);
+    note(notes, "a field that nobody knows", &server.merge(&at, &json!({ "spec": { "colour": "red" } })).await);
+    note(notes, "a mesh id that is none", &server.merge(&at, &json!({ "spec": { "meshId": "No" } })).await);
+    note(
+        notes,
+        "a digest that is none",
+        &server.merge(&at, &json!({ "spec": { "approval": { "planDigest": "x" } } })).await,
+    );
+    note(notes, "a trigger that is none", &server.merge(&at, &json!({ "spec": { "trigger": "Whim" } })).await);
+    note(notes, "a number that is text", &server.merge(&status_at, &json!({ "status": { "attempt": "1" } })).await);
+    let mut nameless = one.clone();
+    nameless["metadata"] = json!({ "name": "without" });
+    nameless["spec"] = json!({});
+    note(notes, "a renewal of no mesh", &server.post(RENEWALS, &nameless).await);
+    let strategic = server.send(Method::PATCH, &at, "application/strategic-merge-patch+json", "{}").await;
+    note(notes, "a strategic patch of a custom object", &strategic);
+
+    note(
+        notes,
+        "a finalizer",
+        &server.merge(&at, &json!({ "metadata": { "finalizers": ["meshcert.dev/commit"] } })).await,
+    );
+    note(notes, "deleted with a finalizer", &server.delete(&at, &json!({})).await);
+    let created = server.post(RENEWALS, &one).await;
+    note(notes, "the same name while it is being deleted", &created);
+    let more = json!({ "metadata": { "finalizers": ["meshcert.dev/commit", "example.org/x"] } });
+    note(notes, "another finalizer while it is being deleted", &server.merge(&at, &more).await);
+    let last = server.merge(&at, &json!({ "metadata": { "finalizers": [] } })).await;
+    notes.push(("the finalizer goes".to_owned(), json!(last.0)));
+    note(notes, "and so does the object", &server.get(&at).await);
+}
+
+async fn mistakes(server: &Server, notes: &mut Notes) {
+    note(notes, "no JSON", &server.send(Method::POST, SECRETS, "application/json", "{").await);
+    note(
+        notes,
+        "a patch of no known kind",
+        &server.send(Method::PATCH, &format!("{SECRETS}/l1"), "text/plain", "{}").await,
+    );
+    note(
+        notes,
+        "a patch that is no JSON",
+        &server.send(Method::PATCH, &format!("{SECRETS}/l1"), "application/merge-patch+json", "{").await,
+    );
+    note(
+        notes,
+        "another kind than the path's",
+        &server.post(SECRETS, &json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "x" } })).await,
+    );
+    note(notes, "a name that is none", &server.post(SECRETS, &mk_secret("No_Name", "Opaque", "MQ==")).await);
+    let elsewhere =
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x", "namespace": "default" } });
+    note(notes, "another namespace than the path's", &server.post(SECRETS, &elsewhere).await);
+    let renamed = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "l2" } });
+    note(notes, "another name than the path's", &server.put(&format!("{SECRETS}/l1"), &renamed).await);
+    let (code, _) = server.get("/apis/nobody.example.org/v1/things").await;
+    notes.push(("a group that nobody serves".to_owned(), json!(code)));
+}

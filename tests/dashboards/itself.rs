@@ -1,0 +1,167 @@
+//! The daemon itself: what it reads, who leads, what it costs.
+
+use serde_json::Value;
+
+use crate::common::*;
+use crate::grafana::{Column, Dashboard, Panel, Row, variable};
+
+pub fn model() -> Value {
+    let of = |metric: &str| format!("{metric}{{{REPLICAS}}}");
+    let rate = |metric: &str, by: &str| format!("sum by ({by}) (rate({metric}{{{REPLICAS}}}[$__rate_interval]))");
+
+    let now = vec![
+        Panel::stat("Replicas", "Replicas of meshcert that are scraped.", 4, &count(&of("meshcert_build_info")))
+            .colours(&vec![(None, CRITICAL), (Some(1), FINE)])
+            .runbook("MeshcertExporterAbsent"),
+        Panel::stat(
+            "Version",
+            "The version that runs; several during an upgrade.",
+            4,
+            &format!("max by (version) ({})", of("meshcert_build_info")),
+        )
+        .by_name("{{version}}")
+        .colours(&neutral()),
+        Panel::stat(
+            "Clusters",
+            "Clusters that are observed.",
+            4,
+            &count(&format!("max by (mesh_cluster) ({})", of("meshcert_cluster_info"))),
+        )
+        .colours(&neutral()),
+        Panel::stat(
+            "Sources down",
+            "Sources that no replica can read: certificates there may end unseen.",
+            4,
+            &count(&format!("max by (source) ({}) == 0", of("meshcert_source_up"))),
+        )
+        .colours(&none_wanted(CRITICAL))
+        .runbook("MeshcertSourceDown"),
+        Panel::stat(
+            "Clusters without a leader",
+            "Clusters on which meshcert may act and no replica leads.",
+            4,
+            &count(&format!("max by (mesh_cluster) ({}) == 0", of("meshcert_leader"))),
+        )
+        .colours(&none_wanted(WARNING))
+        .runbook("MeshcertNotLeading"),
+        Panel::stat(
+            "Configuration refused",
+            "Replicas that refuse their changed configuration and run with the one before.",
+            4,
+            &count(&format!("{} == 0", of("meshcert_config_last_reload_successful"))),
+        )
+        .colours(&none_wanted(WARNING))
+        .runbook("MeshcertConfigReloadFailed"),
+    ];
+
+    let sources = vec![
+        Panel::table(
+            "Sources",
+            "What is listed and watched: a namespace of a cluster, or a cluster. Secrets held, when it last answered, and how often it failed or had to be listed anew within the time that is shown.",
+            (24, 9),
+            &[
+                &format!("max by (source) ({})", of("meshcert_source_up")),
+                &format!("max by (source) ({})", of("meshcert_source_objects")),
+                &format!("max by (source) ({}) * 1000", of("meshcert_source_last_success_timestamp_seconds")),
+                &format!("sum by (source) (increase(meshcert_source_errors_total{{{REPLICAS}}}[$__range]))"),
+                &format!("sum by (source) (increase(meshcert_source_resyncs_total{{{REPLICAS}}}[$__range]))"),
+            ],
+            &[
+                Column::new("source", "Source"),
+                Column::new("A", "State").words(&[(0, "down", CRITICAL), (1, "up", FINE)]).width(90),
+                Column::new("B", "Secrets").width(100),
+                Column::new("C", "Last answer").unit("dateTimeAsIso").width(190),
+                Column::new("D", "Failures").unit("short").whole().width(110),
+                Column::new("E", "Full lists").unit("short").whole().width(110),
+            ],
+        )
+        .sorted("State", false)
+        .runbook("MeshcertSourceDown"),
+        Panel::lanes("Sources over time", "Whether the last list or watch of each source succeeded, on any replica.", (12, 8), &[(&format!("max by (source) ({})", of("meshcert_source_up")), "{{source}}")])
+            .words(&[(0, "down", CRITICAL), (1, "up", FINE)])
+            .runbook("MeshcertSourceDown"),
+        Panel::events("Failures by reason", "Requests to sources that failed.", (12, 8), &[(&format!("sum by (reason) (increase(meshcert_source_errors_total{{{REPLICAS}}}[$__rate_interval]))"), "{{reason}}")])
+            .runbook("MeshcertSourceDown"),
+    ];
+
+    let serving = vec![
+        Panel::lanes("Leader", "Which replica leads in each cluster. While one takes over from another there may be none.", (12, 7), &[(&format!("max by (mesh_cluster, instance) ({})", of("meshcert_leader")), "{{mesh_cluster}} {{instance}}")])
+            .words(&[(0, "stands by", "text"), (1, "leads", FINE)])
+            .runbook("MeshcertNotLeading"),
+        Panel::lines("Requests", "Answered requests by handler and class of status.", (12, 7), &[(&rate("meshcert_http_requests_total", "handler, code"), "{{handler}} {{code}}")])
+            .unit("reqps"),
+        Panel::lines("Duration of a scrape", "How long Prometheus waited for /metrics; it measures this itself.", (8, 7), &[(&format!("max by (instance) ({} * on (job, instance) group_left () {})", of("scrape_duration_seconds"), of("meshcert_build_info")), "{{instance}}")])
+            .unit("s"),
+        Panel::lines("Samples of a scrape", "How many series /metrics has.", (8, 7), &[(&format!("max by (instance) ({} * on (job, instance) group_left () {})", of("scrape_samples_scraped"), of("meshcert_build_info")), "{{instance}}")])
+            .unit("short"),
+        Panel::lines("CPU of a scrape", "Processor time that the process spent, per scrape of /metrics: an upper bound, for it does other work too.", (8, 7), &[(
+            &format!("sum by (instance) (rate(process_cpu_seconds_total{{{REPLICAS}}}[$__rate_interval]))\n/\nsum by (instance) (rate(meshcert_http_requests_total{{{REPLICAS}, handler=\"metrics\"}}[$__rate_interval]) > 0)"),
+            "{{instance}}",
+        )])
+            .unit("s"),
+    ];
+
+    let cost = vec![
+        Panel::lines(
+            "Memory",
+            "Resident memory of each replica.",
+            (8, 7),
+            &[(&of("process_resident_memory_bytes"), "{{instance}}")],
+        )
+        .unit("bytes"),
+        Panel::lines(
+            "CPU",
+            "Processors that each replica uses.",
+            (8, 7),
+            &[(&rate("process_cpu_seconds_total", "instance"), "{{instance}}")],
+        )
+        .unit("short"),
+        Panel::lines(
+            "Open files",
+            "Open file descriptors, and the most that the system allows.",
+            (8, 7),
+            &[(&of("process_open_fds"), "{{instance}} open"), (&of("process_max_fds"), "{{instance}} allowed")],
+        )
+        .unit("short"),
+        Panel::lines("Threads", "Operating system threads.", (8, 7), &[(&of("process_threads"), "{{instance}}")])
+            .unit("short"),
+        Panel::table(
+            "Processes",
+            "When each replica started, and when it last read a valid configuration.",
+            (16, 7),
+            &[
+                &format!("max by (instance) ({}) * 1000", of("process_start_time_seconds")),
+                &format!("max by (instance) ({}) * 1000", of("meshcert_config_last_reload_success_timestamp_seconds")),
+                &format!("max by (instance) ({})", of("meshcert_config_last_reload_successful")),
+                &format!("max by (instance, version, rust_version) ({})", of("meshcert_build_info")),
+            ],
+            &[
+                Column::new("instance", "Replica"),
+                Column::new("version", "Version").width(100),
+                Column::new("rust_version", "Rust").width(80),
+                Column::new("A", "Started").unit("dateTimeAsIso"),
+                Column::new("B", "Configuration read").unit("dateTimeAsIso"),
+                Column::new("C", "Configuration").words(&[(0, "refused", CRITICAL), (1, "in force", FINE)]),
+            ],
+        )
+        .runbook("MeshcertConfigReloadFailed"),
+    ];
+
+    Dashboard {
+        uid: "meshcert-itself",
+        title: "meshcert / Itself",
+        description: "The daemon itself: its sources, its leader, what a scrape costs, memory and CPU.",
+        variables: vec![
+            variable("job", "Job", "meshcert_build_info", true),
+            variable("instance", "Replica", r#"meshcert_build_info{job=~"$job"}"#, true),
+        ],
+        annotations: Vec::new(),
+        rows: vec![
+            Row("Now", now),
+            Row("What it reads", sources),
+            Row("Whom it serves", serving),
+            Row("What it costs", cost),
+        ],
+    }
+    .model()
+}

@@ -1,0 +1,155 @@
+//! The fleet: who is worst, when what ends, by cluster, how far the CAs reach.
+
+use serde_json::Value;
+
+use crate::common::*;
+use crate::grafana::{Column, Dashboard, Panel, Row};
+
+pub fn model(limits: &Limits) -> Value {
+    let Limits { warning, critical, .. } = *limits;
+    let signal = per_mesh("min", SIGNAL, CHOSEN, &[]);
+    let left = format!("{signal} - time()");
+    let phase =
+        |phases: &str| per_mesh_where("max", "meshcert_renewal_phase", CHOSEN, &[], &format!(r#"phase=~"{phases}""#));
+    let invalid = per_mesh("max", "meshcert_certificate_invalid", CHOSEN, &["secret", "key", "position", "reason"]);
+    let missing = format!("{} == 0", per_mesh("max", "meshcert_hosted_mesh_secret_present", CHOSEN, &["secret_role"]));
+    let findings = format!("{}\nor\n{missing}", invalid);
+    let ca = format!(
+        r#"min by ({MESH}, component) (
+  meshcert_certificate_not_after_timestamp_seconds{{{CHOSEN}}}
+    * on ({MESH}, secret, key, position, instance) group_left (component)
+    meshcert_certificate_info{{{CHOSEN}, role="ca"}}
+)"#
+    );
+    let month = |moments: &str| {
+        format!(
+            r#"label_replace(
+  count_values("month", year({moments}) * 100 + month({moments})),
+  "ends", "$1-$2", "month", "(....)(..)"
+)"#
+        )
+    };
+
+    let now = vec![
+        Panel::stat("Hosted meshes", "How many meshes meshcert sees.", 4, &count(&per_mesh("max", "meshcert_hosted_mesh_info", CHOSEN, &[])))
+            .colours(&neutral()),
+        Panel::stat("Ended", "Meshes of which a needed certificate has ended: their API does not work any more.", 4, &count(&format!("{left} <= 0")))
+            .colours(&none_wanted(ENDED))
+            .runbook("MspiderHostedKubeAPICertExpiration"),
+        Panel::stat("Critical", "Meshes that end so soon that on-call is paged: renew them now.", 4, &count(&format!("{left} < {critical} > 0")))
+            .colours(&none_wanted(CRITICAL))
+            .runbook("MspiderHostedKubeAPICertExpiration"),
+        Panel::stat("Due", "Meshes that the warning is about, the critical ones left out: renew them in the coming days.", 4, &count(&format!("{left} < {warning} >= {critical}")))
+            .colours(&none_wanted(WARNING))
+            .runbook("MspiderHostedKubeAPICertExpiration"),
+        Panel::stat("Findings", "Entries that cannot be read or do not fit the others, and Secrets that are missing.", 4, &count(&findings))
+            .colours(&none_wanted(WARNING))
+            .runbook("MeshcertCertificateInvalid")
+            .runbook("MeshcertMeshSecretMissing"),
+        Panel::stat("Renewals for a person", "Meshes whose newest renewal failed, was refused or rolled back, or waits for approval.", 4, &count(&phase("Failed|RolledBack|Refused|AwaitingApproval")))
+            .colours(&none_wanted(WARNING))
+            .link("Renewals", "/d/meshcert-renewals?${mesh_cluster:queryparam}&${mesh_namespace:queryparam}&${mesh_id:queryparam}&${datasource:queryparam}&${__url_time_range}"),
+    ];
+
+    let mut worst = mesh_columns();
+    worst.extend([
+        Column::new("A", "Time left").unit("dtdhms").colours(&limits.left()).width(170),
+        Column::new("B", "Ends").unit("dateTimeAsIso").width(180),
+        Column::new("C", "Findings").colours(&none_wanted(WARNING)).width(90),
+        Column::new("D", "Newest renewal").words(&phases()).width(160),
+        Column::new("E", "It ended").unit("dateTimeFromNow").width(160),
+        Column::new("reason", "Held up by"),
+    ]);
+    let held = per_mesh("max", "meshcert_renewal_held", CHOSEN, &["reason"]);
+    let last = per_mesh("max", "meshcert_last_renewal_timestamp_seconds", CHOSEN, &[]);
+    let worst = Panel::table(
+        "Meshes, worst first",
+        "Every mesh with the time left to the first certificate that its API needs, what is wrong with it, and what meshcert is doing about it. A mesh leads to its own dashboard.",
+        (24, 11),
+        &[&left, &format!("{signal} * 1000"), &format!("count by ({MESH}) ({findings})"), &phase_number(CHOSEN), &format!("{last} * 1000"), &held],
+        &worst,
+    )
+    .sorted("Time left", false);
+
+    let meshes_by_cluster =
+        format!("count by (mesh_cluster) ({})", per_mesh("max", "meshcert_hosted_mesh_info", CHOSEN, &[]));
+    let by_cluster = Panel::table(
+        "By cluster",
+        "Control plane clusters: their meshes, how many of them are due, the time left to the first of them, and whether a replica leads there (only clusters on which meshcert may act).",
+        (12, 8),
+        &[
+            &format!("min by (mesh_cluster) ({left})"),
+            &meshes_by_cluster,
+            &format!("count by (mesh_cluster) ({left} < {warning})\nor\n0 * {meshes_by_cluster}"),
+            r#"max by (mesh_cluster) (meshcert_leader{mesh_cluster=~"$mesh_cluster"})"#,
+        ],
+        &[
+            Column::new("mesh_cluster", "Cluster"),
+            Column::new("A", "Time left").unit("dtdhms").colours(&limits.left()),
+            Column::new("B", "Meshes").width(90),
+            Column::new("C", "Due").width(90),
+            Column::new("D", "Led").words(&[(0, "no", CRITICAL), (1, "yes", FINE)]).width(90),
+        ],
+    )
+    .sorted("Time left", false)
+    .runbook("MeshcertNotLeading");
+
+    let mut horizon = mesh_columns();
+    horizon.extend([
+        Column::new("component", "CA"),
+        Column::new("A", "Time left").unit("dtdhms").colours(&limits.ca_left()),
+        Column::new("B", "Ends").unit("dateTimeAsIso"),
+    ]);
+
+    // What the recording rules of docs/MIGRATION.md make of meshes has no job, and is above.
+    let others = r#"bottomk(100, min by (secret_cluster, secret_namespace, secret_name, secret_key, subject_CN, issuer_CN) (x509_cert_not_after{job!=""}))"#;
+    let rows = vec![
+        Row("Now", now),
+        Row("Meshes", vec![worst]),
+        Row("Calendar", vec![
+            Panel::bars("Meshes that end", "How many meshes end in each month. Many in one month: renew some of them early.", (12, 8), &month(&signal), "ends")
+                .colours(&neutral()),
+            by_cluster,
+            Panel::lines("Time left", "The ten meshes with the least time left. A step upwards is a renewal; the dashed lines are where the rules warn and page.", (24, 9), &[(&format!("bottomk(10, {left})"), "{{mesh_cluster}}/{{mesh_namespace}}/{{mesh_id}}")])
+                .unit("s")
+                .marked(&limits.left())
+                .runbook("MspiderHostedKubeAPICertExpiration"),
+        ]),
+        Row("How far the CAs reach", vec![
+            Panel::table("CAs, first to end first", "A leaf cannot outlive its CA: what renewing can reach. Exchanging a CA has to be planned long before.", (16, 9), &[&format!("{ca} - time()"), &format!("{ca} * 1000")], &horizon)
+                .sorted("Time left", false)
+                .runbook("MeshcertCAEndsSoon"),
+            Panel::bars("CAs that end", "How many CAs end in each month.", (8, 9), &month(&ca), "ends").colours(&neutral()),
+        ]),
+        Row("Other certificate Secrets", vec![
+            Panel::table(
+                "Certificates, first to end first",
+                "Certificates of the other Secrets that the configuration's secretRules ask for; empty without such rules.",
+                (24, 9),
+                &[
+                    &format!("{others} - time()"),
+                    &format!("{others} * 1000"),
+                ],
+                &[
+                    Column::new("secret_namespace", "Namespace"),
+                    Column::new("secret_name", "Secret"),
+                    Column::new("secret_key", "Key"),
+                    Column::new("subject_CN", "Subject"),
+                    Column::new("issuer_CN", "Issuer"),
+                    Column::new("A", "Time left").unit("dtdhms").colours(&limits.left()),
+                    Column::new("B", "Ends").unit("dateTimeAsIso"),
+                ],
+            )
+            .sorted("Time left", false),
+        ]),
+    ];
+    Dashboard {
+        uid: "meshcert-overview",
+        title: "meshcert / Overview",
+        description: "The certificates of all hosted meshes: worst first, by month, by cluster, and how far their CAs reach.",
+        variables: mesh_variables(true),
+        annotations: renewals_ended(CHOSEN),
+        rows,
+    }
+    .model()
+}

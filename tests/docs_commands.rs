@@ -1,0 +1,142 @@
+//! What the runbooks and pages tell a person to type is typed: every `sh` block, and every Job, against the embedded cluster.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::daemon::Demo;
+use support::tools;
+use tempfile::TempDir;
+
+/// What may fail here, and why.
+const MAY_FAIL: [(&str, &str); 3] = [
+    ("meshcert status", "its exit code tells that a mesh ends soon"),
+    ("meshcert renew", "the demo asks for approval, and whoever waits is told so"),
+    ("grep meshcert", "meshcert is no pod here"),
+];
+
+/// A fenced block: its language and its text.
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let runbooks = std::fs::read_dir(root().join("docs/runbooks")).unwrap();
+    let mut pages: Vec<PathBuf> = runbooks.map(|entry| entry.unwrap().path()).collect();
+    pages.extend(["ALERTS.md", "DASHBOARDS.md", "FAQ.md", "MIGRATION.md"].map(|name| root().join("docs").join(name)));
+    pages.sort();
+    pages
+}
+
+/// The blocks of a page, without the indentation that a list gives them.
+fn blocks(page: &Path) -> Vec<Block> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(language) = line.trim_start().strip_prefix("```") else { continue };
+        let indent = line.len() - line.trim_start().len();
+        let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+        let text = inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect();
+        found.push(Block { language: language.to_owned(), text });
+    }
+    found
+}
+
+/// The placeholders of a page, filled for one mesh.
+fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
+    let of_mesh = |kind: &str, name: &str| {
+        let all = demo.kubectl(&["-n", "istio-system", "get", kind, "-o", "name"]);
+        let names = all.lines().filter_map(|line| line.split('/').nth(1));
+        names.filter(|found| found.starts_with(name)).map(str::to_owned).next().unwrap_or_else(|| panic!("{all}"))
+    };
+    // The embedded cluster has no EndpointSlices.
+    let mut text = text.replace("MESH_ID", mesh).replace(",endpointslices", "");
+    if text.contains("NAME") {
+        text = text.replace("NAME", &of_mesh("crn", &format!("{mesh}-")));
+    }
+    if text.contains("HOST:PORT") || text.contains("POD") {
+        let pod = of_mesh("pods", &format!("{mesh}-hosted-apiserver-"));
+        let address = demo.kubectl(&["-n", "istio-system", "get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]);
+        text = text.replace("HOST:PORT", &format!("{address}:6443")).replace("POD", &pod);
+    }
+    text
+}
+
+/// Runs a script to its end; each command that failed, with its exit code, and what was said.
+fn run(script: &str, demo: &Demo, place: &Path) -> (Vec<String>, String) {
+    let folders = [Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap().to_owned()];
+    let kubectl = tools::kubectl().parent().unwrap().to_owned();
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths(folders.into_iter().chain([kubectl]).chain(std::env::split_paths(&path))).unwrap();
+    let output = Command::new("bash")
+        .args(["-c", &format!("trap 'echo \"FAILED $? $BASH_COMMAND\" >&2' ERR\n{script}")])
+        .current_dir(place)
+        .env("PATH", path)
+        .env("KUBECONFIG", &demo.kubeconfig)
+        .env("KUBECACHEDIR", demo.folder.path().join("cache"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (said.lines().filter_map(|line| line.strip_prefix("FAILED ")).map(str::to_owned).collect(), said)
+}
+
+/// Waits until a plan of every mesh awaits approval.
+fn until_planned(demo: &Demo, meshes: usize) {
+    let start = Instant::now();
+    loop {
+        let phases = demo.kubectl(&["-n", "istio-system", "get", "crn", "-o", "jsonpath={.items[*].status.phase}"]);
+        if phases.split(' ').filter(|phase| *phase == "AwaitingApproval").count() == meshes {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "{phases}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn every_command_of_the_runbooks_runs() {
+    let pages = pages();
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", &pages.len().to_string(), "--mode", "approve"]);
+    until_planned(&demo, pages.len());
+    let place = TempDir::new().unwrap();
+    for name in ["alerts", "dashboards"] {
+        symlink(root().join(name), place.path().join(name)).unwrap();
+    }
+    let (mut wrong, mut excused, mut ran) = (Vec::new(), BTreeSet::new(), 0);
+    for (number, page) in pages.iter().enumerate() {
+        for Block { language, text } in blocks(page) {
+            let text = match language.as_str() {
+                "sh" => text,
+                "yaml" if text.contains("kind: Job") => format!("kubectl create -f - <<'MANIFEST'\n{text}MANIFEST\n"),
+                _ => continue,
+            };
+            let script = filled(&text, &demo, &format!("expiring-{}", number + 1));
+            let (failed, said) = run(&script, &demo, place.path());
+            ran += 1;
+            for command in failed {
+                match MAY_FAIL.iter().find(|(part, _)| command.contains(part)) {
+                    Some((part, _)) => drop(excused.insert(*part)),
+                    None => wrong.push(format!("{}: {command}\n{said}", page.display())),
+                }
+            }
+            assert!(!said.contains("command not found"), "{said}");
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(ran > 20, "{ran}");
+    let unused: Vec<&str> = MAY_FAIL.iter().map(|(part, _)| *part).filter(|part| !excused.contains(part)).collect();
+    assert!(unused.is_empty(), "nothing needs these excuses: {unused:?}");
+}

@@ -1,0 +1,232 @@
+//! The commands on a real terminal and in a pipe: colours, a table that follows what happens, progress, kubectl's plugin.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may panic")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::daemon::{Demo, Process};
+use support::terminal::OnTerminal;
+use support::tools;
+use tempfile::TempDir;
+
+const ESCAPE: char = '\u{1b}';
+
+/// meshcert, without what the surroundings say about colours.
+fn meshcert(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+    command.args(arguments);
+    for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "MESHCERT_CONFIG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn without_colours(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+/// A certificate that ended long ago.
+fn ended(folder: &TempDir) -> String {
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    let path = folder.path().join("ended.pem");
+    std::fs::write(&path, pem).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn colours_come_on_a_terminal_and_where_they_are_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let file = ended(&folder);
+    let plain = text(&meshcert(&["check", &file]).output().unwrap());
+    assert!(plain.starts_with("SOURCE") && !plain.contains(ESCAPE), "{plain}");
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], bool);
+    let in_a_pipe: [Case; 5] = [
+        (&[], &[("CLICOLOR_FORCE", "1")], true),
+        (&["--color", "always"], &[], true),
+        (&["--color", "always"], &[("NO_COLOR", "1")], true),
+        (&["--color", "never"], &[("CLICOLOR_FORCE", "1")], false),
+        (&[], &[("NO_COLOR", "1")], false),
+    ];
+    for (arguments, environment, coloured) in in_a_pipe {
+        let mut command = meshcert(&["check", &file]);
+        let shown = text(&command.args(arguments).envs(environment.iter().copied()).output().unwrap());
+        assert_eq!(shown.contains(ESCAPE), coloured, "{arguments:?} {environment:?}");
+        assert_eq!(without_colours(&shown), plain, "the same but for the colours");
+    }
+    let on_a_terminal: [Case; 4] = [
+        (&[], &[], true),
+        (&[], &[("NO_COLOR", "1")], false),
+        (&["--color", "never"], &[], false),
+        (&["--color", "always"], &[("NO_COLOR", "1")], true),
+    ];
+    for (arguments, environment, coloured) in on_a_terminal {
+        let mut command = meshcert(&["check", &file]);
+        command.args(arguments).envs(environment.iter().copied());
+        let (shown, code) = OnTerminal::start(&mut command).finish();
+        assert_eq!(code, Some(4), "{shown}");
+        assert_eq!(shown.contains(ESCAPE), coloured, "{arguments:?} {environment:?}");
+        assert_eq!(without_colours(&shown), plain, "the same but for the colours");
+    }
+    let json = meshcert(&["check", "-o", "json", "--color", "always", &file]).output().unwrap();
+    assert!(!text(&json).contains(ESCAPE), "what programs read has no colours");
+}
+
+#[test]
+fn a_watched_table_follows_what_happens() {
+    let demo = Demo::start(&["--scenario", "mixed", "--api-only"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let arguments = ["status", "--watch", "--kubeconfig", &kubeconfig];
+    let mut terminal = OnTerminal::start(&mut meshcert(&arguments));
+    let mut piped = Process(meshcert(&arguments).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(piped.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+
+    let first = terminal.read_until("hosted-healthy");
+    assert!(first.contains("\u{1b}[2J") && first.contains("hosted-expired"), "{first}");
+    let table: Vec<String> = lines.by_ref().take(7).collect();
+    assert!(table[0].starts_with("CLUSTER") && table[1].contains("hosted-expired"), "{table:?}");
+
+    let secrets = ["kube-certs", "etcd-certs", "apiserver-admin-kubeconfig"].map(|end| format!("hosted-expired-{end}"));
+    demo.kubectl(&["-n", "istio-system", "delete", "secret", &secrets[0], &secrets[1], &secrets[2]]);
+    // The mesh that was second is first now.
+    let mut tables = lines.by_ref().skip_while(|line| !line.starts_with("CLUSTER")).skip(1);
+    let mut first_row = tables.next().unwrap();
+    while first_row.contains("hosted-expired") {
+        first_row = lines.by_ref().skip_while(|line| !line.starts_with("CLUSTER")).nth(1).unwrap();
+    }
+    assert!(first_row.contains("hosted-broken"), "{first_row}");
+    let again = terminal.read_until("\u{1b}[2J");
+    assert!(again.contains("\u{1b}[2J"), "{again}");
+
+    let refused = meshcert(&["status", "--watch", "-o", "json"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "a stream of documents is no document");
+}
+
+#[test]
+fn whoever_waits_sees_a_bar_on_a_terminal_and_lines_in_a_pipe() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "2", "--mode", "auto"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let renew = |mesh| meshcert(&["renew", mesh, "--force", "--wait", "--kubeconfig", &kubeconfig]);
+    let mut on_terminal = renew("healthy-1");
+    let watched = OnTerminal::start(&mut on_terminal);
+    let piped = renew("healthy-2").output().unwrap();
+    let (shown, code) = watched.finish();
+
+    assert_eq!(piped.status.code(), Some(0), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert_eq!(String::from_utf8_lossy(&piped.stderr), "", "no bar in a pipe");
+    let lines = text(&piped);
+    let last = lines.lines().last().unwrap();
+    assert!(!lines.contains(ESCAPE) && last.starts_with("Succeeded         "), "{lines}");
+
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("[===") && shown.contains(ESCAPE), "{shown}");
+    let (bars, told): (Vec<String>, Vec<String>) =
+        without_colours(&shown).split(['\n', '\r']).map(str::to_owned).partition(|line| line.contains('['));
+    assert!(bars.len() > 3, "{shown}");
+    assert!(told.iter().any(|line| line.trim().starts_with("Succeeded")), "{told:?}");
+}
+
+#[test]
+fn whoever_waits_is_told_what_the_renewal_waits_for() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--mode", "approve"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let run = |arguments: &[&str]| meshcert(arguments).args(["--wait", "--kubeconfig", &kubeconfig]).output().unwrap();
+    let asked = run(&["renew", "healthy-1", "--force"]);
+    let message = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert_eq!(asked.status.code(), Some(1), "{message}");
+    assert_eq!(message, "meshcert: try  meshcert plan healthy-1, then meshcert approve healthy-1\n");
+    let approved = run(&["approve", "healthy-1"]);
+    assert_eq!(approved.status.code(), Some(0), "{}", text(&approved));
+    assert!(text(&approved).contains("approved\n") && text(&approved).contains("Succeeded"), "{}", text(&approved));
+}
+
+#[test]
+fn an_error_names_the_command_that_helps_on() {
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("meshcert.yaml");
+    std::fs::write(&config, "polcy: {}\n").unwrap();
+    let config = config.display().to_string();
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
+    for (arguments, advice) in [
+        (&["config", "check", &config][..], "meshcert config schema"),
+        (&["status", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
+        (&["plan", "a", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
+        (&["renew", "healthy-1", "--kubeconfig", &kubeconfig], "meshcert crd | kubectl apply -f -"),
+        (&["history", "nosuch", "--kubeconfig", &kubeconfig], "`meshcert status` lists them"),
+        (&["explain", "nosuch", "--kubeconfig", &kubeconfig], "name it NAMESPACE/NAME"),
+    ] {
+        let output = meshcert(arguments).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(advice), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn the_plugin_runs_under_its_own_name() {
+    let folder = TempDir::new().unwrap();
+    symlink(env!("CARGO_BIN_EXE_meshcert"), folder.path().join("kubectl-meshcert")).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let kubectl = |arguments: &[&str]| {
+        let output = Command::new(tools::kubectl()).args(arguments).env("PATH", &path).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr), output.status.code())
+    };
+    let (help, code) = kubectl(&["meshcert", "renew", "--help"]);
+    assert_eq!(code, Some(0), "{help}");
+    assert!(help.contains("Usage: kubectl meshcert renew [OPTIONS] <MESH>"), "{help}");
+    let (message, code) = kubectl(&["meshcert", "renew"]);
+    assert!(code == Some(2) && message.contains("kubectl meshcert renew"), "{message}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let help = text(&meshcert(&["--help"]).output().unwrap());
+    let commands = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.trim().is_empty());
+    let names: Vec<&str> = commands
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.contains(&"renew") && names.contains(&"completions"), "{names:?}");
+
+    let folder = TempDir::new().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = text(&meshcert(&["completions", shell]).output().unwrap());
+        for name in &names {
+            assert!(script.contains(name), "{shell} lacks {name}");
+        }
+        if shell == "bash" {
+            let file = folder.path().join(shell);
+            std::fs::write(&file, &script).unwrap();
+            // As bash asks: the words so far, and the one that is completed.
+            let ask = format!(
+                "source {}; COMP_WORDS=(meshcert ren); COMP_CWORD=1; _meshcert meshcert ren meshcert; echo \"${{COMPREPLY[@]}}\"",
+                file.display()
+            );
+            let answer = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+            assert_eq!(text(&answer), "renew\n", "{}", String::from_utf8_lossy(&answer.stderr));
+        }
+    }
+
+    let pages = folder.path().join("man");
+    assert!(meshcert(&["man", &pages.display().to_string()]).status().unwrap().success());
+    let page = |name: &str| std::fs::read_to_string(Path::new(&pages).join(name)).unwrap();
+    for name in names {
+        assert!(page(&format!("meshcert-{name}.1")).contains(".TH"), "{name}");
+    }
+    assert_eq!(text(&meshcert(&["man"]).output().unwrap()), page("meshcert.1"));
+}
