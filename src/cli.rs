@@ -166,6 +166,9 @@ pub struct DemoArgs {
     /// What is done about meshes that end soon.
     #[arg(long, value_parser = mode, default_value = "auto", value_name = "observe|approve|auto")]
     pub mode: crate::policy::Mode,
+    /// What makes the new certificates: meshcert in process, or kubeadm in a Job as the vendor documents it.
+    #[arg(long, value_parser = engine, default_value = "native", value_name = "native|job")]
+    pub engine: crate::policy::Engine,
     /// Bearer token of the webhook; default: a random one, which is printed.
     #[arg(long, value_name = "TOKEN")]
     pub webhook_token: Option<String>,
@@ -180,6 +183,11 @@ pub struct DemoArgs {
 #[cfg(feature = "demo")]
 fn mode(text: &str) -> Result<crate::policy::Mode, String> {
     serde_json::from_value(text.into()).map_err(|_| "observe, approve or auto".to_owned())
+}
+
+#[cfg(feature = "demo")]
+fn engine(text: &str) -> Result<crate::policy::Engine, String> {
+    serde_json::from_value(text.into()).map_err(|_| "native or job".to_owned())
 }
 
 /// Arguments of `status`.

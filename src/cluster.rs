@@ -7,6 +7,7 @@ pub mod decode;
 mod events;
 pub(crate) mod feed;
 pub mod forward;
+mod jobs;
 pub mod lease;
 pub mod material;
 pub mod renewal_watch;

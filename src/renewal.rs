@@ -179,6 +179,9 @@ pub struct Status {
     /// The attempt whose staged copies count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staged_attempt: Option<u32>,
+    /// The Job of the attempt, written down before it is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobRecord>,
     /// Writes to the live Secrets: written down before each, so that none is repeated unknowingly.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commits: Vec<Intent>,
@@ -252,6 +255,25 @@ impl Digests {
         let all = [&self.kube_certs, &self.etcd_certs, &self.admin_kubeconfig];
         digest::sha256(all.map(String::as_bytes)).chars().take(32).collect()
     }
+}
+
+/// A Job that makes new material.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// Its name.
+    pub name: String,
+    /// Since when it is wanted.
+    pub asked_at: UnixTime,
+    /// When it was seen to have ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<UnixTime>,
+    /// What kubeadm skipped although it ended well, in its words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub said: String,
+    /// What was put right in what it made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<String>,
 }
 
 /// The intent to write a live Secret or a workload's template.

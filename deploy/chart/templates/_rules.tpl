@@ -14,7 +14,12 @@
 - {apiGroups: [meshcert.dev], resources: [certificaterenewals/status], verbs: [update]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, patch]}
 - {apiGroups: [apps], resources: [deployments, statefulsets, daemonsets], verbs: [get, list, patch]}
+{{- if eq (get .Values.policy "engine" | default "native") "job" }}
+- {apiGroups: [batch], resources: [jobs], verbs: [get, create, delete]}
+- {apiGroups: [''], resources: [serviceaccounts], verbs: [get]}
+{{- else }}
 - {apiGroups: [batch], resources: [jobs], verbs: [get]}
+{{- end }}
 - {apiGroups: [''], resources: [pods], verbs: [list, delete]}
 - {apiGroups: [''], resources: [services], verbs: [get, list]}
 {{- if eq .Values.cluster.reach "portForward" }}
