@@ -115,6 +115,16 @@ impl Plan {
             restarts,
         }
     }
+
+    /// The engine with its image; or why it is not the one that the policy names.
+    pub fn engine_in_words(&self) -> String {
+        let engine = self.engine.as_str();
+        match (&self.image, self.engine_reason.as_str()) {
+            (Some(image), _) => format!("{engine}, image {image}"),
+            (None, "") => engine.to_owned(),
+            (None, why) => format!("{engine}, for kubeadm would lose something: {why}"),
+        }
+    }
 }
 
 /// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer.

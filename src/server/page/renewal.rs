@@ -158,13 +158,13 @@ fn step(out: &mut String, class: &str, mark: &str, phase: Phase, took: &str, res
 
 /// Open while somebody has to agree to it.
 fn plan(out: &mut String, plan: &Plan, renewal: &Renewal) -> Result {
-    let Plan { digest, engine, leaves, restarts, ends_at } = plan;
+    let Plan { digest, leaves, restarts, ends_at, .. } = plan;
     let open = if renewal.status.phase == Phase::AwaitingApproval { " open" } else { "" };
     writeln!(
         out,
         "<details id=\"plan\" class=\"plan\"{open}><summary id=\"plan-summary\"><h3>Plan</h3></summary>\n<p class=\"facts\">{} certificates are made anew under the same CAs by the engine {}; then the first end is {}.</p>\n<ul class=\"diff\">",
         leaves.len(),
-        Escaped(engine),
+        Escaped(&plan.engine_in_words()),
         Moment(*ends_at)
     )?;
     for PlannedLeaf { secret, key, ends_at, next_ends_at, .. } in leaves {
