@@ -5,7 +5,7 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden
+.PHONY: help demo test lint fmt bench tools golden manifests e2e e2e-tools e2e-up e2e-down
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,8 +25,24 @@ test: tools lint ## Everything that is checked, quick checks first.
 	$(WITH_TOOLS) cargo test --quiet --test architecture
 	$(WITH_TOOLS) cargo test
 
+e2e: e2e-tools ## Renew real hosted meshes on a real Kubernetes; needs root and docs/E2E.md's Debian packages.
+	e2e/run.sh
+
+e2e-tools: tools
+	tools/build.sh e2e
+
+e2e-up: e2e-tools ## Bring up that Kubernetes with a hosted mesh that expires in two days, for a person.
+	e2e/up.sh
+	e2e/inside.sh e2e/mesh.sh istio-system hosted-demo
+
+e2e-down: ## Take it down; nothing is left of it.
+	e2e/down.sh
+
 golden: ## Write the golden files anew; look at the difference before committing it.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
+
+manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
+	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart_values --test chart
 
 bench: ## Measure, each beside its yardstick in the same run.
 	cargo bench

@@ -111,6 +111,10 @@ fn audit_rest(plan: &Plan, role: SecretRole, before: &MeshSecrets, after: &MeshS
             leaf.secret == old.name && (leaf.key == key || key.strip_suffix(".key") == Some(stem))
         })
     };
+    for (key, _) in new.material.entries().filter(|(key, _)| old.material.get(key).is_none() && !is_planned(key)) {
+        let message = format!("{}, {key}: it was not there before", old.name);
+        found.push(Objection { reason: "UnexpectedEntry", message });
+    }
     for (key, bytes) in old.material.entries().filter(|(key, _)| !is_planned(key)) {
         if new.material.get(key) != Some(bytes) {
             let message = format!("{}, {key}: it must not change, and did", old.name);
@@ -212,7 +216,8 @@ mod tests {
         let mut replaced = made.clone();
         put(&mut replaced, kube, "ca.key", &other.key());
         put(&mut replaced, kube, "sa.key", "another account");
-        assert_eq!(reasons(&before, &plan, &replaced), ["OtherEntryChanged", "OtherEntryChanged"]);
+        put(&mut replaced, kube, "new.crt", "");
+        assert_eq!(reasons(&before, &plan, &replaced), ["UnexpectedEntry", "OtherEntryChanged", "OtherEntryChanged"]);
     }
 
     #[test]

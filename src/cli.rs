@@ -59,6 +59,9 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write that of every command into a folder.
     Man(ManArgs),
+    /// Before and after meshcert is removed.
+    #[command(subcommand)]
+    Uninstall(UninstallCommand),
 }
 
 /// How to reach the clusters.
@@ -163,6 +166,9 @@ pub struct DemoArgs {
     /// What is done about meshes that end soon.
     #[arg(long, value_parser = mode, default_value = "auto", value_name = "observe|approve|auto")]
     pub mode: crate::policy::Mode,
+    /// What makes the new certificates: meshcert in process, or kubeadm in a Job as the vendor documents it.
+    #[arg(long, value_parser = engine, default_value = "native", value_name = "native|job")]
+    pub engine: crate::policy::Engine,
     /// Bearer token of the webhook; default: a random one, which is printed.
     #[arg(long, value_name = "TOKEN")]
     pub webhook_token: Option<String>,
@@ -177,6 +183,11 @@ pub struct DemoArgs {
 #[cfg(feature = "demo")]
 fn mode(text: &str) -> Result<crate::policy::Mode, String> {
     serde_json::from_value(text.into()).map_err(|_| "observe, approve or auto".to_owned())
+}
+
+#[cfg(feature = "demo")]
+fn engine(text: &str) -> Result<crate::policy::Engine, String> {
+    serde_json::from_value(text.into()).map_err(|_| "native or job".to_owned())
 }
 
 /// Arguments of `status`.
@@ -306,6 +317,15 @@ pub enum ConfigCommand {
     },
 }
 
+/// Subcommands of `uninstall`.
+#[derive(Debug, Subcommand)]
+pub enum UninstallCommand {
+    /// Before: exit code 1 while a renewal is under way that nobody would finish.
+    Check(Connect),
+    /// After: remove the Leases. Renewals and backups stay.
+    Clean(Connect),
+}
+
 /// Form of a command's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -391,6 +411,7 @@ impl Cli {
             Command::Config(command) => command::config::run(command),
             Command::Completions(args) => command::shell::completions(args),
             Command::Man(args) => command::shell::man(args),
+            Command::Uninstall(command) => command::uninstall::run(command),
         }
     }
 }

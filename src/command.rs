@@ -23,6 +23,7 @@ pub mod serve;
 pub mod shell;
 pub mod status;
 mod table;
+pub mod uninstall;
 
 /// Prints an answer as asked for; `table` is called for [`Output::Table`] alone.
 fn print<T: Serialize>(answer: &T, output: Output, table: impl FnOnce() -> String) -> anyhow::Result<()> {

@@ -89,7 +89,7 @@ pub struct Surroundings {
 /// More passes than a whole renewal of a mesh with many members takes without waiting.
 const MOST_PASSES: u32 = 200;
 
-/// Acts until it is dropped.
+/// Connects, and acts until it is dropped.
 pub async fn run(acting: Acting, around: Surroundings) {
     let client = loop {
         match connect(&acting.connection).await {
@@ -98,7 +98,11 @@ pub async fn run(acting: Acting, around: Surroundings) {
         }
         sleep(acting.timing.idle).await;
     };
-    let api = Api::new(client);
+    run_on(Api::new(client), acting, around).await;
+}
+
+/// Acts on this API until it is dropped, whatever the connection says.
+pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
     let leading = leader::Leading::default();
     let mut tasks = JoinSet::new();
     let home = acting.namespaces.first().cloned().unwrap_or_default();

@@ -30,6 +30,7 @@ pub fn definition() -> Value {
                     column("Ends", "string", ".status.endsAt"),
                     column("Reason", "string", ".status.reason"),
                     column("Age", "date", ".metadata.creationTimestamp"),
+                    json!({ "name": "Engine", "type": "string", "jsonPath": ".status.plan.engine", "priority": 1 }),
                 ],
                 "schema": { "openAPIV3Schema": {
                     "type": "object", "description": "Asks for the renewal of a hosted mesh's certificates; its status is the journal.",

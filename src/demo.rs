@@ -28,6 +28,7 @@ mod hosted;
 mod hosted_api;
 mod jobs;
 mod kinds;
+mod kubeadm;
 mod list;
 mod openapi;
 mod patch;
@@ -79,6 +80,7 @@ pub struct Demo {
     /// How many meshes there are.
     pub meshes: usize,
     api: Arc<Api>,
+    router: axum::Router,
     _tasks: JoinSet<()>,
 }
 
@@ -106,17 +108,23 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     tasks.spawn(controllers.run());
     let api = Arc::new(Api { store, clock, access: Access::default(), nodes });
     let router = api::router(Arc::clone(&api));
+    let served = router.clone();
     tasks.spawn(async move {
         // It serves until it is aborted.
-        let _ = axum::serve(listener, router).await;
+        let _ = axum::serve(listener, served).await;
     });
-    Ok(Demo { address, meshes, api, _tasks: tasks })
+    Ok(Demo { address, meshes, api, router, _tasks: tasks })
 }
 
 impl Demo {
     /// From now on whoever shows this token may do only this.
     pub fn restrict(&self, token: &str, grants: &[Grant]) {
         self.api.access.restrict(token, grants);
+    }
+
+    /// The API itself, for those in the same process.
+    pub fn router(&self) -> axum::Router {
+        self.router.clone()
     }
 
     /// A kubeconfig for the embedded API.

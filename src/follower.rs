@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster::connect::{Connection, connect};
+use crate::cluster::feed::backoff;
 use crate::cluster::renewal_watch::{RenewalEvent, follow};
-use crate::cluster::secrets::backoff;
-use crate::ports::{Clock, SourceError};
+use crate::ports::{Clock, SourceError, SourceErrorReason};
 
 mod followed;
 
@@ -146,6 +146,8 @@ impl Source {
             }
             RenewalEvent::Alive => self.followed.change(cluster, *index, |source| source.succeed(now)),
             RenewalEvent::Unreadable(what) => warn!(%cluster, "a renewal cannot be read and is not shown: {what}"),
+            // A watch that only has to start again, with a list, is no failure.
+            RenewalEvent::Failed(error) if error.reason == SourceErrorReason::Gone => {}
             RenewalEvent::Failed(error) => self.fail(&error),
         }
     }

@@ -16,6 +16,7 @@ pub mod demo;
 pub mod digest;
 pub mod follower;
 pub mod inventory;
+pub mod job;
 pub mod material;
 pub mod mesh;
 pub mod metrics;

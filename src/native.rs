@@ -13,9 +13,6 @@ use crate::time::UnixTime;
 
 pub use rsa::rand_core::CryptoRng;
 
-/// Its name in plans.
-pub const NAME: &str = "native";
-
 /// Why a leaf cannot be renewed in process: where, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
@@ -132,7 +129,7 @@ pub fn own_key_matches(leaf: &MeshCertificate, secrets: &MeshSecrets) -> Result<
 }
 
 /// `X.key` beside `X.crt`.
-fn key_name(certificate_key: &str) -> String {
+pub fn key_name(certificate_key: &str) -> String {
     format!("{}.key", certificate_key.strip_suffix(".crt").unwrap_or(certificate_key))
 }
 

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::cert::chain::details;
 use crate::cert::issue::KeyType;
 use crate::digest;
+use crate::job::unfit;
 use crate::mesh::{HostedMesh, MeshCertificate};
-use crate::native;
-use crate::policy::Policy;
+use crate::policy::{Engine, Policy};
 use crate::rollout::{Kind, Workload};
 use crate::time::UnixTime;
 
@@ -19,7 +19,16 @@ pub struct Plan {
     /// What a person agrees to: over what is replaced and how, never over times.
     pub digest: String,
     /// What makes the new certificates.
-    pub engine: String,
+    pub engine: Engine,
+    /// The image that runs kubeadm, with the engine `job`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Why it is not the engine that the policy names: a stable code, and what kubeadm would lose.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub engine_reason: String,
     /// Every leaf.
     pub leaves: Vec<PlannedLeaf>,
     /// Every restart, in order.
@@ -89,11 +98,18 @@ impl Plan {
             let lists = [names.join("\n"), usages.join("\n"), key_type.as_str().to_owned()];
             [secret, key, serial_number, subject, ca].map(String::clone).into_iter().chain(lists)
         });
-        let engine = native::NAME.to_owned();
-        let parts = [uid.to_owned(), engine.clone()].into_iter().chain(secrets).chain(facts).chain(workloads);
+        let lost = if policy.engine == Engine::Job { unfit(mesh, policy, now) } else { None };
+        let engine = if lost.is_some() { Engine::Native } else { policy.engine };
+        let in_a_job = |text: &String| (engine == Engine::Job).then(|| text.clone());
+        let (image, service_account) = (in_a_job(&policy.job.image), in_a_job(&policy.job.service_account));
+        let how = [Some(engine.as_str().to_owned()), image.clone(), service_account.clone()].into_iter().flatten();
+        let parts = [uid.to_owned()].into_iter().chain(how).chain(secrets).chain(facts).chain(workloads);
         Self {
             digest: format!("sha256:{}", digest::sha256(parts)),
             engine,
+            image,
+            service_account,
+            engine_reason: lost.map(|lost| format!("{}: {}", lost.reason, lost.message)).unwrap_or_default(),
             ends_at: leaves.iter().map(|leaf| leaf.next_ends_at).min().unwrap_or(now),
             leaves,
             restarts,

@@ -21,6 +21,78 @@ pub enum Mode {
     Auto,
 }
 
+/// What makes the new certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Engine {
+    /// In process; needs no image and no pod.
+    #[default]
+    Native,
+    /// kubeadm in a Job, as documented by the vendor; where it would lose something, `native` steps in, and the plan says so.
+    Job,
+}
+
+impl Engine {
+    /// Its name in the configuration and in plans.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Job => "job",
+        }
+    }
+}
+
+/// What is done where kubeadm has given the admin another Subject, which may lock the admin out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AdminSubject {
+    /// The admin's certificate is made again in process, with the Subject that it had.
+    #[default]
+    Repair,
+    /// The renewal fails in the audit, with nothing touched.
+    Refuse,
+}
+
+/// When a node pulls an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    /// Where it has none yet.
+    #[default]
+    IfNotPresent,
+    /// Before each run.
+    Always,
+    /// Never: it has to be there.
+    Never,
+}
+
+/// The renewing Job; lengths of time in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobPolicy {
+    /// With bash, kubeadm and kubectl.
+    pub image: String,
+    /// May patch the staged copies, which are Secrets.
+    pub service_account: String,
+    /// When the image is pulled.
+    pub image_pull_policy: PullPolicy,
+    /// How long a run may take, its image's pull included.
+    pub deadline: i64,
+    /// How long a run that meshcert did not remove itself stays.
+    pub ttl: i64,
+}
+
+impl Default for JobPolicy {
+    /// As the vendor documents it.
+    fn default() -> Self {
+        Self {
+            image: "release.daocloud.io/mspider/self-hosted-apiserver:0.0.13".to_owned(),
+            service_account: "mspider-mcpc".to_owned(),
+            image_pull_policy: PullPolicy::default(),
+            deadline: 300,
+            ttl: 3600,
+        }
+    }
+}
+
 /// The rules for one cluster's renewals; lengths of time in seconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -42,6 +114,12 @@ pub struct Policy {
     pub restart_deadline: i64,
     /// How long the proof may take.
     pub verify_deadline: i64,
+    /// What makes the new certificates.
+    pub engine: Engine,
+    /// What is done where kubeadm has given the admin another Subject.
+    pub admin_subject: AdminSubject,
+    /// The renewing Job.
+    pub job: JobPolicy,
     /// Kind of the new keys; `None`: as the old one's.
     pub key_type: Option<KeyType>,
     /// How long a new leaf lives.
@@ -62,6 +140,9 @@ impl Default for Policy {
             windows: Vec::new(),
             restart_deadline: 600,
             verify_deadline: 300,
+            engine: Engine::default(),
+            admin_subject: AdminSubject::default(),
+            job: JobPolicy::default(),
             key_type: None,
             lifetime: 365 * DAY,
             backups: 3,

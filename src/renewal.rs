@@ -179,6 +179,9 @@ pub struct Status {
     /// The attempt whose staged copies count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub staged_attempt: Option<u32>,
+    /// The Job of the attempt, written down before it is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobRecord>,
     /// Writes to the live Secrets: written down before each, so that none is repeated unknowingly.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub commits: Vec<Intent>,
@@ -252,6 +255,25 @@ impl Digests {
         let all = [&self.kube_certs, &self.etcd_certs, &self.admin_kubeconfig];
         digest::sha256(all.map(String::as_bytes)).chars().take(32).collect()
     }
+}
+
+/// A Job that makes new material.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRecord {
+    /// Its name.
+    pub name: String,
+    /// Since when it is wanted.
+    pub asked_at: UnixTime,
+    /// When it was seen to have ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<UnixTime>,
+    /// What kubeadm skipped although it ended well, in its words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub said: String,
+    /// What was put right in what it made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<String>,
 }
 
 /// The intent to write a live Secret or a workload's template.
@@ -379,6 +401,13 @@ impl Renewal {
     pub fn rank(&self) -> (bool, Option<UnixTime>, &str) {
         (self.is_under_way(), self.created, &self.name)
     }
+
+    /// Whether something would stay half done if nobody acted any more: staged copies, Secrets that do not belong together, consumers of the old certificates.
+    pub fn needs_somebody(&self) -> bool {
+        let Status { phase, cleaned_up, .. } = &self.status;
+        let works = (Phase::Staging..=Phase::Verifying).contains(phase);
+        self.finalizer || works || (phase.is_terminal() && !cleaned_up)
+    }
 }
 
 /// The name of the request to replace exactly these certificates: whoever asks for it, asks for the same object.
@@ -389,4 +418,23 @@ pub fn name_for(mesh: &HostedMesh) -> String {
     // A name has at most 253 characters; what is cut off is still in the hash by way of the Secrets' uids.
     let id: String = mesh.key.id.as_str().chars().take(200).collect();
     format!("{}-{}", id.trim_end_matches('-'), &hash[..10])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_needs_somebody_from_its_first_copy_until_it_has_cleaned_up() {
+        let needs = |phase, cleaned_up, finalizer| {
+            let status = Status { phase, cleaned_up, ..Status::default() };
+            Renewal { status, finalizer, ..Renewal::default() }.needs_somebody()
+        };
+        let found: Vec<_> = Phase::ALL.into_iter().filter(|phase| needs(*phase, true, false)).collect();
+        let works = [Phase::Staging, Phase::Auditing, Phase::Committing, Phase::Restarting, Phase::Verifying];
+        assert_eq!(found, works);
+        assert!(needs(Phase::Failed, false, false), "its copies and leases are still there");
+        assert!(needs(Phase::Failed, true, true), "some Secrets are new and others old");
+        assert!(!needs(Phase::Succeeded, true, false));
+    }
 }

@@ -12,8 +12,8 @@ use p521::ecdsa::signature::Signer;
 use p521::elliptic_curve::Generate;
 use p521::pkcs8::EncodePublicKey;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use zeroize::Zeroizing;
 
@@ -54,10 +54,15 @@ impl Ca {
         Self::with_key(common_name, days, KeyPair::generate().unwrap())
     }
 
-    pub(crate) fn with_key(common_name: &str, days: i64, key: KeyPair) -> Self {
+    fn params(common_name: &str, days: i64) -> CertificateParams {
         let mut params = mk_params(common_name, days, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params
+    }
+
+    pub(crate) fn with_key(common_name: &str, days: i64, key: KeyPair) -> Self {
+        let params = Self::params(common_name, days);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { pem, issuer: Issuer::new(params, key) }
     }
@@ -72,6 +77,23 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let certificate = mk_params(common_name, days, dns_names).signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// One that was made before.
+    pub(crate) fn read(pem: &[u8], key: &[u8]) -> Self {
+        let name = |parsed: &x509_parser::certificate::X509Certificate<'_>| {
+            parsed.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
+        };
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem).unwrap();
+        let name = name(&block.parse_x509().unwrap());
+        let key = KeyPair::from_pem(std::str::from_utf8(key).unwrap()).unwrap();
+        let issuer = Issuer::new(Self::params(&name, 3650), key);
+        Self { pem: String::from_utf8(pem.to_vec()).unwrap(), issuer }
+    }
+
+    /// A certificate of one's own making.
+    pub(crate) fn sign(&self, params: CertificateParams) -> String {
+        params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().pem()
     }
 
     /// Its key in PEM.
@@ -159,6 +181,16 @@ fn key_identifier(key: &p521::SecretKey) -> Vec<u8> {
     ring::digest::digest(&ring::digest::SHA256, key.as_bytes()).as_ref()[..20].to_vec()
 }
 
+/// An admin's certificate and key, as kubeadm makes them.
+pub(crate) fn mk_admin(ca: &Ca, organization: &str, days: i64) -> (String, String) {
+    let mut params = mk_params("kubernetes-admin", days, &[]);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, "kubernetes-admin");
+    let key = KeyPair::generate().unwrap();
+    (params.signed_by(&key, &ca.issuer).unwrap().pem(), key.serialize_pem())
+}
+
 /// The mesh `demo` with all its keys; leaves end in `days`.
 pub(crate) fn mk_secrets(days: i64) -> MeshSecrets {
     let cas = [Ca::new("kubernetes", 3650), Ca::new("front-proxy-ca", 3650), Ca::new("etcd-ca", 3650)];
@@ -234,6 +266,29 @@ impl Pki {
         let admin = ca.leaf("kubernetes-admin", days, &[]);
         let config = BTreeMap::from([("config", kubeconfig(SERVER, &ca.pem, &admin))]);
         Self { secrets: [kube, etcd, config], ca, etcd_ca }
+    }
+
+    /// The same with the usages that kubeadm gives: it renews nothing without any.
+    pub(crate) fn kubeadm(days: i64) -> Self {
+        let mut pki = Self::new(days);
+        let renew = |ca: &Ca, name: &str, dns_names: &[&str]| {
+            let mut params = mk_params(name, days, dns_names);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            ca.sign(params)
+        };
+        let front = Ca::new("front-proxy-ca", 3650);
+        let kube = [
+            ("apiserver.crt", renew(&pki.ca, "kube-apiserver", &["demo-hosted-apiserver"])),
+            ("apiserver-kubelet-client.crt", renew(&pki.ca, "kube-apiserver-kubelet-client", &[])),
+            ("apiserver-etcd-client.crt", renew(&pki.etcd_ca, "kube-apiserver-etcd-client", &[])),
+            ("front-proxy-client.crt", renew(&front, "front-proxy-client", &[])),
+            ("front-proxy-ca.crt", front.pem.clone()),
+        ];
+        let etcd = ["server", "peer", "healthcheck-client"].map(|name| renew(&pki.etcd_ca, name, &[]));
+        pki.secrets[SecretRole::KubeCerts as usize].extend(kube);
+        pki.secrets[SecretRole::EtcdCerts as usize]
+            .extend(["server.crt", "peer.crt", "healthcheck-client.crt"].into_iter().zip(etcd));
+        pki
     }
 
     pub(crate) fn set(&mut self, role: SecretRole, key: &'static str, value: String) {

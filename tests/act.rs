@@ -153,10 +153,18 @@ fn many_notifications_at_once_make_one_renewal() {
 
 #[test]
 fn no_key_and_no_token_is_shown_anywhere() {
+    for engine in ["native", "job"] {
+        show_nothing(engine);
+    }
+}
+
+fn show_nothing(engine: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     let log = folder.path().join("log");
     let demo = Demo::start_logging(
         &[
+            "--engine",
+            engine,
             "--mode",
             "auto",
             "--scenario",
@@ -197,7 +205,7 @@ fn no_key_and_no_token_is_shown_anywhere() {
     needles.push(TOKEN.to_owned());
     let shown = [
         std::fs::read_to_string(&log).unwrap(),
-        demo.kubectl(&["get", "crn,events,leases", "-o", "yaml"]),
+        demo.kubectl(&["get", "crn,events,leases,jobs,pods", "-o", "yaml"]),
         printed(&meshcert(&demo, &["history", "expiring-1", "-o", "json"])),
     ];
     assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
@@ -281,4 +289,29 @@ fn the_manual_procedure_runs_as_it_is_printed() {
     let generation =
         demo.kubectl(&["get", "deployment", "expiring-1-hosted-apiserver", "-o", "jsonpath={.metadata.generation}"]);
     assert_eq!(generation, "2");
+    // What the Job wrote is there, what its exit code hides too: the admin is another one.
+    let explained =
+        String::from_utf8(meshcert(&demo, &["explain", "expiring-1-apiserver-admin-kubeconfig"]).stdout).unwrap();
+    assert!(explained.contains("kubeadm:cluster-admins"), "{explained}");
+    let status = String::from_utf8(meshcert(&demo, &["status"]).stdout).unwrap();
+    assert!(status.contains("364 days"), "{status}");
+}
+
+#[test]
+fn the_demo_renews_by_the_job_and_says_so() {
+    let demo = Demo::start(&["--mode", "auto", "--engine", "job", "--scenario", "expiring", "--meshes", "1"]);
+    loop {
+        if demo.kubectl(&["get", "crn", "-o", "name"]).lines().count() == 1 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    wait_for(&demo, "Succeeded");
+    let wide = demo.kubectl(&["get", "crn", "-o", "wide"]);
+    assert!(wide.contains("ENGINE") && wide.contains(" job"), "{wide}");
+    assert!(!demo.kubectl(&["get", "crn"]).contains("ENGINE"), "the narrow table stays narrow");
+    let history = printed(&meshcert(&demo, &["history", "expiring-1"]));
+    assert!(history.contains("made the new material; put right: "), "{history}");
+    let plan = demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[0].status.plan.image}"]);
+    assert_eq!(plan, "release.daocloud.io/mspider/self-hosted-apiserver:0.0.13");
 }

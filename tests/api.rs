@@ -64,12 +64,16 @@ fn every_answer_is_as_described_and_every_path_is_there() {
     let description = description();
     let paths: BTreeSet<&str> = description["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let one = "/api/v1/renewals/{cluster}/{namespace}/{name}";
-    let known = ["/api/v1/events", "/api/v1/meshes", "/api/v1/openapi.yaml", LIST, one];
+    let brief = "/api/v1/meshes/brief";
+    let known = ["/api/v1/events", "/api/v1/meshes", brief, "/api/v1/openapi.yaml", LIST, one];
     assert_eq!(paths, BTreeSet::from(known));
 
     let waiting = wait(&demo, LIST, |list| phases(list) == ["AwaitingApproval"; 3]);
     check(&description, LIST, &waiting);
     check(&description, "/api/v1/meshes", &json_at(&demo, "/api/v1/meshes"));
+    let briefly = json_at(&demo, brief);
+    check(&description, brief, &briefly);
+    assert_eq!((briefly["meshes"].as_array().unwrap().len(), &briefly["complete"]), (6, &Value::Bool(true)));
     let first = &waiting["renewals"][0];
     assert!(first["plan"]["leaves"].as_array().unwrap().len() >= 8 && !first["steps"].as_array().unwrap().is_empty());
     let path = format!("{LIST}/demo/istio-system/{}", first["name"].as_str().unwrap());

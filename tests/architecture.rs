@@ -18,11 +18,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("material", &["cert", "digest", "mesh", "secret"]),
     ("admin", &[]),
     ("native", &["admin", "cert", "material", "mesh", "plan", "policy", "time"]),
+    ("job", &["admin", "cert", "digest", "material", "mesh", "native", "policy", "time"]),
     ("policy", &["cert", "time"]),
     ("rollout", &["time"]),
-    ("plan", &["cert", "digest", "mesh", "native", "policy", "rollout", "time"]),
+    ("plan", &["cert", "digest", "job", "mesh", "policy", "rollout", "time"]),
     ("audit", &["admin", "cert", "material", "mesh", "native", "plan", "time"]),
-    ("renewal", &["audit", "digest", "material", "mesh", "native", "plan", "policy", "rollout", "time"]),
+    ("renewal", &["audit", "digest", "job", "material", "mesh", "native", "plan", "policy", "rollout", "time"]),
     ("crd", &["renewal"]),
     ("notification", &[]),
     // What the core and the shell need from outside.
@@ -30,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["cert", "mesh", "policy", "rollout", "secret", "time"]),
     // Adapters: know core and ports, never each other.
     ("clock", &["ports", "time"]),
-    ("cluster", &["cert", "material", "ports", "renewal", "rollout", "secret", "time"]),
+    ("cluster", &["cert", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
     ("probe", &["cert"]),
     // Shell.
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
@@ -40,8 +41,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "controller",
         &[
-            "admin", "cert", "cluster", "digest", "material", "mesh", "metrics", "native", "policy", "ports", "probe",
-            "renewal", "requests", "rollout", "time",
+            "admin", "cert", "cluster", "digest", "job", "material", "mesh", "metrics", "native", "policy", "ports",
+            "probe", "renewal", "requests", "rollout", "time",
         ],
     ),
     (
@@ -122,6 +123,7 @@ const CORE: &[&str] = &[
     "material",
     "admin",
     "native",
+    "job",
     "policy",
     "rollout",
     "plan",

@@ -115,6 +115,10 @@ fn kubectl_rolls_workloads_out() {
     demo.kubectl(&["wait", "--for=condition=complete", "job/once", "--timeout=30s"]);
     demo.kubectl(&["delete", "job", "once"]);
     assert_eq!(demo.kubectl(&["get", "pods", "-l", "job-name=once", "-o", "name"]), "", "its pod goes with it");
+    demo.kubectl_with(job, &["create"]);
+    demo.kubectl(&["wait", "--for=condition=complete", "job/once", "--timeout=30s"]);
+    demo.kubectl(&["delete", "job", "once", "--cascade=orphan"]);
+    assert_ne!(demo.kubectl(&["get", "pods", "-l", "job-name=once", "-o", "name"]), "", "its pod stays");
 }
 
 #[test]

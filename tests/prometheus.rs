@@ -17,6 +17,7 @@ use axum::routing::post;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use support::daemon::{Demo, Process};
+use support::rules::impatient_rules;
 use support::tools;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -74,20 +75,6 @@ async fn until<F: Future<Output = BTreeSet<String>>>(what: &str, expected: &BTre
 
 fn set(all: &[&str]) -> BTreeSet<String> {
     all.iter().map(|one| (*one).to_owned()).collect()
-}
-
-/// The rules about meshes with waiting times of nothing, so that the test need not wait; expressions and thresholds are untouched.
-/// Those about meshcert itself wait as shipped: before the first scrape the exporter *is* absent.
-fn impatient_rules(folder: &Path) -> String {
-    let text =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/meshcert.rules.yaml")).unwrap();
-    let (meshes, itself) = text.split_once("  - name: meshcert-itself").unwrap();
-    let lines =
-        meshes.lines().map(|line| if line.trim_start().starts_with("for: ") { "        for: 0s" } else { line });
-    let path = folder.join("rules.yaml");
-    let meshes = lines.collect::<Vec<_>>().join("\n");
-    std::fs::write(&path, format!("{meshes}\n  - name: meshcert-itself{itself}")).unwrap();
-    path.display().to_string()
 }
 
 fn alertmanager_config(folder: &Path, capture: SocketAddr) -> String {

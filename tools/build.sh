@@ -77,6 +77,23 @@ build_chart() {
   go_build chart '' helm.sh/helm/v4/cmd/helm github.com/yannh/kubeconform/cmd/kubeconform
 }
 
+# Where the sources of a module are that tools/FOLDER pins: module_folder FOLDER MODULE.
+module_folder() {
+  (cd "tools/$1" && go mod download -json "$2" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+}
+
+build_schemas() {
+  local kubernetes operator crds
+  kubernetes=$(module_folder kubernetes k8s.io/kubernetes)
+  operator=$(module_folder schemas github.com/prometheus-operator/prometheus-operator)
+  crds=$operator/example/prometheus-operator-crd/monitoring.coreos.com
+  rm -rf "$cache/schemas"
+  "$cache/venv/bin/python3" tools/schemas/convert.py "$kubernetes/api/openapi-spec/swagger.json" \
+    "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas"
+  mkdir "$cache/schemas/definitions"
+  install -m 0644 "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas/definitions/"
+}
+
 build_kubernetes_node() {
   kubernetes kube-controller-manager kube-scheduler kubelet kube-proxy
 }
@@ -125,6 +142,7 @@ case ${1:-test} in
     need npm "Node.js 20 or newer"
     once node '1 minute' tools/node/package{,-lock}.json
     install_browser
+    once schemas 'seconds' tools/schemas/{go.mod,go.sum,convert.py} tools/kubernetes/go.mod
     ;;
   e2e)
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}

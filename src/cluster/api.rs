@@ -128,7 +128,15 @@ impl Api {
             Some(uid) => json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid } }),
             None => json!({ "apiVersion": "v1", "kind": "DeleteOptions" }),
         };
-        match self.send(Method::DELETE, path, Some(("application/json", object_bytes(path, &options)?))).await {
+        self.delete_with(path, &options).await
+    }
+
+    /// Deletes an object as the options say; what is gone already is fine.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn delete_with(&self, path: &str, options: &Value) -> Result<(), ApiError> {
+        match self.send(Method::DELETE, path, Some(("application/json", object_bytes(path, options)?))).await {
             Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
             other => other.map(drop),
         }

@@ -1,6 +1,6 @@
 //! A stream to a port of a pod through the API server: `pods/portforward` over WebSocket, subprotocol `v4.channel.k8s.io`.
 //!
-//! Every Kubernetes server since 1.7 takes it. A GET that upgrades needs the verb `get`; from 1.35 on `create` too, as a POST always did (KEP-4006).
+//! Nodes have served it since before Kubernetes 1.25, the oldest that meshcert works on. A GET that upgrades needs the verb `get`; from 1.35 on `create` too, as a POST always did (KEP-4006).
 
 use std::future::Future;
 use std::io;
@@ -71,7 +71,7 @@ fn words(error: &kube::Error) -> (ErrorKind, String) {
                 StatusCode::NOT_FOUND => (ErrorKind::NotFound, "; the pod is gone"),
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
                     ErrorKind::Forbidden,
-                    "; grant the verbs get and create on pods/portforward there (a Role is enough)",
+                    "; grant the verbs get and create on pods/portforward there (a Role is enough), or set reach: direct where the pods' addresses lead there",
                 ),
                 StatusCode::METHOD_NOT_ALLOWED | StatusCode::UPGRADE_REQUIRED | StatusCode::NOT_IMPLEMENTED => {
                     (ErrorKind::Invalid, NO_WEBSOCKET)

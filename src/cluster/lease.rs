@@ -4,6 +4,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::api::{Api, ApiError};
 
+/// Name of the Lease of a cluster's leader.
+pub const LEADER: &str = "meshcert-leader";
+/// Before the mesh's id: the Lease that keeps two renewals of a mesh apart.
+pub const LOCK_PREFIX: &str = "meshcert-mesh-";
+/// Before a number: a place among the renewals that may be under way at the same time.
+pub const SLOT_PREFIX: &str = "meshcert-slot-";
+
 /// A Lease as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredLease {
@@ -32,6 +39,25 @@ impl Api {
             resource_version: text(&lease["metadata"]["resourceVersion"]),
             renewed: text(&lease["spec"]["renewTime"]),
         }))
+    }
+
+    /// The names of meshcert's Leases in a namespace.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn own_leases(&self, namespace: &str) -> Result<Vec<String>, ApiError> {
+        let leases = self.list(path(namespace, "").trim_end_matches('/')).await?;
+        let names = leases.iter().filter_map(|lease| lease["metadata"]["name"].as_str());
+        let own = |name: &&str| *name == LEADER || name.starts_with(LOCK_PREFIX) || name.starts_with(SLOT_PREFIX);
+        Ok(names.filter(own).map(str::to_owned).collect())
+    }
+
+    /// Deletes a Lease, whoever holds it.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn delete_lease(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        self.delete(&path(namespace, name), None).await
     }
 
     /// Writes a Lease's holder, if it still is as it was seen (`None`: absent). `renewed` is RFC 3339 with microseconds.

@@ -53,6 +53,28 @@ struct Metadata {
     annotations: BTreeMap<String, String>,
 }
 
+impl From<Secret> for StoredSecret {
+    fn from(Secret { metadata, data, immutable, .. }: Secret) -> Self {
+        Self {
+            paused: metadata.annotations.get("meshcert.dev/paused").is_some_and(|value| value != "false"),
+            name: metadata.name,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            immutable,
+            material: decoded(data),
+        }
+    }
+}
+
+/// Whether a copy can still be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// By nobody.
+    Closed,
+    /// By the Job that makes the new material.
+    Open,
+}
+
 #[derive(Serialize)]
 struct Data<'a>(BTreeMap<&'a str, Zeroizing<String>>);
 
@@ -78,23 +100,16 @@ impl Api {
     /// The request failed.
     pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<StoredSecret>, ApiError> {
         let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
-        Ok(secret.map(|Secret { metadata, data, immutable, .. }| StoredSecret {
-            paused: metadata.annotations.get("meshcert.dev/paused").is_some_and(|value| value != "false"),
-            name: metadata.name,
-            uid: metadata.uid,
-            resource_version: metadata.resource_version,
-            immutable,
-            material: decoded(data),
-        }))
+        Ok(secret.map(StoredSecret::from))
     }
 
     /// A backup or staged copy, if there is one of this type.
     ///
     /// # Errors
     /// The request failed.
-    pub async fn copy(&self, namespace: &str, name: &str, kind: &str) -> Result<Option<Material>, ApiError> {
+    pub async fn copy(&self, namespace: &str, name: &str, kind: &str) -> Result<Option<StoredSecret>, ApiError> {
         let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
-        Ok(secret.filter(|secret| secret.kind == kind && secret.immutable).map(|secret| decoded(secret.data)))
+        Ok(secret.filter(|secret| secret.kind == kind).map(StoredSecret::from))
     }
 
     /// Copies of a type in a namespace.
@@ -118,7 +133,7 @@ impl Api {
         Ok(items.iter().map(copy).collect())
     }
 
-    /// Creates an immutable copy that nobody owns: garbage collection must take neither the new keys nor the way back.
+    /// Creates a copy that nobody owns: garbage collection must take neither the new keys nor the way back.
     ///
     /// # Errors
     /// The request failed.
@@ -126,12 +141,12 @@ impl Api {
         &self,
         namespace: &str,
         name: &str,
-        kind: &str,
+        (kind, seal): (&str, Seal),
         (mesh, renewal_uid): (&str, &str),
         material: &Material,
     ) -> Result<(), ApiError> {
         let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": kind, "immutable": true,
+            "apiVersion": "v1", "kind": "Secret", "type": kind, "immutable": seal == Seal::Closed,
             "metadata": {
                 "name": name, "namespace": namespace,
                 "labels": { "meshcert.dev/mesh": label_value(mesh), "meshcert.dev/renewal-uid": renewal_uid },
@@ -147,7 +162,7 @@ impl Api {
         match self.create(path(namespace, "").trim_end_matches('/'), &whole).await {
             Err(error) if error.kind == ErrorKind::Conflict => Err(ApiError {
                 kind: ErrorKind::Invalid,
-                message: format!("a Secret {name} exists and is no immutable copy of type {kind}; delete it"),
+                message: format!("a Secret {name} exists and is no copy of type {kind}; delete it"),
             }),
             other => other.map(drop),
         }
@@ -171,6 +186,27 @@ impl Api {
         }
         let patch = Patch { metadata: json!({ "resourceVersion": resource_version }), data: encoded(material) };
         self.merge(&path(namespace, name), &patch).await
+    }
+
+    /// Writes entries of a copy, on the version that was read, and closes it for good.
+    ///
+    /// # Errors
+    /// As [`Api::write_entries`].
+    pub async fn seal(
+        &self,
+        namespace: &str,
+        name: &str,
+        resource_version: &str,
+        material: &Material,
+    ) -> Result<(), ApiError> {
+        #[derive(Serialize)]
+        struct Patch<'a> {
+            metadata: serde_json::Value,
+            data: Data<'a>,
+            immutable: bool,
+        }
+        let metadata = json!({ "resourceVersion": resource_version });
+        self.merge(&path(namespace, name), &Patch { metadata, data: encoded(material), immutable: true }).await
     }
 
     /// Deletes a copy; a Secret of another type is never touched.

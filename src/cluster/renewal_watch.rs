@@ -7,13 +7,11 @@ use kube::Client;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
 
-use crate::cluster::lines::Lines;
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
 use crate::cluster::renewals::Object;
-use crate::cluster::request::{self, Asked, Resource};
-use crate::cluster::secrets::{LIST_DEADLINE, WATCH_SECONDS, backoff, encode, undecodable};
-use crate::ports::{SourceError, SourceErrorReason};
+use crate::cluster::request::{self, Resource};
+use crate::ports::SourceError;
 use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
 
 /// Objects per page: a renewal's journal and plan take some ten kilobytes.
@@ -47,24 +45,16 @@ pub enum RenewalEvent {
     Failed(SourceError),
 }
 
-/// Nobody listens any more: the end of following.
-struct Closed;
-
 /// Follows the renewals of a namespace, or of all, until nobody listens; failures are events, and tried again with backoff.
 pub async fn follow(client: Client, namespace: Option<Arc<str>>, events: Sender<RenewalEvent>) {
     let place = namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
-    let path = format!("/apis/{GROUP}/{VERSION}{place}/{PLURAL}");
-    let follower = Follower { client, namespace, path, events };
+    let path = format!("/apis/{GROUP}/{VERSION}{place}/{PLURAL}?");
+    let feed = Feed { client, namespace, path, subject: Renewals, events };
     // An error can only say that the receiver is gone, which is how following ends.
-    let _: Result<Infallible, Closed> = follower.run().await;
+    let _: Result<Infallible, Closed> = feed.run().await;
 }
 
-struct Follower {
-    client: Client,
-    namespace: Option<Arc<str>>,
-    path: String,
-    events: Sender<RenewalEvent>,
-}
+struct Renewals;
 
 #[derive(Deserialize)]
 struct Page<'a> {
@@ -100,7 +90,35 @@ struct Brief {
     message: String,
 }
 
-impl Follower {
+impl Subject for Renewals {
+    type Event = RenewalEvent;
+    const RESOURCE: Resource = Resource::Renewals;
+
+    fn alive() -> RenewalEvent {
+        RenewalEvent::Alive
+    }
+
+    fn failed(error: SourceError) -> RenewalEvent {
+        RenewalEvent::Failed(error)
+    }
+
+    fn line(&self, line: &[u8]) -> Result<Line<RenewalEvent>, serde_json::Error> {
+        let Event { kind, object } = serde_json::from_slice(line)?;
+        let Brief { metadata, code, message } = serde_json::from_str(object.get())?;
+        let event = match kind {
+            "ERROR" => return Ok(Line::Error(code, message)),
+            "BOOKMARK" => RenewalEvent::Alive,
+            "DELETED" => RenewalEvent::Deleted { namespace: metadata.namespace, name: metadata.name },
+            _ => match read(object) {
+                Ok(renewal) => RenewalEvent::Applied(Box::new(renewal)),
+                Err(why) => RenewalEvent::Unreadable(why),
+            },
+        };
+        Ok(Line::Event(event, metadata.resource_version))
+    }
+}
+
+impl Feed<Renewals> {
     async fn run(self) -> Result<Infallible, Closed> {
         let mut failures = 0;
         loop {
@@ -120,8 +138,8 @@ impl Follower {
         let (mut renewals, mut next) = (Vec::new(), String::new());
         loop {
             let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
-            let uri = format!("{}?limit={PAGE}{token}", self.path);
-            let bytes = match request::get(&self.client, &uri, &asked, LIST_DEADLINE, Vec::new()).await {
+            let uri = format!("{}limit={PAGE}{token}", self.path);
+            let bytes = match request::get(&self.client, &uri, &asked, DEADLINE, Vec::new()).await {
                 Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
             };
@@ -130,7 +148,10 @@ impl Follower {
                 Err(error) => return Ok(Err(undecodable(&asked, &error))),
             };
             for item in items {
-                renewals.extend(self.read(item).await?);
+                match read(item) {
+                    Ok(renewal) => renewals.push(renewal),
+                    Err(why) => self.send(RenewalEvent::Unreadable(why)).await?,
+                }
             }
             next = metadata.next;
             let cut_off = renewals.len() >= MOST_RENEWALS && !next.is_empty();
@@ -140,107 +161,12 @@ impl Follower {
             }
         }
     }
+}
 
-    /// Watches, takes a cut watch up again, and returns when only a new list helps.
-    async fn watch_on(&self, mut version: String, failures: &mut u32) -> Result<(), Closed> {
-        loop {
-            match self.watch(&mut version, failures).await? {
-                Ok(()) => {}
-                Err(error) if error.reason == SourceErrorReason::Gone => return Ok(()),
-                Err(error) => self.fail(error, failures).await?,
-            }
-        }
-    }
-
-    /// One watch request, until it ends. `version` moves with every event.
-    async fn watch(&self, version: &mut String, failures: &mut u32) -> Result<Result<(), SourceError>, Closed> {
-        let asked = self.asked("watch");
-        let uri = format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
-            self.path,
-            encode(version)
-        );
-        let body = match request::open(&self.client, &uri, &asked, LIST_DEADLINE).await {
-            Ok(body) => body,
-            Err(error) => return Ok(Err(error)),
-        };
-        self.send(RenewalEvent::Alive).await?;
-        let mut lines = Lines::new(body);
-        loop {
-            match lines.next(&asked).await {
-                Ok(Some(line)) => {
-                    *failures = 0;
-                    if let Err(error) = self.take_line(&line, version, &asked).await? {
-                        return Ok(Err(error));
-                    }
-                }
-                Ok(None) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    async fn take_line(
-        &self,
-        line: &[u8],
-        version: &mut String,
-        asked: &Asked<'_>,
-    ) -> Result<Result<(), SourceError>, Closed> {
-        if line.trim_ascii().is_empty() {
-            return Ok(Ok(()));
-        }
-        let decoded = serde_json::from_slice::<Event<'_>>(line)
-            .and_then(|event| Ok((serde_json::from_str::<Brief>(event.object.get())?, event)));
-        let (Brief { metadata, code, message }, Event { kind, object }) = match decoded {
-            Ok(decoded) => decoded,
-            Err(error) => return Ok(Err(undecodable(asked, &error))),
-        };
-        match kind {
-            "ERROR" => {
-                let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-                return Ok(Err(request::refused(asked, status, &message)));
-            }
-            "BOOKMARK" => self.send(RenewalEvent::Alive).await?,
-            "DELETED" => {
-                let Meta { namespace, name, .. } = metadata;
-                self.send(RenewalEvent::Deleted { namespace, name }).await?;
-            }
-            _ => {
-                if let Some(renewal) = self.read(object).await? {
-                    self.send(RenewalEvent::Applied(Box::new(renewal))).await?;
-                }
-            }
-        }
-        if !metadata.resource_version.is_empty() {
-            *version = metadata.resource_version;
-        }
-        Ok(Ok(()))
-    }
-
-    /// A renewal; what somebody wrote by hand past the schema is told and left out.
-    async fn read(&self, object: &RawValue) -> Result<Option<Renewal>, Closed> {
-        match serde_json::from_str::<Object>(object.get()) {
-            Ok(object) => Ok(Some(object.into())),
-            Err(error) => {
-                let name = serde_json::from_str::<Brief>(object.get()).unwrap_or_default().metadata.name;
-                self.send(RenewalEvent::Unreadable(format!("{name}: {error}"))).await?;
-                Ok(None)
-            }
-        }
-    }
-
-    async fn send(&self, event: RenewalEvent) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
-    }
-
-    async fn fail(&self, error: SourceError, failures: &mut u32) -> Result<(), Closed> {
-        self.send(RenewalEvent::Failed(error)).await?;
-        sleep(backoff(*failures)).await;
-        *failures = failures.saturating_add(1);
-        Ok(())
-    }
-
-    fn asked(&self, verb: &'static str) -> Asked<'_> {
-        Asked { verb, resource: Resource::Renewals, namespace: self.namespace.as_deref() }
-    }
+/// A renewal; of what somebody wrote by hand past the schema, its name and what is wrong.
+fn read(object: &RawValue) -> Result<Renewal, String> {
+    serde_json::from_str::<Object>(object.get()).map(Into::into).map_err(|error| {
+        let name = serde_json::from_str::<Brief>(object.get()).unwrap_or_default().metadata.name;
+        format!("{name}: {error}")
+    })
 }

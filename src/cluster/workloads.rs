@@ -1,6 +1,6 @@
 //! Workloads and their pods, of whatever kind they are, and their restart.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::workloads::objects::{PodObject, ServiceObject, WorkloadObject};
@@ -12,6 +12,7 @@ mod ports;
 mod roster;
 mod selector;
 
+pub(super) use objects::problem;
 pub use roster::Roster;
 
 /// A list of pods.
@@ -134,20 +135,6 @@ impl Api {
             patch["metadata"]["annotations"] = json!({ PARTITION_BEFORE: null });
         }
         self.merge(&path(namespace, workload.kind, &workload.name), &patch).await
-    }
-
-    /// Whether a Job of this name exists and has not ended.
-    ///
-    /// # Errors
-    /// The request failed.
-    pub async fn is_job_active(&self, namespace: &str, name: &str) -> Result<bool, ApiError> {
-        let job: Option<Value> = self.get(&format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}")).await?;
-        let Some(job) = job else { return Ok(false) };
-        let conditions = job["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let ended = |condition: &Value| {
-            matches!(condition["type"].as_str(), Some("Complete" | "Failed")) && condition["status"] == "True"
-        };
-        Ok(!conditions.iter().any(ended))
     }
 
     /// Ends one pod.

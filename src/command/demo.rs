@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::app::acting::Roles;
 use crate::app::{self, Sources, process};
+use crate::cert::issue::KeyType;
 use crate::cli::{DemoArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::api::Api;
@@ -28,7 +29,7 @@ use crate::crd;
 use crate::demo::{self, Demo, Options};
 use crate::metrics::Observed;
 use crate::observer::Registry;
-use crate::policy::Mode;
+use crate::policy::{Engine, Mode};
 use crate::ports::Clock;
 use crate::time::DAY;
 
@@ -178,10 +179,15 @@ impl Files {
         let config = folder.join("meshcert.yaml");
         let token_file = folder.join("token");
         let files = Self { folder, kubeconfig, config, token };
+        let mut policy = json!({ "mode": args.mode, "maxConcurrent": 2, "engine": args.engine });
+        if args.engine == Engine::Job {
+            // The demo's keys are on P-256; kubeadm would not keep them so, and would be passed over.
+            policy["keyType"] = json!(KeyType::Rsa2048);
+        }
         // JSON is YAML.
         let config = json!({
             "clusters": [{ "name": "demo", "kubeconfig": files.kubeconfig }],
-            "policy": { "mode": args.mode, "maxConcurrent": 2 },
+            "policy": policy,
             "webhook": { "bearerTokenFile": token_file },
         });
         put(&files.kubeconfig, &demo.kubeconfig())?;

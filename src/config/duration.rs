@@ -77,7 +77,9 @@ impl JsonSchema for Duration {
         json_schema!({
             "type": "string",
             "description": "A number and a unit, in the order y, w, d, h, m, s: 30d, 1h30m.",
-            "pattern": "^(?=.)([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$",
+            // No look-ahead: Go's validators (Helm) know none.
+            "minLength": 2,
+            "pattern": "^([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$",
         })
     }
 }

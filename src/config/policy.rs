@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cert::issue::KeyType;
 use crate::config::{ConfigError, Duration, invalid};
-use crate::policy::{Mode, Policy, Window};
+use crate::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy, PullPolicy, Window};
 use crate::rollout::{Target, default_tiers};
 use crate::time::DAY;
 
@@ -29,6 +29,12 @@ pub struct PolicyConfig {
     pub stop_after_failures: u32,
     /// When renewals may begin; empty: always.
     pub windows: Vec<WindowConfig>,
+    /// What makes the new certificates: `native` in process, `job` by kubeadm in a Job.
+    pub engine: Engine,
+    /// What is done where kubeadm has given the admin another Subject.
+    pub admin_subject: AdminSubject,
+    /// The Job of the engine `job`.
+    pub job: JobConfig,
     /// Kind of the new keys; absent: as each old one's.
     pub key_type: Option<KeyType>,
     /// How long a new leaf lives, as far as its CA does.
@@ -41,6 +47,29 @@ pub struct PolicyConfig {
     pub backups: u32,
     /// The workloads to restart, tier after tier.
     pub restart_tiers: Vec<Vec<Target>>,
+}
+
+/// The renewing Job; the defaults are those of the vendor's documentation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct JobConfig {
+    /// With bash, kubeadm and kubectl.
+    pub image: String,
+    /// May patch the staged copies of the mesh's Secrets.
+    pub service_account: String,
+    /// When the image is pulled.
+    pub image_pull_policy: PullPolicy,
+    /// How long a run may take, its image's pull included.
+    pub deadline: Duration,
+    /// How long a run stays that meshcert did not remove itself.
+    pub ttl: Duration,
+}
+
+impl Default for JobConfig {
+    fn default() -> Self {
+        let JobPolicy { image, service_account, image_pull_policy, deadline, ttl } = JobPolicy::default();
+        Self { image, service_account, image_pull_policy, deadline: Duration(deadline), ttl: Duration(ttl) }
+    }
 }
 
 /// A weekly maintenance window.
@@ -86,6 +115,9 @@ impl Default for PolicyConfig {
             cooldown,
             stop_after_failures,
             windows: _,
+            engine,
+            admin_subject,
+            job: _,
             key_type,
             lifetime,
             restart_deadline,
@@ -100,6 +132,9 @@ impl Default for PolicyConfig {
             cooldown: Duration(cooldown),
             stop_after_failures,
             windows: Vec::new(),
+            engine,
+            admin_subject,
+            job: JobConfig::default(),
             key_type,
             lifetime: Duration(lifetime),
             restart_deadline: Duration(restart_deadline),
@@ -158,11 +193,37 @@ impl PolicyConfig {
             cooldown: self.cooldown.0,
             stop_after_failures: self.stop_after_failures,
             windows: windows.collect::<Result<_, _>>()?,
+            engine: self.engine,
+            admin_subject: self.admin_subject,
+            job: self.job.compile()?,
             key_type: self.key_type,
             lifetime: self.lifetime.0,
             restart_deadline: self.restart_deadline.0,
             verify_deadline: self.verify_deadline.0,
             backups: self.backups as usize,
+        })
+    }
+}
+
+impl JobConfig {
+    fn compile(&self) -> Result<JobPolicy, ConfigError> {
+        let Self { image, service_account, image_pull_policy, deadline, ttl } = self;
+        let bad = |field: &str, message: &str| Err(invalid(&format!("policy.job.{field}"), message.to_owned()));
+        if image.is_empty() || image.contains(char::is_whitespace) {
+            return bad("image", "name the image that holds bash, kubeadm and kubectl");
+        }
+        if service_account.is_empty() {
+            return bad("serviceAccount", "name the account that may patch the staged Secrets");
+        }
+        if deadline.0 < 30 {
+            return bad("deadline", "must be at least 30s: a node may have to pull the image first");
+        }
+        Ok(JobPolicy {
+            image: image.clone(),
+            service_account: service_account.clone(),
+            image_pull_policy: *image_pull_policy,
+            deadline: deadline.0,
+            ttl: ttl.0,
         })
     }
 }
@@ -195,6 +256,7 @@ impl WindowConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::Config;
 
     #[test]
@@ -205,6 +267,10 @@ mod tests {
             ("{maxConcurrent: 0}", "policy.maxConcurrent: must be 1 to 64"),
             ("{backups: 0}", "policy.backups: must be at least 1"),
             ("{mode: yolo}", "policy.mode: unknown variant"),
+            ("{engine: magic}", "policy.engine: unknown variant"),
+            ("{job: {image: ''}}", "policy.job.image: name the image"),
+            ("{job: {serviceAccount: ''}}", "policy.job.serviceAccount: name the account"),
+            ("{job: {deadline: 5s}}", "policy.job.deadline: must be at least 30s"),
             ("{windows: [{start: '25:00', end: '03:00'}]}", "policy.windows[0].start: \"25:00\" is no time of day"),
             (
                 "{windows: [{start: '02:00', end: '03:00', timeZone: Mars/Base}]}",
@@ -220,10 +286,14 @@ mod tests {
 
     #[test]
     fn everything_about_the_policy_can_be_said() {
-        let text = "policy: {mode: auto, urgentBefore: 2d, maxConcurrent: 2, cooldown: 2h, keyType: ECDSA-P256, windows: [{days: [sat, sun], start: '22:00', end: '04:00', timeZone: Asia/Shanghai}]}";
+        let text = "policy: {mode: auto, urgentBefore: 2d, maxConcurrent: 2, cooldown: 2h, keyType: ECDSA-P256, engine: job, adminSubject: refuse, job: {image: 'a/b:1', serviceAccount: x, imagePullPolicy: Always, deadline: 2m, ttl: 0s}, windows: [{days: [sat, sun], start: '22:00', end: '04:00', timeZone: Asia/Shanghai}]}";
         let config = Config::parse(text).unwrap();
         let policy = config.policy.compile().unwrap();
         assert_eq!((policy.max_concurrent, policy.windows.len(), policy.cooldown), (2, 1, 7200));
+        assert_eq!(
+            (policy.engine, policy.admin_subject, policy.job.deadline),
+            (Engine::Job, AdminSubject::Refuse, 120)
+        );
         assert_eq!(Config::parse(&serde_json::to_string(&config).unwrap()).unwrap(), config);
     }
 }

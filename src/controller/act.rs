@@ -1,10 +1,10 @@
 //! Carries out what the protocol decides: exactly one mutation each.
 
-use std::sync::Arc;
-
 use crate::cluster::api::{Api, ApiError};
-use crate::cluster::material::{BACKUP, STAGED};
-use crate::native;
+use crate::cluster::material::{BACKUP, STAGED, Seal};
+use crate::job;
+use crate::material::Material;
+use crate::native::{self, Obstacle};
 use crate::renewal::observed::Observed;
 use crate::renewal::step::{Effect, Next, engine_failed};
 use crate::rollout::Workload;
@@ -33,6 +33,10 @@ pub(super) fn words(effect: &Effect) -> String {
         Effect::SetFinalizer(false) => "removed the finalizer".to_owned(),
         Effect::BackUp { name, .. } => format!("backed up into {name}"),
         Effect::Stage { name, .. } => format!("made new material in {name}"),
+        Effect::PrepareCopy { name, .. } => format!("made {name} for the Job"),
+        Effect::StartJob(job) => format!("created the Job {}", job["metadata"]["name"].as_str().unwrap_or_default()),
+        Effect::DeleteJob { name, .. } => format!("removed the Job {name}"),
+        Effect::Seal { name, .. } => format!("closed {name}"),
         Effect::Commit { name, .. } => format!("wrote {name}"),
         Effect::Restart { at: (tier, _), .. } => format!("restarted a workload of tier {tier}"),
         Effect::SetPartition { partition, .. } => format!("set the partition {partition}"),
@@ -55,18 +59,26 @@ pub(super) async fn act(api: &Api, seen: &Observed, effect: Effect, now: UnixTim
             api.hold_lease(namespace, &lease.name, version, None, None, None).await?;
         }
         Effect::SetFinalizer(set) => api.set_finalizer(renewal, set).await?,
-        Effect::BackUp { name, material, .. } => api.create_copy(namespace, &name, BACKUP, owner, &material).await?,
+        Effect::BackUp { name, material, .. } => {
+            api.create_copy(namespace, &name, (BACKUP, Seal::Closed), owner, &material).await?;
+        }
         Effect::Stage { role, name } => {
-            let (mesh, secrets, policy) = (seen.mesh.clone(), Arc::new(seen.secrets.clone()), seen.policy.clone());
-            // RSA keys take tens of milliseconds each.
-            let made = tokio::task::spawn_blocking(move || {
-                native::renew(&mesh, &secrets, role, &policy, now, &mut rand::rng())
-            });
-            match made.await {
-                Ok(Ok(material)) => api.create_copy(namespace, &name, STAGED, owner, &material).await?,
-                Ok(Err(obstacle)) => return Err(Failure::Engine(engine_failed(seen, &obstacle, now))),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            }
+            let (mesh, secrets, policy) = (seen.mesh.clone(), seen.secrets.clone(), seen.policy.clone());
+            let renew = move || native::renew(&mesh, &secrets, role, &policy, now, &mut rand::rng());
+            let material = apart(seen, renew, now).await?;
+            api.create_copy(namespace, &name, (STAGED, Seal::Closed), owner, &material).await?;
+        }
+        Effect::PrepareCopy { name, material } => {
+            api.create_copy(namespace, &name, (STAGED, Seal::Open), owner, &material).await?;
+        }
+        Effect::StartJob(job) => api.create_job(namespace, &job).await?,
+        Effect::DeleteJob { name, uid } => api.delete_job(namespace, &name, &uid).await?,
+        Effect::Seal { role, name, resource_version } => {
+            let (mesh, live, staged) = (seen.mesh.clone(), seen.secrets.clone(), seen.staged.clone());
+            let policy = seen.policy.clone();
+            let finish = move || job::finish(&mesh, &live, &staged, role, &policy, now, &mut rand::rng());
+            let material = apart(seen, finish, now).await?;
+            api.seal(namespace, &name, &resource_version, &material).await?;
         }
         Effect::Commit { name, resource_version, material } => {
             api.write_entries(namespace, &name, &resource_version, &material).await?;
@@ -85,6 +97,19 @@ pub(super) async fn act(api: &Api, seen: &Observed, effect: Effect, now: UnixTim
         Effect::DeleteCopy(name) => api.delete_copy(namespace, &name).await?,
     }
     Ok(())
+}
+
+/// What an engine makes, on a thread of its own: RSA keys take tens of milliseconds each.
+async fn apart(
+    seen: &Observed,
+    make: impl FnOnce() -> Result<Material, Obstacle> + Send + 'static,
+    now: UnixTime,
+) -> Result<Material, Failure> {
+    match tokio::task::spawn_blocking(make).await {
+        Ok(Ok(material)) => Ok(material),
+        Ok(Err(obstacle)) => Err(Failure::Engine(engine_failed(seen, &obstacle, now))),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }
 
 fn workload(seen: &Observed, (tier, position): (usize, usize)) -> Option<&Workload> {

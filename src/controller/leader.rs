@@ -8,10 +8,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::cluster::api::Api;
+use crate::cluster::lease::LEADER;
 use crate::ports::Clock;
-
-/// Name of the Lease.
-const LEASE: &str = "meshcert-leader";
 
 /// Whether this process leads.
 pub(super) type Leading = Arc<AtomicBool>;
@@ -62,7 +60,7 @@ async fn attempt(
     clock: &dyn Clock,
     seen: &mut (String, String, Instant),
 ) -> Result<bool, crate::cluster::api::ApiError> {
-    let lease = api.lease(namespace, LEASE).await?;
+    let lease = api.lease(namespace, LEADER).await?;
     let version = lease.as_ref().map(|lease| lease.resource_version.clone());
     if let Some(lease) = &lease
         && lease.holder != identity
@@ -78,7 +76,7 @@ async fn attempt(
     }
     let now = clock.now().to_string().replace('Z', ".000000Z");
     let held = api
-        .hold_lease(namespace, LEASE, version.as_deref(), Some(identity), Some(&now), Some(duration.as_secs().max(1)))
+        .hold_lease(namespace, LEADER, version.as_deref(), Some(identity), Some(&now), Some(duration.as_secs().max(1)))
         .await;
     match held {
         Ok(()) => Ok(true),

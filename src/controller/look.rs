@@ -1,14 +1,15 @@
 //! Reads everything that a pass decides on.
 
 use crate::cluster::api::ApiError;
-use crate::cluster::lease::StoredLease;
+use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::controller::{Actor, prove};
 use crate::digest;
+use crate::job::SeenJob;
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{MeshKey, SecretRole};
 use crate::native::Obstacle;
-use crate::policy::Circumstances;
+use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
 use crate::renewal::{Phase, Renewal};
 use crate::rollout::Members;
@@ -24,11 +25,12 @@ impl Actor {
         let now = self.around.clock.now();
         let secrets = self.secrets(key).await?;
         let mesh = assemble(&self.acting.naming, key, &secrets);
-        let (mut backups, mut staged, mut staged_names) = ([None, None, None], [None, None, None], Vec::new());
+        let (mut backups, mut staged, mut staged_names) = ([None, None, None], MeshSecrets::default(), Vec::new());
         let terminal = phase.is_terminal();
         if (Phase::BackingUp..=Phase::Verifying).contains(&phase) {
             for role in SecretRole::ALL {
-                backups[role as usize] = self.api.copy(namespace, &copy_name(&renewal, role, 0), BACKUP).await?;
+                let backup = self.api.copy(namespace, &copy_name(&renewal, role, 0), BACKUP).await?;
+                backups[role as usize] = backup.filter(|copy| copy.immutable).map(|copy| copy.material);
                 if let Some(attempt) = renewal.status.staged_attempt {
                     let name = copy_name(&renewal, role, attempt);
                     staged[role as usize] = self.api.copy(namespace, &name, STAGED).await?;
@@ -39,15 +41,21 @@ impl Actor {
             staged_names =
                 copies.into_iter().filter(|copy| copy.renewal_uid == renewal.uid).map(|copy| copy.name).collect();
         }
+        let job = match &renewal.status.job {
+            Some(record) if phase == Phase::Staging || (terminal && !renewal.status.cleaned_up) => {
+                self.api.job(namespace, &record.name, &renewal.uid).await?
+            }
+            _ => SeenJob::default(),
+        };
         let wants_leases = phase >= Phase::BackingUp && !(terminal && renewal.status.cleaned_up);
         let (mut lock, mut slots) = (Lease::default(), Vec::new());
         if wants_leases {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
-            lock = self.lease(namespace, format!("meshcert-mesh-{id}"), &renewal, all).await?;
+            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), &renewal, all).await?;
             for number in 0..self.acting.policy.max_concurrent {
-                slots.push(self.lease(namespace, format!("meshcert-slot-{number}"), &renewal, all).await?);
+                slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
             }
         }
         let wants_workloads =
@@ -87,6 +95,7 @@ impl Actor {
             obstacles,
             backups,
             staged,
+            job,
             staged_names,
             lock,
             slots,
@@ -137,6 +146,16 @@ impl Actor {
                     format!("the clocks of meshcert and of the API server differ by {}; correct them", in_words(skew));
                 found.push(Obstacle { reason: "ClockSkew", message });
             }
+        }
+        let Policy { engine, job, .. } = &self.acting.policy;
+        if *engine == Engine::Job
+            && self.api.has_service_account(&key.namespace, &job.service_account).await? == Some(false)
+        {
+            let message = format!(
+                "the Job's account {} is not in {}; create it, or name another one (policy.job.serviceAccount)",
+                job.service_account, key.namespace
+            );
+            found.push(Obstacle { reason: "ServiceAccountMissing", message });
         }
         let job = format!("{}-hosted-apiserver-certs-renew", key.id);
         if self.api.is_job_active(&key.namespace, &job).await? {

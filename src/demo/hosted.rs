@@ -54,6 +54,8 @@ pub(super) fn fill(store: &Store, scenario: Scenario, meshes: Option<usize>, now
         put_mesh(store, plan, now)?;
     }
     put_others(store, now)?;
+    // As which the documented Job runs.
+    put(store, "/serviceaccounts", NAMESPACE, "mspider-mcpc", json!({ "apiVersion": "v1", "kind": "ServiceAccount" }))?;
     // The first is shared by all meshes; the second belongs to another role and is never touched.
     for name in ["mspider-mcpc-ckube-remote", "istiod"] {
         put_workload(store, "Deployment", name, None, &json!([]))?;

@@ -14,8 +14,8 @@ pub(super) struct Kind {
     pub(super) namespaced: bool,
     /// Has a `status` subresource: writes to the object leave its status alone, and the other way round.
     pub(super) status: bool,
-    /// Printer columns of a custom resource: name, type, JSON path.
-    pub(super) columns: Vec<(String, String, String)>,
+    /// Printer columns of a custom resource: name, type, JSON path, priority (above 0: `-o wide` alone).
+    pub(super) columns: Vec<(String, String, String, i64)>,
 }
 
 /// Group, plural, kind, short name, namespaced, status.
@@ -73,7 +73,10 @@ pub(super) fn custom(definition: &Value) -> Vec<Kind> {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|column| (text(&column["name"]), text(&column["type"]), text(&column["jsonPath"])))
+                .map(|column| {
+                    let [name, kind, path] = ["name", "type", "jsonPath"].map(|field| text(&column[field]));
+                    (name, kind, path, column["priority"].as_i64().unwrap_or(0))
+                })
                 .collect(),
         })
         .collect()

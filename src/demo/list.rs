@@ -19,7 +19,7 @@ use crate::demo::call::Call;
 use crate::demo::kinds::Kind;
 use crate::demo::selector::{Selector, field};
 use crate::demo::status::Failure;
-use crate::demo::store::{Change, Key, Object, Store};
+use crate::demo::store::{Change, Dependents, Key, Object, Store};
 use crate::demo::table;
 use crate::ports::Clock;
 
@@ -129,7 +129,7 @@ pub(super) fn delete_collection(api: &Api, call: &Call) -> Result<Response, Fail
     for (key, object) in listing.objects {
         // Whatever is gone meanwhile is what was wanted.
         if filter.takes(&object.value) {
-            let _ = api.store.delete(&key, |_| Ok(()));
+            let _ = api.store.delete(&key, Dependents::Go, |_| Ok(()));
         }
     }
     Ok(json_response(

@@ -30,10 +30,11 @@ pub(super) struct Validity {
     pub(super) not_after: UnixTime,
 }
 
-struct Ca {
+/// A CA that signs.
+pub(super) struct Ca {
     pem: String,
     key: String,
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
 struct Leaf<'a> {
@@ -117,13 +118,29 @@ pub(super) fn self_signed(common_name: &str, validity: Validity) -> anyhow::Resu
 }
 
 impl Ca {
-    fn new(common_name: &str, begin: UnixTime) -> anyhow::Result<Self> {
+    /// One that was made before, from its certificate and key.
+    pub(super) fn read(pem: &str, key: &str) -> anyhow::Result<Self> {
+        let (_, parsed) = x509_parser::pem::parse_x509_pem(pem.as_bytes())?;
+        let certificate = parsed.parse_x509()?;
+        let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let begin = UnixTime(certificate.validity().not_before.timestamp());
+        let params = Self::params(common_name.context("the CA has no common name")?, begin)?;
+        let signer = KeyPair::from_pem(key).context("the CA's key cannot be read")?;
+        Ok(Self { pem: pem.to_owned(), key: key.to_owned(), issuer: Issuer::new(params, signer) })
+    }
+
+    fn params(common_name: &str, begin: UnixTime) -> anyhow::Result<CertificateParams> {
         let mut params =
             params(common_name, None, Validity { not_before: begin, not_after: begin.plus(CA_DAYS * DAY) });
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
         params.subject_alt_names = vec![SanType::DnsName(common_name.try_into()?)];
+        Ok(params)
+    }
+
+    fn new(common_name: &str, begin: UnixTime) -> anyhow::Result<Self> {
+        let params = Self::params(common_name, begin)?;
         let key = KeyPair::generate().context("cannot make a key")?;
         let pem = params.self_signed(&key).context("cannot sign")?.pem();
         Ok(Self { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) })
@@ -149,7 +166,8 @@ fn put(secret: &mut BTreeMap<String, String>, name: &str, (certificate, key): (S
     secret.insert(format!("{name}.key"), key);
 }
 
-fn params(common_name: &str, organization: Option<&str>, validity: Validity) -> CertificateParams {
+/// Subject and validity.
+pub(super) fn params(common_name: &str, organization: Option<&str>, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if let Some(organization) = organization {

@@ -59,6 +59,15 @@ struct Inner {
     uids: u64,
 }
 
+/// What becomes of the objects that belong to a deleted one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dependents {
+    /// They go too.
+    Go,
+    /// They stay, and belong to nobody.
+    Stay,
+}
+
 /// Objects of a resource at one moment.
 pub(super) struct Listing {
     pub(super) objects: Vec<(Key, Object)>,
@@ -163,6 +172,7 @@ impl Store {
     pub(super) fn delete(
         &self,
         key: &Key,
+        dependents: Dependents,
         allowed: impl FnOnce(&Value) -> Result<(), Failure>,
     ) -> Result<Object, Failure> {
         let mut inner = self.lock();
@@ -185,22 +195,34 @@ impl Store {
         }
         self.remove(&mut inner, key);
         let uid = object.value["metadata"]["uid"].clone();
-        self.remove_owned(&mut inner, &uid);
+        match dependents {
+            Dependents::Go => self.remove_owned(&mut inner, &uid),
+            Dependents::Stay => self.release_owned(&mut inner, &uid),
+        }
         Ok(object)
+    }
+
+    /// What belonged to a deleted object belongs to nobody.
+    fn release_owned(&self, inner: &mut Inner, owner: &Value) {
+        for key in Self::owned(inner, owner) {
+            let Some(object) = inner.objects.get(&key).cloned() else { continue };
+            let mut value = Value::clone(&object.value);
+            metadata(&mut value).remove("ownerReferences");
+            self.put(inner, key, value);
+        }
+    }
+
+    fn owned(inner: &Inner, owner: &Value) -> Vec<Key> {
+        let is_owned = |object: &Object| {
+            let owners = object.value["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|all| all.iter().any(|reference| reference["uid"] == *owner))
+        };
+        inner.objects.iter().filter(|(_, object)| is_owned(object)).map(|(key, _)| key.clone()).collect()
     }
 
     /// What the garbage collector does: what belongs to a deleted object goes with it.
     fn remove_owned(&self, inner: &mut Inner, owner: &Value) {
-        let owned: Vec<Key> = inner
-            .objects
-            .iter()
-            .filter(|(_, object)| {
-                let owners = object.value["metadata"]["ownerReferences"].as_array();
-                owners.is_some_and(|all| all.iter().any(|reference| reference["uid"] == *owner))
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in owned {
+        for key in Self::owned(inner, owner) {
             if let Some(object) = self.remove(inner, &key) {
                 let uid = object.value["metadata"]["uid"].clone();
                 self.remove_owned(inner, &uid);

@@ -18,7 +18,7 @@ pub(super) fn table(kind: &Kind, objects: &[&Value], list: Value, now: UnixTime)
         .collect();
     let definitions: Vec<Value> = columns
         .iter()
-        .map(|column| json!({ "name": column.name, "type": column.kind, "format": if column.name == "Name" { "name" } else { "" }, "description": column.name, "priority": 0 }))
+        .map(|column| json!({ "name": column.name, "type": column.kind, "format": if column.name == "Name" { "name" } else { "" }, "description": column.name, "priority": column.priority }))
         .collect();
     json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list, "columnDefinitions": definitions, "rows": rows })
 }
@@ -27,6 +27,8 @@ struct Column {
     name: String,
     kind: String,
     content: Content,
+    /// Above 0: shown with `-o wide` alone.
+    priority: i64,
 }
 
 enum Content {
@@ -42,7 +44,7 @@ enum Content {
 
 impl Column {
     fn new(name: &str, kind: &str, content: Content) -> Self {
-        Self { name: name.to_owned(), kind: kind.to_owned(), content }
+        Self { name: name.to_owned(), kind: kind.to_owned(), content, priority: 0 }
     }
 
     fn cell(&self, object: &Value, now: UnixTime) -> Value {
@@ -67,10 +69,10 @@ fn columns(kind: &Kind) -> Vec<Column> {
     let ready = |ready, wanted| Column::new("Ready", "string", Content::Share(ready, wanted));
     let mut columns = vec![path("Name", "/metadata/name")];
     if !kind.columns.is_empty() {
-        columns.extend(kind.columns.iter().map(|(name, kind, at)| {
+        columns.extend(kind.columns.iter().map(|(name, kind, at, priority)| {
             let pointer = at.replace('.', "/");
             let content = if kind == "date" { Content::Age(pointer) } else { Content::Path(pointer) };
-            Column::new(name, kind, content)
+            Column { priority: *priority, ..Column::new(name, kind, content) }
         }));
         return columns;
     }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::demo::endpoints::Endpoints;
 use crate::demo::forward::Nodes;
 use crate::demo::jobs;
-use crate::demo::store::{Key, Object, Store};
+use crate::demo::store::{Dependents, Key, Object, Store};
 use crate::ports::Clock;
 
 /// Resources with pods.
@@ -227,7 +227,7 @@ impl Controllers {
     }
 
     fn delete_pod(&self, key: &Key, pod: &Value) -> bool {
-        self.store.delete(&pod_key(&key.1, pod), |_| Ok(())).is_ok()
+        self.store.delete(&pod_key(&key.1, pod), Dependents::Go, |_| Ok(())).is_ok()
     }
 
     /// Starts a pending pod: its image is there or not, then it listens and is ready.
@@ -239,7 +239,10 @@ impl Controllers {
             let waiting = json!({ "waiting": { "reason": reason, "message": message } });
             json!({ "phase": "Pending", "containerStatuses": [container(&pod.value, false, &waiting)] })
         };
-        let status = if image.contains(MISSING_IMAGE) {
+        let status = if self.no_node_takes_pods() {
+            let message = "0/1 nodes are available: 1 node(s) were unschedulable.";
+            json!({ "phase": "Pending", "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message }] })
+        } else if image.contains(MISSING_IMAGE) {
             waits("ImagePullBackOff", format!("Back-off pulling image {image:?}"))
         } else {
             match self.endpoints.start(&pod.value).await {
@@ -252,6 +255,12 @@ impl Controllers {
             }
         };
         self.set_status(key, status);
+    }
+
+    /// Whether there are nodes, and all are cordoned. Without any, pods run all the same.
+    fn no_node_takes_pods(&self) -> bool {
+        let nodes = self.store.list("/nodes", None).objects;
+        !nodes.is_empty() && nodes.iter().all(|(_, node)| node.value["spec"]["unschedulable"] == true)
     }
 
     /// Writes a status; an object that is gone needs none.
@@ -319,7 +328,7 @@ pub(super) fn pod_key(namespace: &Arc<str>, pod: &Value) -> Key {
     ("/pods".into(), Arc::clone(namespace), pod["metadata"]["name"].as_str().unwrap_or_default().into())
 }
 
-fn container(pod: &Value, ready: bool, state: &Value) -> Value {
+pub(super) fn container(pod: &Value, ready: bool, state: &Value) -> Value {
     let spec = &pod["spec"]["containers"][0];
     json!({ "name": spec["name"], "image": spec["image"], "imageID": "", "restartCount": 0, "ready": ready, "started": ready, "state": state })
 }

@@ -11,7 +11,7 @@ use crate::demo::patch;
 use crate::demo::scale;
 use crate::demo::schema;
 use crate::demo::status::Failure;
-use crate::demo::store::{Key, metadata};
+use crate::demo::store::{Dependents, Key, metadata};
 
 impl Api {
     pub(super) fn create(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
@@ -212,7 +212,15 @@ impl Api {
             allowed(&object.value)?;
             return Ok(raw_response(StatusCode::OK, object.json()));
         }
-        let object = self.store.delete(&key, allowed)?;
+        let policy = options["propagationPolicy"].as_str().or(call.query.get("propagationPolicy").map(String::as_str));
+        let dependents = match policy {
+            Some("Orphan") => Dependents::Stay,
+            Some(_) => Dependents::Go,
+            // For old clients' sake, the Job's API leaves its pods behind unless told otherwise.
+            None if &*key.0 == "batch/jobs" => Dependents::Stay,
+            None => Dependents::Go,
+        };
+        let object = self.store.delete(&key, dependents, allowed)?;
         let metadata = &object.value["metadata"];
         // What is gone at once is told of; what is only going, and a pod, is shown.
         if metadata["deletionTimestamp"].is_string() || call.kind.plural == "pods" {

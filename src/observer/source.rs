@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::cert::parse::{NamePool, read_entry, unreadable};
 use crate::cluster::connect::connect;
-use crate::cluster::secrets::{Scope, backoff, follow};
+use crate::cluster::feed::backoff;
+use crate::cluster::secrets::{Scope, follow};
 use crate::inventory::Inventory;
 use crate::observer::ClusterSpec;
 use crate::observer::registry::{Registry, SourceState};

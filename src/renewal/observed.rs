@@ -1,6 +1,7 @@
 //! What a pass of the protocol looks at: everything is read again, nothing is remembered but the journal.
 
 use crate::digest;
+use crate::job::SeenJob;
 use crate::material::{Material, MeshSecrets, StoredSecret};
 use crate::mesh::{HostedMesh, SecretRole};
 use crate::native::{self, Obstacle};
@@ -27,8 +28,10 @@ pub struct Observed {
     pub obstacles: Vec<Obstacle>,
     /// Backups that this renewal made.
     pub backups: [Option<Material>; 3],
-    /// Staged copies of this attempt.
-    pub staged: [Option<Material>; 3],
+    /// Staged copies of this attempt, the immutable ones and those that the Job still writes.
+    pub staged: MeshSecrets,
+    /// The Job that the journal names, and the pods of this renewal's Jobs, where they count.
+    pub job: SeenJob,
     /// Names of all staged copies of this renewal.
     pub staged_names: Vec<String>,
     /// The mesh's lock.
@@ -79,6 +82,13 @@ impl Observed {
     /// A live Secret.
     pub fn live(&self, role: SecretRole) -> Option<&StoredSecret> {
         self.secrets[role as usize].as_ref()
+    }
+
+    /// What the staged copies hold, once nobody can change them any more.
+    pub fn sealed(&self) -> [Option<Material>; 3] {
+        let sealed =
+            |copy: &Option<StoredSecret>| copy.as_ref().filter(|copy| copy.immutable).map(|copy| copy.material.clone());
+        [sealed(&self.staged[0]), sealed(&self.staged[1]), sealed(&self.staged[2])]
     }
 
     /// The entries of a live Secret that a renewal writes.

@@ -1,6 +1,8 @@
 //! The protocol: from what is seen to the one thing that is done next. Pure; at most one mutation per pass, each fenced by the resourceVersion on which it
 //! was decided. Whoever is killed anywhere goes on with the next pass.
 
+use serde_json::Value;
+
 use crate::material::Material;
 use crate::mesh::SecretRole;
 use crate::native::Obstacle;
@@ -15,6 +17,7 @@ mod finish;
 mod journal;
 mod prepare;
 mod restart;
+mod stage;
 
 /// What is done next.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,12 +48,37 @@ pub enum Effect {
         /// What it holds.
         material: Material,
     },
-    /// Has the engine make the new material of one Secret, into an immutable Secret beside it.
+    /// Makes the new material of one Secret in process, into an immutable Secret beside it.
     Stage {
         /// Of which Secret.
         role: SecretRole,
         /// The name of the staged copy.
         name: String,
+    },
+    /// Creates a staged copy for the Job to write: with what the live Secret holds in those entries.
+    PrepareCopy {
+        /// The name of the staged copy.
+        name: String,
+        /// What it holds.
+        material: Material,
+    },
+    /// Creates the Job.
+    StartJob(Box<Value>),
+    /// Removes the Job and its pods.
+    DeleteJob {
+        /// Its name.
+        name: String,
+        /// Its uid: another Job of the name is not meant.
+        uid: String,
+    },
+    /// Puts right what the Job wrote into a staged copy, and makes it immutable.
+    Seal {
+        /// Of which Secret.
+        role: SecretRole,
+        /// The name of the staged copy.
+        name: String,
+        /// On which it was decided.
+        resource_version: String,
     },
     /// Writes entries of a live Secret.
     Commit {
@@ -98,7 +126,7 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
         Phase::Preflight => prepare::preflight(seen, now),
         Phase::AwaitingApproval => prepare::awaiting_approval(seen, now),
         Phase::BackingUp => prepare::backing_up(seen, now),
-        Phase::Staging => prepare::staging(seen, now),
+        Phase::Staging => stage::staging(seen, now),
         Phase::Auditing => prepare::auditing(seen, now),
         Phase::Committing => held(seen, now).unwrap_or_else(|| commit::committing(seen, now)),
         Phase::Restarting => held(seen, now).unwrap_or_else(|| restart::restarting(seen, now)),

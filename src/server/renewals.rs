@@ -223,12 +223,16 @@ impl<'a> SourceView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Engine;
     use crate::renewal::{Approval, Spec, Status};
 
     fn mk_waiting(name: &str, digest: &str) -> Renewal {
         let plan = Plan {
             digest: digest.to_owned(),
-            engine: "native".to_owned(),
+            engine: Engine::Native,
+            image: None,
+            service_account: None,
+            engine_reason: String::new(),
             leaves: vec![],
             restarts: vec![],
             ends_at: UnixTime(0),

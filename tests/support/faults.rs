@@ -1,19 +1,18 @@
-//! A proxy in front of a Kubernetes API that does harm at one chosen mutation.
+//! What stands between meshcert and a Kubernetes API, and does harm at one chosen mutation.
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "only tests use it")]
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use http_body_util::BodyExt;
 use tokio::sync::mpsc;
+use tower::{ServiceExt, service_fn};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +57,7 @@ impl Fault {
     ];
 }
 
-/// What the proxy counts and does.
+/// What is counted and done.
 pub struct Plan {
     /// At which mutation, from 0, and what.
     pub at: Option<(usize, Fault)>,
@@ -66,48 +65,33 @@ pub struct Plan {
     pub mutations: Mutex<Vec<String>>,
     /// Told when the process is to die.
     pub kill: mpsc::UnboundedSender<()>,
-    api: SocketAddr,
+    /// The path of a workload whose pod template somebody else manages: what is added to it is gone at once.
+    pub managed: Mutex<Option<String>>,
+    api: Router,
     dead: AtomicBool,
 }
 
-/// The proxy; ends when dropped.
-pub struct Proxy {
-    pub address: SocketAddr,
-    pub plan: Arc<Plan>,
-    task: tokio::task::JoinHandle<()>,
+/// A client of the API, through all that goes wrong. Requests do not leave the process: what is tried is the protocol, thousands of times.
+pub fn client(plan: &Arc<Plan>) -> kube::Client {
+    let plan = Arc::clone(plan);
+    let service = service_fn(move |request: Request<kube::client::Body>| {
+        let plan = Arc::clone(&plan);
+        async move {
+            let (head, body) = request.into_parts();
+            forward(&plan, Request::from_parts(head, body.collect().await.map_err(|_| Cut)?.to_bytes())).await
+        }
+    });
+    kube::Client::new(service, "default")
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Proxy {
-    pub async fn start(api: SocketAddr, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let plan = Arc::new(Plan { at, mutations: Mutex::default(), kill, api, dead: AtomicBool::new(false) });
-        let shared = Arc::clone(&plan);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let plan = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| forward(Arc::clone(&plan), request));
-                    // A connection that is cut on purpose ends in an error.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Self { address, plan, task }
+impl Plan {
+    pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
+        Self { at, mutations: Mutex::default(), kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
     }
 
     /// The next process may speak.
     pub fn revive(&self) {
-        self.plan.dead.store(false, Ordering::SeqCst);
+        self.dead.store(false, Ordering::SeqCst);
     }
 }
 
@@ -129,12 +113,10 @@ fn body_names_leader(request: &Request<Bytes>) -> bool {
 #[error("cut")]
 struct Cut;
 
-async fn forward(plan: Arc<Plan>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
+async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>, Cut> {
     if plan.dead.load(Ordering::SeqCst) {
         return Err(Cut);
     }
-    let (head, body) = request.into_parts();
-    let request = Request::from_parts(head, body.collect().await.map_err(|_| Cut)?.to_bytes());
     let fault = is_mutation(&request).then(|| {
         let mut mutations = plan.mutations.lock().unwrap();
         mutations.push(format!("{} {}", request.method(), request.uri().path()));
@@ -145,40 +127,49 @@ async fn forward(plan: Arc<Plan>, request: Request<Incoming>) -> Result<Response
         let _ = plan.kill.send(());
     };
     match fault.flatten() {
-        None => send(&plan, request).await,
+        None => {
+            let managed = plan.managed.lock().unwrap().clone();
+            let managed = managed.filter(|path| request.method() == Method::PATCH && request.uri().path() == path);
+            let answer = send(plan, request).await;
+            if let Some(path) = managed {
+                let theirs = r#"{"spec":{"template":{"metadata":{"annotations":{"meshcert.dev/certificates-digest":null,"kubectl.kubernetes.io/restartedAt":null}}}}}"#;
+                merge(plan, &path, theirs).await;
+            }
+            answer
+        }
         Some(Fault::KilledBefore) => {
             die();
             Err(Cut)
         }
         Some(Fault::KilledAfter) => {
-            let _ = send(&plan, request).await;
+            let _ = send(plan, request).await;
             die();
             Err(Cut)
         }
         Some(Fault::Conflict) => Ok(refuse(StatusCode::CONFLICT)),
         Some(Fault::Error) => Ok(refuse(StatusCode::INTERNAL_SERVER_ERROR)),
         Some(Fault::ErrorAfter) => {
-            let _ = send(&plan, request).await;
+            let _ = send(plan, request).await;
             Ok(refuse(StatusCode::INTERNAL_SERVER_ERROR))
         }
         Some(Fault::Forbidden) => Ok(refuse(StatusCode::FORBIDDEN)),
         Some(Fault::Throttled) => Ok(refuse(StatusCode::TOO_MANY_REQUESTS)),
         Some(Fault::CutBefore) => Err(Cut),
         Some(Fault::CutAfter) => {
-            let _ = send(&plan, request).await;
+            let _ = send(plan, request).await;
             Err(Cut)
         }
         Some(Fault::ForeignWriter) => {
             if request.method() != Method::POST {
                 let path = request.uri().path().trim_end_matches("/status").to_owned();
-                merge(&plan, &path, r#"{"metadata":{"annotations":{"example.org/touched":"yes"}}}"#).await;
+                merge(plan, &path, r#"{"metadata":{"annotations":{"example.org/touched":"yes"}}}"#).await;
             }
-            send(&plan, request).await
+            send(plan, request).await
         }
         Some(Fault::LeadershipLost) => {
             let lease = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases/meshcert-leader";
-            merge(&plan, lease, r#"{"spec":{"holderIdentity":"another"}}"#).await;
-            send(&plan, request).await
+            merge(plan, lease, r#"{"spec":{"holderIdentity":"another"}}"#).await;
+            send(plan, request).await
         }
     }
 }
@@ -188,22 +179,17 @@ async fn merge(plan: &Plan, path: &str, patch: &'static str) {
     let _ = send(plan, request.body(Bytes::from_static(patch.as_bytes())).unwrap()).await;
 }
 
-fn refuse(code: StatusCode) -> Response<Full<Bytes>> {
+fn refuse(code: StatusCode) -> Response<Body> {
     let body = format!(
         r#"{{"kind":"Status","apiVersion":"v1","status":"Failure","code":{},"message":"on purpose"}}"#,
         code.as_u16()
     );
-    Response::builder().status(code).header("content-type", "application/json").body(Full::from(body)).unwrap()
+    Response::builder().status(code).header("content-type", "application/json").body(Body::from(body)).unwrap()
 }
 
-async fn send(plan: &Plan, request: Request<Bytes>) -> Result<Response<Full<Bytes>>, Cut> {
-    let stream = TcpStream::connect(plan.api).await.map_err(|_| Cut)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| Cut)?;
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request.map(Full::new)).await.map_err(|_| Cut)?;
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
-    connection.abort();
-    Ok(Response::from_parts(head, Full::new(body)))
+async fn send(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>, Cut> {
+    match plan.api.clone().oneshot(request.map(Body::from)).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
 }

@@ -251,6 +251,11 @@ impl PodObject {
     }
 }
 
+/// Why a pod of this status does not start; `None` where it may yet.
+pub(in crate::cluster) fn problem(status: &serde_json::Value) -> Option<String> {
+    PodStatus::deserialize(status).ok()?.problem()
+}
+
 impl PodStatus {
     /// Why the pod does not become ready.
     fn problem(&self) -> Option<String> {

@@ -98,9 +98,9 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
 pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
     let status = &seen.renewal.status;
     let (digests, copies) =
-        if status.rolling_back { (&status.before, &seen.backups) } else { (&status.target, &seen.staged) };
+        if status.rolling_back { (&status.before, seen.backups.clone()) } else { (&status.target, seen.sealed()) };
     match copies {
-        [Some(kube), Some(etcd), Some(admin)] => Some((digests.as_ref()?, [kube.clone(), etcd.clone(), admin.clone()])),
+        [Some(kube), Some(etcd), Some(admin)] => Some((digests.as_ref()?, [kube, etcd, admin])),
         _ => None,
     }
 }

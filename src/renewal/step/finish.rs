@@ -2,7 +2,7 @@
 
 use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::journal::{self, note};
-use crate::renewal::step::{Effect, Next, restart};
+use crate::renewal::step::{Effect, Next, restart, stage};
 use crate::renewal::{Phase, Tier};
 use crate::time::UnixTime;
 
@@ -50,6 +50,9 @@ fn clean_up(seen: &Observed) -> Next {
     if !partial && seen.renewal.finalizer {
         return Next::Act(Effect::SetFinalizer(false));
     }
+    if let Some(next) = stage::end_job(seen) {
+        return next;
+    }
     if !partial && let Some(name) = seen.staged_names.first() {
         return Next::Act(Effect::DeleteCopy(name.clone()));
     }
@@ -75,6 +78,7 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         next.commits.clear();
         next.restarts.clear();
         (next.target, next.committed_at, next.tier, next.rolling_back) = (None, None, None, false);
+        next.job = None;
         next
     };
     next.attempt = status.attempt + 1;

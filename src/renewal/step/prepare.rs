@@ -1,7 +1,7 @@
 //! Everything before the first commit: nothing live is touched.
 
 use crate::audit::audit;
-use crate::material::{self, Material};
+use crate::material;
 use crate::mesh::SecretRole;
 use crate::native;
 use crate::plan::Plan;
@@ -121,21 +121,8 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     }
     let mut status = journal::enter(seen, Phase::Staging, "what is in force is backed up", now);
     status.staged_attempt = Some(status.attempt);
+    status.target = None;
     status.before = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
-    Next::Journal(Box::new(status))
-}
-
-pub(super) fn staging(seen: &Observed, now: UnixTime) -> Next {
-    if let Some(next) = no_longer(seen, now).or_else(|| held(seen, now)) {
-        return next;
-    }
-    let missing = SecretRole::ALL.into_iter().find(|role| seen.staged[*role as usize].is_none());
-    if let Some(role) = missing {
-        let name = copy_name(&seen.renewal, role, seen.renewal.status.staged_attempt.unwrap_or(1));
-        return Next::Act(Effect::Stage { role, name });
-    }
-    let mut status = journal::enter(seen, Phase::Auditing, "the new material is made", now);
-    status.target = Some(Digests::new(staged(seen).map(|material| material.digest())));
     Next::Journal(Box::new(status))
 }
 
@@ -146,7 +133,7 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     let (Some(plan), Some(target)) = (&seen.renewal.status.plan, &seen.renewal.status.target) else {
         return fail(seen, "JournalIncomplete", "the journal lacks the plan or the target", Retry::Later, now);
     };
-    let staged = staged(seen);
+    let staged = seen.sealed().map(Option::unwrap_or_default);
     if SecretRole::ALL.iter().any(|role| staged[*role as usize].digest() != target.of(*role)) {
         return fail(seen, "StagedChanged", "the staged material is not the one that was made", Retry::Later, now);
     }
@@ -155,18 +142,17 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     let objections = audit(plan, &seen.secrets, &after, &mesh, now);
     if !objections.is_empty() {
         let all: Vec<String> = objections.iter().map(|one| format!("{} ({})", one.message, one.reason)).collect();
-        let message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
+        let mut message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
+        if let Some(job) = seen.renewal.status.job.as_ref().filter(|job| !job.said.is_empty()) {
+            message.push_str(&format!("; kubeadm said: {}", job.said));
+        }
         return fail(seen, "AuditFailed", &message, Retry::Never, now);
     }
     go(seen, Phase::Committing, "the new material is good", now)
 }
 
-fn staged(seen: &Observed) -> [Material; 3] {
-    seen.staged.clone().map(Option::unwrap_or_default)
-}
-
 /// The policy, and whether the certificates are still those that this is about.
-fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
+pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
     if present_leaves(seen) != seen.renewal.status.certificates {
         let message = "somebody else has replaced the certificates that this renewal was about";
         return Some(end(seen, Phase::Superseded, "Replaced", message, now));

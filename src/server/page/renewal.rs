@@ -158,15 +158,23 @@ fn step(out: &mut String, class: &str, mark: &str, phase: Phase, took: &str, res
 
 /// Open while somebody has to agree to it.
 fn plan(out: &mut String, plan: &Plan, renewal: &Renewal) -> Result {
-    let Plan { digest, engine, leaves, restarts, ends_at } = plan;
+    let Plan { digest, engine, image, service_account, engine_reason, leaves, restarts, ends_at } = plan;
     let open = if renewal.status.phase == Phase::AwaitingApproval { " open" } else { "" };
-    writeln!(
+    write!(
         out,
-        "<details id=\"plan\" class=\"plan\"{open}><summary id=\"plan-summary\"><h3>Plan</h3></summary>\n<p class=\"facts\">{} certificates are made anew under the same CAs by the engine {}; then the first end is {}.</p>\n<ul class=\"diff\">",
+        "<details id=\"plan\" class=\"plan\"{open}><summary id=\"plan-summary\"><h3>Plan</h3></summary>\n<p class=\"facts\">{} certificates are made anew under the same CAs by the engine {}",
         leaves.len(),
-        Escaped(engine),
-        Moment(*ends_at)
+        engine.as_str()
     )?;
+    for (what, name) in [("image", image), ("account", service_account)] {
+        if let Some(name) = name {
+            write!(out, ", {what} <span class=\"code\">{}</span>", Escaped(name))?;
+        }
+    }
+    if !engine_reason.is_empty() {
+        write!(out, ", for kubeadm would lose something: {}", Escaped(engine_reason))?;
+    }
+    writeln!(out, "; then the first end is {}.</p>\n<ul class=\"diff\">", Moment(*ends_at))?;
     for PlannedLeaf { secret, key, ends_at, next_ends_at, .. } in leaves {
         let days = ends_at.seconds_until(*next_ends_at) / DAY;
         let gain = if days > 0 { format!("+{days} days") } else { "kept as it is".to_owned() };

@@ -1,0 +1,60 @@
+{{- /* What a schema cannot say: values that contradict each other. */ -}}
+{{- define "meshcert.checks" -}}
+{{- $values := .Values -}}
+{{- $processes := (include "meshcert.processes" . | fromJson).items -}}
+{{- if not $processes -}}
+  {{- fail "nothing is enabled: set observe.enabled, webhook.enabled or act.enabled" -}}
+{{- end -}}
+{{- if and $values.combined.enabled (not (index $processes 0).roles) -}}
+  {{- fail "combined.enabled without a role: set observe.enabled, webhook.enabled or act.enabled" -}}
+{{- end -}}
+{{- if and $values.combined.enabled $values.cluster.observeAllNamespaces $values.act.enabled -}}
+  {{- fail "combined.enabled, act.enabled and cluster.observeAllNamespaces exclude each other: act needs named namespaces; leave a Deployment to each role" -}}
+{{- end -}}
+{{- if and $values.act.enabled $values.cluster.observeAllNamespaces (not $values.cluster.namespaces) -}}
+  {{- fail "act.enabled needs cluster.namespaces: name those in which meshcert may renew" -}}
+{{- end -}}
+{{- $mode := get $values.policy "mode" | default "observe" -}}
+{{- if and (ne $mode "observe") (not $values.act.enabled) -}}
+  {{- fail (printf "policy.mode is %s, but nobody would renew: set act.enabled=true" $mode) -}}
+{{- end -}}
+{{- if and $values.clusterSecrets.enabled (not (or $values.cluster.namespaces $values.cluster.observeAllNamespaces)) -}}
+  {{- fail "clusterSecrets.enabled needs cluster.namespaces: the Secrets are looked for in the first cluster, this one" -}}
+{{- end -}}
+{{- range $cluster := $values.extraClusters -}}
+  {{- if eq $cluster.name $values.cluster.name -}}
+    {{- fail (printf "extraClusters: %q is the name of this cluster already (cluster.name); give each its own" $cluster.name) -}}
+  {{- end -}}
+  {{- if $values.combined.enabled -}}
+    {{- range $role := (index $processes 0).roles -}}
+      {{- if not (get $cluster.kubeconfigSecrets $role) -}}
+        {{- fail (printf "extraClusters: %s has no kubeconfigSecrets.%s, and combined.enabled needs one for each enabled role" $cluster.name $role) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if $values.webhook.enabled -}}
+  {{- with $values.webhook -}}
+    {{- if and (not $values.observe.enabled) (not .meshesFrom.url) -}}
+      {{- fail "webhook.enabled needs observe.enabled, or webhook.meshesFrom.url: it learns the meshes from an observe pod" -}}
+    {{- end -}}
+    {{- if and (hasPrefix "https:" .meshesFrom.url) (not .meshesFrom.caSecret) -}}
+      {{- fail "webhook.meshesFrom.url with https needs webhook.meshesFrom.caSecret: nobody is believed unverified" -}}
+    {{- end -}}
+    {{- if and (kindIs "slice" .tls.clientCertificates) (not .tls.existingSecret) -}}
+      {{- fail "webhook.tls.clientCertificates needs webhook.tls.existingSecret: certificates are shown in TLS" -}}
+    {{- end -}}
+    {{- if not (or .credentials.bearerTokenKey .credentials.basicAuth.username (kindIs "slice" .tls.clientCertificates)) -}}
+      {{- fail "webhook.enabled needs webhook.credentials.bearerTokenKey, webhook.credentials.basicAuth or webhook.tls.clientCertificates: nobody may ask without a credential" -}}
+    {{- end -}}
+    {{- if and .credentials.basicAuth.username (not .credentials.existingSecret) -}}
+      {{- fail "webhook.credentials.basicAuth needs webhook.credentials.existingSecret with the password; only a bearer token is generated" -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $before := include "meshcert.seconds" (get $values.policy "renewBefore" | default "30d") | int64 -}}
+{{- $critical := include "meshcert.seconds" $values.monitoring.rules.criticalBefore | int64 -}}
+{{- if ge $critical $before -}}
+  {{- fail (printf "monitoring.rules.criticalBefore (%s) must be shorter than policy.renewBefore (%s)" $values.monitoring.rules.criticalBefore (get $values.policy "renewBefore" | default "30d")) -}}
+{{- end -}}
+{{- end -}}

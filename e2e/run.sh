@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Brings the cluster up, runs the tests in it (or those named), takes it down, whatever happens. E2E_KEEP=1 keeps it after a failure.
+source "$(dirname "$0")/lib.sh"
+cd "$SOURCE"
+
+end() {
+  local code=$?
+  trap - EXIT INT TERM
+  if ((code != 0)) && [[ ${E2E_KEEP:-} == 1 ]]; then
+    say "failed and kept: e2e/inside.sh kubectl get pods -A; make e2e-down ends it"
+  else
+    "$SOURCE/e2e/down.sh" || code=1
+  fi
+  ((code == 0)) || say "logs are in $LOGS"
+  exit "$code"
+}
+
+# Built before: a compiler beside the cluster would only be in its way.
+cargo test --quiet --test e2e --no-run
+rm -rf "$LOGS"
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"$SOURCE/e2e/up.sh"
+# The cases share the machine's two cores, and some stop what others need: one after the other.
+MESHCERT_E2E=$STATE inside cargo test --test e2e -- --ignored --nocapture --test-threads=1 "$@"
+say "what was measured:"
+cat "$LOGS/figures.txt" >&2

@@ -1,0 +1,171 @@
+//! What following has in common, whatever is followed: events for whoever listens, and a watch that is taken up again wherever it was cut.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::mpsc::Sender;
+use tokio::time::sleep;
+
+use crate::cluster::feed::lines::Lines;
+use crate::cluster::request::{self, Asked, Resource};
+use crate::ports::{SourceError, SourceErrorReason};
+
+mod lines;
+
+/// For the headers, and again for the body, of an answer.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+/// After this the server ends a watch, and it is taken up again.
+const WATCH_SECONDS: u64 = 290;
+/// The first and the longest wait before a failed request is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
+
+/// What is followed: how its listener is told, and what the lines of its watch mean.
+pub(super) trait Subject {
+    /// What the listener gets.
+    type Event;
+    const RESOURCE: Resource;
+
+    /// The watch is alive.
+    fn alive() -> Self::Event;
+
+    /// A request failed; it is tried again.
+    fn failed(error: SourceError) -> Self::Event;
+
+    /// # Errors
+    /// It is not what a Kubernetes API sends.
+    fn line(&self, line: &[u8]) -> Result<Line<Self::Event>, serde_json::Error>;
+}
+
+/// A line of a watch.
+pub(super) enum Line<E> {
+    /// What happened, and the version up to which all is seen; empty: no further than before.
+    Event(E, String),
+    /// The watch ends: status code and message.
+    Error(u16, String),
+}
+
+/// Nobody listens any more: the end of following.
+pub(super) struct Closed;
+
+/// One subject, followed in a namespace or in all.
+pub(super) struct Feed<S: Subject> {
+    pub(super) client: Client,
+    pub(super) namespace: Option<Arc<str>>,
+    /// Path and query, up to where parameters can be added: it ends with `?` or `&`.
+    pub(super) path: String,
+    pub(super) subject: S,
+    pub(super) events: Sender<S::Event>,
+}
+
+impl<S: Subject> Feed<S> {
+    /// Watches, takes a cut watch up again, and returns when only a new list helps.
+    pub(super) async fn watch_on(&self, mut version: String, failures: &mut u32) -> Result<(), Closed> {
+        loop {
+            match self.watch(&mut version, failures).await? {
+                Ok(()) => {}
+                Err(error) if error.reason == SourceErrorReason::Gone => return self.send(S::failed(error)).await,
+                Err(error) => self.fail(error, failures).await?,
+            }
+        }
+    }
+
+    /// One watch request, until it ends. `version` moves with every event.
+    async fn watch(&self, version: &mut String, failures: &mut u32) -> Result<Result<(), SourceError>, Closed> {
+        let asked = self.asked("watch");
+        let uri = format!(
+            "{}watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
+            self.path,
+            encode(version)
+        );
+        let body = match request::open(&self.client, &uri, &asked, DEADLINE).await {
+            Ok(body) => body,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.send(S::alive()).await?;
+        let mut lines = Lines::new(body);
+        loop {
+            match lines.next(&asked).await {
+                Ok(Some(line)) => {
+                    *failures = 0;
+                    if let Err(error) = self.take_line(&line, version, &asked).await? {
+                        return Ok(Err(error));
+                    }
+                }
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    async fn take_line(
+        &self,
+        line: &[u8],
+        version: &mut String,
+        asked: &Asked<'_>,
+    ) -> Result<Result<(), SourceError>, Closed> {
+        if line.trim_ascii().is_empty() {
+            return Ok(Ok(()));
+        }
+        let (event, seen) = match self.subject.line(line) {
+            Err(error) => return Ok(Err(undecodable(asked, &error))),
+            Ok(Line::Error(code, message)) => {
+                let status = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+                return Ok(Err(request::refused(asked, status, &message)));
+            }
+            Ok(Line::Event(event, seen)) => (event, seen),
+        };
+        self.send(event).await?;
+        if !seen.is_empty() {
+            *version = seen;
+        }
+        Ok(Ok(()))
+    }
+
+    pub(super) async fn send(&self, event: S::Event) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Says that a request failed, and waits before the next one.
+    pub(super) async fn fail(&self, error: SourceError, failures: &mut u32) -> Result<(), Closed> {
+        self.send(S::failed(error)).await?;
+        sleep(backoff(*failures)).await;
+        *failures = failures.saturating_add(1);
+        Ok(())
+    }
+
+    pub(super) fn asked(&self, verb: &'static str) -> Asked<'_> {
+        Asked { verb, resource: S::RESOURCE, namespace: self.namespace.as_deref() }
+    }
+}
+
+/// The wait after `failures` failures in a row: doubled each time, between half of it and all of it, so that many do not come back at once.
+pub(crate) fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    let full = first.saturating_mul(1 << failures.min(16)).min(longest);
+    let random = RandomState::new().hash_one(failures) as u32;
+    full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+pub(super) fn undecodable(asked: &Asked<'_>, error: &serde_json::Error) -> SourceError {
+    // Its own words could quote the answer, which holds Secrets.
+    let place = format!("line {}, column {}", error.line(), error.column());
+    SourceError {
+        reason: SourceErrorReason::Decode,
+        message: format!("{asked}: the answer is not what a Kubernetes API sends ({place})"),
+    }
+}
+
+/// Percent-encodes everything but unreserved characters (RFC 3986 section 2.3).
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

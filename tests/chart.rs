@@ -1,0 +1,422 @@
+//! What the chart renders for a matrix of values, with the real Helm and kubeconform, and what it refuses.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::helm::{CHART, Helm, golden, name, objects, of_kind, root};
+use support::tools;
+
+/// All roles, each with a Deployment; a token of one's own, so that nothing is random.
+const ROLES: &str = "
+webhook: {enabled: true, credentials: {existingSecret: meshcert-webhook}}
+act: {enabled: true}
+policy: {mode: approve}
+";
+const COMBINED: &str = "
+combined: {enabled: true, replicas: 1}
+webhook: {enabled: true, credentials: {existingSecret: meshcert-webhook}}
+act: {enabled: true}
+policy: {mode: auto, renewBefore: 45d, windows: [{days: [sat], start: '22:00', end: '04:00', timeZone: Asia/Shanghai}]}
+monitoring: {operator: victoriametrics, rules: {criticalBefore: 10d12h}}
+";
+const OPERATOR: &str = "
+webhook: {enabled: true, credentials: {existingSecret: meshcert-webhook}}
+act: {enabled: true}
+policy: {mode: approve}
+monitoring: {operator: prometheus, labels: {release: kps}, dashboards: {enabled: true, namespace: grafana}}
+";
+const FLEET: &str = "
+cluster: {name: cp-1, namespaces: [istio-system, mesh-2], reach: portForward}
+extraClusters:
+  - {name: cp-2, kubeconfigSecrets: {observe: cp-2-observe, webhook: cp-2-webhook, act: cp-2-act}}
+  - {name: Cp_3, namespaces: [a, b], reach: direct, kubeconfigSecrets: {observe: cp-3-observe}}
+clusterSecrets: {enabled: true, istioRemoteSecrets: true, namespaces: ['*']}
+naming: {kubeCerts: 'x-{mesh}-kube'}
+secretRules: [{type: kubernetes.io/tls, namespaces: [shop]}, {type: kubernetes.io/tls}]
+webhook: {enabled: true, credentials: {existingSecret: meshcert-webhook}, alertNames: [A, B], labels: {mesh: mesh}}
+act: {enabled: true}
+crd: {install: false}
+monitoring: {scrape: {enabled: false}}
+podDisruptionBudget: {enabled: false}
+";
+const LOCKED: &str = "
+fullnameOverride: guard
+image: {repository: registry.example.org/meshcert, digest: 'sha256:0123456789012345678901234567890123456789012345678901234567890123', pullSecrets: [pull]}
+webhook:
+  enabled: true
+  credentials: {existingSecret: creds, bearerTokenKey: '', basicAuth: {username: am, passwordKey: pass.word}}
+  tls: {existingSecret: webhook-tls, clientCertificates: [alertmanager]}
+act: {enabled: true, replicas: 1}
+crd: {install: false}
+networkPolicy: {restrictEgress: true, metricsFromNamespaces: [monitoring], webhookFromNamespaces: [monitoring, alerts], apiServerPorts: [6443]}
+log: {format: plain, level: debug}
+podLabels: {team: mesh}
+podAnnotations: {note: x}
+nodeSelector: {kubernetes.io/os: linux}
+tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}]
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}
+topologySpread: {topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}
+priorityClassName: high
+uninstallHooks: {enabled: false}
+";
+const MATRIX: [(&str, &str); 8] = [
+    ("default", ""),
+    ("roles", ROLES),
+    ("combined", COMBINED),
+    ("operator", OPERATOR),
+    ("fleet", FLEET),
+    ("locked", LOCKED),
+    ("wide", "{cluster: {observeAllNamespaces: true}, act: {enabled: true}, secretRules: [{namespaces: [shop]}]}"),
+    (
+        "webhook",
+        "{observe: {enabled: false}, webhook: {enabled: true, meshesFrom: {url: 'https://other:9794', caSecret: ca}, tls: {existingSecret: t, clientCertificates: []}}}",
+    ),
+];
+
+fn pods(objects: &[Value]) -> Vec<(String, &Value)> {
+    let owners = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("Deployment" | "Job")));
+    owners.map(|owner| (name(owner), &owner["spec"]["template"]["spec"])).collect()
+}
+
+#[test]
+fn lint_and_schemas_find_nothing_whatever_is_asked_for() {
+    let (Some(helm), Some(kubeconform)) = (Helm::find(), tools::built("kubeconform")) else { return };
+    let schemas = root().join(".cache/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json");
+    for (case, values) in MATRIX {
+        let lint = helm.run(&["lint", "--strict", CHART, "--values", "-"], values);
+        assert!(lint.status.success(), "{case}: {}", String::from_utf8_lossy(&lint.stdout));
+        let mut command = Command::new(&kubeconform);
+        // Of the VictoriaMetrics operator no schema is at hand; another test holds its objects against those of the Prometheus operator.
+        command.args(["-strict", "-skip", "VMRule,VMServiceScrape", "-schema-location"]).arg(&schemas);
+        let found = tools::run(&mut command, helm.template(values).as_bytes()).unwrap();
+        assert!(found.status.success(), "{case}: {}", String::from_utf8_lossy(&found.stdout));
+    }
+    let mut command = Command::new(&kubeconform);
+    command.args(["-strict", "-schema-location"]).arg(&schemas);
+    let wrong = "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}";
+    let found = tools::run(&mut command, wrong.as_bytes()).unwrap();
+    assert!(!found.status.success(), "kubeconform finds what is wrong");
+}
+
+#[test]
+fn every_configuration_is_accepted_by_the_program_and_names_only_what_is_mounted() {
+    let Some(helm) = Helm::find() else { return };
+    for (case, values) in MATRIX {
+        let objects = helm.objects(values);
+        let pods = pods(&objects);
+        let configs = of_kind(&objects, "ConfigMap").into_iter().filter(|map| map["data"]["meshcert.yaml"].is_string());
+        let mut checked = 0;
+        for map in configs {
+            let text = map["data"]["meshcert.yaml"].as_str().unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let check = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+            let found = { check }.args(["config", "check"]).arg(file.path()).output().unwrap();
+            assert!(found.status.success(), "{case}: {}\n{text}", String::from_utf8_lossy(&found.stderr));
+            let users =
+                pods.iter().filter(|(_, pod)| pod["volumes"][0]["configMap"]["name"] == map["metadata"]["name"]);
+            for (pod, spec) in users {
+                checked += 1;
+                let mounts: Vec<_> = spec["containers"][0]["volumeMounts"].as_array().unwrap().iter().collect();
+                let volumes: BTreeSet<_> =
+                    spec["volumes"].as_array().unwrap().iter().map(|one| one["name"].to_string()).collect();
+                let mounted: BTreeSet<_> = mounts.iter().map(|mount| mount["name"].to_string()).collect();
+                assert_eq!(mounted, volumes, "{case}: {pod}");
+                for path in text.split_whitespace().filter(|word| word.starts_with("/etc/meshcert/")) {
+                    let below =
+                        |mount: &&&Value| path.starts_with(&format!("{}/", mount["mountPath"].as_str().unwrap()));
+                    assert_eq!(mounts.iter().filter(below).count(), 1, "{case}: {pod} does not mount {path}");
+                }
+            }
+        }
+        assert_eq!(checked, pods.len(), "{case}: every pod has its configuration");
+    }
+}
+
+#[test]
+fn every_pod_is_restricted_and_fits_its_memory() {
+    let Some(helm) = Helm::find() else { return };
+    for (case, values) in MATRIX {
+        for (pod, spec) in pods(&helm.objects(values)) {
+            let wanted = json!({
+                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            });
+            assert_eq!(spec["securityContext"], wanted, "{case}: {pod}");
+            let container = &spec["containers"][0];
+            let wanted = json!({
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+            });
+            assert_eq!(container["securityContext"], wanted, "{case}: {pod}");
+            assert!(container["resources"]["limits"]["memory"].is_string(), "{case}: {pod} has a limit");
+            assert!(container["resources"]["limits"]["cpu"].is_null(), "{case}: {pod} is not throttled");
+        }
+    }
+}
+
+#[test]
+fn the_rendering_is_the_golden_one() {
+    let Some(helm) = Helm::find() else { return };
+    for (case, values) in [("combined", COMBINED), ("fleet", FLEET), ("locked", LOCKED)] {
+        // The definition and the rules have files of their own that are compared.
+        let text = helm.try_template(values, &["--set", "crd.install=false,monitoring.rules.enabled=false"]).unwrap();
+        golden(&format!("tests/golden/chart/{case}.yaml"), &text);
+    }
+}
+
+#[test]
+fn the_plain_manifests_are_those_of_the_chart() {
+    let Some(helm) = Helm::find() else { return };
+    for (file, values, says) in [
+        ("observe", "", "Watches and alerts; writes nothing."),
+        ("renew", ROLES, "Watches, takes notifications and renews what a person has approved."),
+    ] {
+        let text = helm.try_template(values, &["--no-hooks"]).unwrap();
+        let head = format!(
+            "# {says} Generated from deploy/chart by `make manifests`; docs/INSTALL.md says how to use it.\n\
+             apiVersion: v1\nkind: Namespace\nmetadata:\n  name: meshcert\n  labels:\n    pod-security.kubernetes.io/enforce: restricted\n"
+        );
+        golden(&format!("deploy/manifests/{file}.yaml"), &format!("{head}{}", without_helm(&text)));
+    }
+}
+
+/// What only Helm understands or adds: comments about sources, its labels and annotations, empty documents.
+fn without_helm(text: &str) -> String {
+    let own = |line: &&str| {
+        let line = line.trim_start();
+        !line.starts_with("# Source:")
+            && !line.starts_with("helm.sh/")
+            && !line.starts_with("app.kubernetes.io/managed-by:")
+    };
+    let text: Vec<&str> = text.lines().filter(own).filter(|line| !line.is_empty()).collect();
+    let text = text.join("\n").replace("  annotations:\n  labels:", "  labels:");
+    format!("{text}\n")
+}
+
+#[test]
+fn values_that_cannot_work_are_refused_in_words() {
+    let Some(helm) = Helm::find() else { return };
+    for (values, word) in [
+        ("polcy: {}", "polcy"),
+        ("policy: {mode: yolo}", "policy"),
+        ("policy: {renewBefore: soon}", "renewBefore"),
+        ("policy: {image: x}", "image"),
+        ("observe: {replicas: 0}", "replicas"),
+        ("image: {digest: latest}", "digest"),
+        ("cluster: {namespaces: ['*']}", "namespaces"),
+        ("extraClusters: [{name: a}]", "kubeconfigSecrets"),
+        ("observe: {enabled: false}", "nothing is enabled"),
+        ("{combined: {enabled: true}, observe: {enabled: false}}", "combined.enabled without a role"),
+        ("policy: {mode: auto}", "policy.mode is auto, but nobody would renew: set act.enabled=true"),
+        ("extraClusters: [{name: default, kubeconfigSecrets: {observe: a}}]", "is the name of this cluster already"),
+        (
+            "{combined: {enabled: true}, act: {enabled: true}, extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}]}",
+            "b has no kubeconfigSecrets.act",
+        ),
+        ("{observe: {enabled: false}, webhook: {enabled: true}}", "webhook.meshesFrom"),
+        ("webhook: {enabled: true, meshesFrom: {url: 'https://a'}}", "needs webhook.meshesFrom.caSecret"),
+        ("webhook: {enabled: true, credentials: {bearerTokenKey: ''}}", "nobody may ask without a credential"),
+        ("webhook: {enabled: true, tls: {clientCertificates: []}}", "needs webhook.tls.existingSecret"),
+        ("webhook: {enabled: true, credentials: {basicAuth: {username: a}}}", "with the password"),
+        ("{act: {enabled: true}, cluster: {observeAllNamespaces: true, namespaces: []}}", "name those in which"),
+        (
+            "{combined: {enabled: true}, act: {enabled: true}, cluster: {observeAllNamespaces: true}}",
+            "exclude each other",
+        ),
+        ("{clusterSecrets: {enabled: true}, cluster: {namespaces: []}}", "clusterSecrets.enabled needs"),
+        ("policy: {renewBefore: 5d}", "must be shorter than policy.renewBefore (5d)"),
+    ] {
+        let error = helm.try_template(values, &[]).expect_err(values);
+        assert!(error.contains(word), "{values}: {error}");
+    }
+}
+
+/// Group/resource and verb of every rule that an account is bound to, with the namespace (empty: everywhere).
+fn rights(objects: &[Value]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for binding in objects.iter().filter(|one| one["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding"))) {
+        let namespace = binding["metadata"]["namespace"].as_str().unwrap_or_default();
+        let role = objects.iter().find(|one| {
+            one["kind"] == binding["roleRef"]["kind"]
+                && one["metadata"]["name"] == binding["roleRef"]["name"]
+                && one["metadata"]["namespace"] == binding["metadata"]["namespace"]
+        });
+        for rule in role.unwrap()["rules"].as_array().unwrap() {
+            let all = |field: &str| {
+                rule[field].as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            for subject in binding["subjects"].as_array().unwrap() {
+                let rights = found.entry(subject["name"].as_str().unwrap().to_owned()).or_default();
+                for resource in all("resources") {
+                    rights.extend(all("verbs").iter().map(|verb| format!("{namespace}: {verb} {resource}")));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn in_namespace(namespace: &str, rules: &[(&str, &str)]) -> BTreeSet<String> {
+    let each = rules
+        .iter()
+        .flat_map(|(resource, verbs)| verbs.split(' ').map(move |verb| format!("{namespace}: {verb} {resource}")));
+    each.collect()
+}
+
+const OBSERVE: &[(&str, &str)] = &[("secrets", "list watch"), ("certificaterenewals", "list watch")];
+const WEBHOOK: &[(&str, &str)] = &[("certificaterenewals", "get list create")];
+const ACT: &[(&str, &str)] = &[
+    ("secrets", "get list watch create patch delete"),
+    ("certificaterenewals", "get list watch create patch"),
+    ("certificaterenewals/status", "update"),
+    ("leases", "get create patch"),
+    ("deployments", "get list patch"),
+    ("statefulsets", "get list patch"),
+    ("daemonsets", "get list patch"),
+    ("jobs", "get"),
+    ("pods", "list delete"),
+    ("services", "get list"),
+    ("events", "create"),
+];
+const UNINSTALL: &[(&str, &str)] = &[("certificaterenewals", "list"), ("leases", "list delete")];
+
+#[test]
+fn each_role_has_the_rights_that_it_needs_and_no_other() {
+    let Some(helm) = Helm::find() else { return };
+    let one = |rules| in_namespace("istio-system", rules);
+    assert_eq!(rights(&helm.objects("")), [("meshcert-observe".to_owned(), one(OBSERVE))].into());
+    let found = rights(&helm.objects(ROLES));
+    let wanted = [("observe", OBSERVE), ("webhook", WEBHOOK), ("act", ACT), ("uninstall", UNINSTALL)];
+    assert_eq!(found, wanted.map(|(role, rules)| (format!("meshcert-{role}"), one(rules))).into());
+
+    let all: BTreeSet<String> = [OBSERVE, WEBHOOK, ACT].iter().flat_map(|rules| one(rules)).collect();
+    assert_eq!(rights(&helm.objects(COMBINED))["meshcert"], all, "one account has the rights of all");
+
+    let wide = rights(&helm.objects(MATRIX[6].1));
+    assert_eq!(wide["meshcert-observe"], in_namespace("", OBSERVE), "everywhere, on request");
+    assert_eq!(wide["meshcert-act"], one(ACT), "what writes keeps to its namespaces");
+
+    let fleet = rights(&helm.objects(FLEET));
+    let mut wanted: BTreeSet<String> =
+        ["istio-system", "mesh-2", "shop"].iter().flat_map(|namespace| in_namespace(namespace, OBSERVE)).collect();
+    wanted.insert("meshcert: list secrets".to_owned());
+    assert_eq!(fleet["meshcert-observe"], wanted);
+    assert!(fleet["meshcert-act"].contains("mesh-2: create pods/portforward"), "where it is asked for");
+
+    // The vendor's Job is made only by the engine that runs it.
+    let values = "{act: {enabled: true}, policy: {mode: approve, engine: job}}";
+    let job = rights(&objects(&helm.try_template(values, &["--skip-schema-validation"]).unwrap()));
+    let more = one(&[("jobs", "create delete"), ("serviceaccounts", "get")]);
+    assert_eq!(job["meshcert-act"], one(ACT).union(&more).cloned().collect());
+    for (account, rights) in rights(&helm.objects(ROLES)).iter().filter(|(account, _)| account.ends_with("webhook")) {
+        assert!(!rights.iter().any(|right| right.contains("secrets")), "{account}");
+    }
+}
+
+#[test]
+fn the_manual_names_the_same_rights() {
+    let page = std::fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap();
+    let text = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .find(|text| text.contains("kind: Role"));
+    let role: Value = serde_saphyr::from_str(text.unwrap()).unwrap();
+    let binding = json!({
+        "kind": "RoleBinding", "metadata": { "namespace": "istio-system" },
+        "roleRef": { "kind": "Role", "name": role["metadata"]["name"] }, "subjects": [{ "name": "act" }],
+    });
+    // Beside those that always are needed: what a way to the pods, or the engine, needs.
+    let sometimes = [("pods/portforward", "get create"), ("jobs", "create delete"), ("serviceaccounts", "get")];
+    let (always, sometimes) = (in_namespace("istio-system", ACT), in_namespace("istio-system", &sometimes));
+    let named = &rights(&[role, binding])["act"];
+    assert!(named.is_superset(&always), "{:?}", always.difference(named));
+    assert_eq!(named.difference(&always).find(|right| !sometimes.contains(*right)), None);
+}
+
+fn rules(objects: &[Value], kind: &str) -> Value {
+    of_kind(objects, kind)[0]["spec"].clone()
+}
+
+#[test]
+fn alert_thresholds_follow_renew_before() {
+    let Some(helm) = Helm::find() else { return };
+    let source: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(root().join("alerts/meshcert.rules.yaml")).unwrap()).unwrap();
+    assert_eq!(rules(&helm.objects(OPERATOR), "PrometheusRule"), source, "with the defaults they are the source");
+
+    let found = rules(&helm.objects(COMBINED), "VMRule");
+    let wanted = source.to_string().replace("< 30 * 86400", "< 45 * 86400").replace("< 7 * 86400", "< 907200");
+    assert_eq!(found, serde_json::from_str::<Value>(&wanted).unwrap());
+    let first = &found["groups"][0]["rules"];
+    assert!(first[0]["expr"].as_str().unwrap().contains("< 45 * 86400"), "the warning comes when a renewal is due");
+    assert!(first[1]["expr"].as_str().unwrap().contains("< 907200 > 0"));
+}
+
+#[test]
+fn both_operators_get_the_same_and_find_the_same_services() {
+    let Some(helm) = Helm::find() else { return };
+    let prometheus = helm.objects(OPERATOR);
+    let victoria = helm.objects(&OPERATOR.replace("operator: prometheus", "operator: victoriametrics"));
+    for (one, other) in [("PrometheusRule", "VMRule"), ("ServiceMonitor", "VMServiceScrape")] {
+        let (one, other) = (of_kind(&prometheus, one), of_kind(&victoria, other));
+        assert_eq!((one.len(), other.len()), (1, 1));
+        assert_eq!((&one[0]["spec"], &one[0]["metadata"]), (&other[0]["spec"], &other[0]["metadata"]));
+        assert_eq!(one[0]["metadata"]["labels"]["release"], "kps");
+    }
+    // Insight takes one kind of each, and what carries its labels.
+    let insight = helm.objects(&OPERATOR.replace("operator: prometheus", "operator: insight"));
+    for (kind, like) in [("ServiceMonitor", &prometheus), ("VMRule", &victoria)] {
+        let (one, like) = (of_kind(&insight, kind), of_kind(like, kind));
+        assert_eq!((one.len(), &one[0]["spec"]), (1, &like[0]["spec"]));
+        assert_eq!(one[0]["metadata"]["labels"]["operator.insight.io/managed-by"], "insight");
+    }
+    let maps = of_kind(&insight, "ConfigMap");
+    let dashboards = maps.iter().filter(|map| map["metadata"]["labels"]["operator.insight.io/dashboard"] == "true");
+    assert!(dashboards.clone().count() > 0);
+    assert!(dashboards.into_iter().all(|map| map["metadata"]["labels"]["operator.insight.io/managed-by"] == "insight"));
+    // Each process is scraped once: through one Service of the monitor's labels.
+    for (values, wanted) in [(OPERATOR, 3), (COMBINED, 1)] {
+        let objects = helm.objects(values);
+        let services = of_kind(&objects, "Service");
+        let metrics = services.iter().filter(|service| service["metadata"]["labels"]["meshcert.dev/metrics"] == "true");
+        assert_eq!(metrics.clone().count(), wanted, "{values}");
+        for service in metrics {
+            assert!(service["spec"]["ports"].as_array().unwrap().iter().any(|port| port["name"] == "metrics"));
+        }
+        for service in services {
+            let deployments = of_kind(&objects, "Deployment");
+            let selected =
+                deployments.iter().filter(|one| one["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]);
+            assert_eq!(selected.count(), 1, "{}", name(service));
+        }
+    }
+}
+
+#[test]
+fn dashboards_come_as_config_maps_for_the_sidecar_with_the_limits_of_the_alerts() {
+    let Some(helm) = Helm::find() else { return };
+    let files = std::fs::read_dir(root().join("deploy/chart/files/dashboards")).into_iter().flatten().count();
+    let objects = objects(&helm.template(OPERATOR));
+    let maps: Vec<_> = of_kind(&objects, "ConfigMap")
+        .into_iter()
+        .filter(|map| map["metadata"]["labels"]["grafana_dashboard"] == "1")
+        .collect();
+    assert_eq!(maps.len(), files);
+    for map in maps {
+        assert_eq!(map["metadata"]["namespace"], "grafana");
+        for (file, text) in map["data"].as_object().unwrap() {
+            let _: Value =
+                serde_json::from_str(text.as_str().unwrap()).unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
+    }
+    let text = helm.template(&OPERATOR.replace("mode: approve", "mode: approve, renewBefore: 45d"));
+    let seconds = |days: i64| format!("\"value\": {}", days * 86_400);
+    assert!(text.contains(&seconds(45)) && text.contains(&seconds(7)) && !text.contains(&seconds(30)));
+}

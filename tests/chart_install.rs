@@ -1,0 +1,427 @@
+//! The chart on a real API server, by the real Helm: installed, upgraded, uninstalled. Nothing runs there, so the test plays the Jobs' part: with the real
+//! program and the rights that the Job's account really has.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::helm::{CHART, Helm, objects, of_kind, root};
+use support::real_api::RealApi;
+
+const NAMESPACE: &str = "meshcert";
+const MESHES: &str = "istio-system";
+
+struct Cluster {
+    helm: Helm,
+    api: RealApi,
+}
+
+impl Cluster {
+    fn start() -> Option<Self> {
+        let cluster = Self { helm: Helm::find()?, api: RealApi::start()? };
+        cluster.api.kubectl(&["create", "namespace", MESHES]);
+        Some(cluster)
+    }
+
+    fn try_helm(&self, arguments: &[&str]) -> Output {
+        self.helm.command().env("KUBECONFIG", &self.api.kubeconfig).args(arguments).output().unwrap()
+    }
+
+    /// What Helm says; it must succeed.
+    fn helm(&self, arguments: &[&str]) -> String {
+        let output = self.try_helm(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "helm {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    fn install(&self, sets: &[&str]) -> String {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+        self.helm(
+            &[&["upgrade", "--install", "--reset-values", "meshcert", CHART, "-n", NAMESPACE, "--create-namespace"][..], &sets].concat(),
+        )
+    }
+
+    fn may(&self, account: &str, verb: &str, resource: &str, namespace: &str) -> bool {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
+        // Behind a slash kubectl expects a name.
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+        let part = format!("--subresource={part}");
+        let output = self.api.try_kubectl(&["auth", "can-i", verb, resource, &part, "-n", namespace, &account]);
+        let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(matches!(&*answer, "yes" | "no"), "{answer} {}", String::from_utf8_lossy(&output.stderr));
+        answer == "yes"
+    }
+
+    /// Kind, namespace and name of everything that there is, but for what the server makes by itself.
+    fn everything(&self) -> BTreeSet<String> {
+        let kinds = self.api.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
+        let kinds: Vec<&str> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
+        let columns = "custom-columns=A:.kind,B:.metadata.namespace,C:.metadata.name";
+        let found = self.api.kubectl(&["get", &kinds.join(","), "-A", "--no-headers", "-o", columns]);
+        found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    /// Lets namespaces go that are being deleted, as their controller would once they are empty.
+    fn end_namespaces(&self) {
+        let found: Value = serde_json::from_str(&self.api.kubectl(&["get", "namespaces", "-o", "json"])).unwrap();
+        for namespace in found["items"].as_array().unwrap().iter().filter(|one| one["status"]["phase"] == "Terminating")
+        {
+            let name = namespace["metadata"]["name"].as_str().unwrap();
+            self.api.kubectl(&[
+                "delete",
+                "configmaps,secrets,serviceaccounts,services,deployments,networkpolicies,poddisruptionbudgets",
+                "--all",
+                "-n",
+                name,
+            ]);
+            let mut gone = namespace.clone();
+            gone["spec"]["finalizers"] = json!([]);
+            self.api
+                .kubectl_with(&gone.to_string(), &["replace", "--raw", &format!("/api/v1/namespaces/{name}/finalize")]);
+        }
+    }
+
+    /// Runs the Jobs that there are, as a node would, until `work` is done; what `work` returns, and what the Jobs said.
+    fn with_jobs_run<T>(&self, work: impl FnOnce() -> T) -> (T, String) {
+        let (done, said) = (AtomicBool::new(false), Mutex::new(String::new()));
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let jobs: Value =
+                        serde_json::from_str(&self.api.kubectl(&["get", "jobs", "-n", NAMESPACE, "-o", "json"]))
+                            .unwrap();
+                    for job in
+                        jobs["items"].as_array().unwrap().iter().filter(|job| job["status"]["conditions"].is_null())
+                    {
+                        said.lock().unwrap().push_str(&self.run_job(job));
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+            // Also when it panics, or the other thread would wait for ever.
+            struct Done<'a>(&'a AtomicBool);
+            impl Drop for Done<'_> {
+                fn drop(&mut self) {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+            let _done = Done(&done);
+            work()
+        });
+        (result, said.into_inner().unwrap())
+    }
+
+    /// The Job's command with the configuration that it mounts and the token of its account; then its end in its status, as the controller writes it.
+    fn run_job(&self, job: &Value) -> String {
+        let (name, pod) = (job["metadata"]["name"].as_str().unwrap(), &job["spec"]["template"]["spec"]);
+        let map = pod["volumes"][0]["configMap"]["name"].as_str().unwrap();
+        let config =
+            self.api.kubectl(&["get", "configmap", map, "-n", NAMESPACE, "-o", r"jsonpath={.data.meshcert\.yaml}"]);
+        let file = self.api.folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, config).unwrap();
+        let account = pod["serviceAccountName"].as_str().unwrap();
+        let arguments = pod["containers"][0]["args"].as_array().unwrap().iter().map(|one| one.as_str().unwrap());
+        let arguments =
+            arguments.map(|one| one.replace("/etc/meshcert/config/meshcert.yaml", &file.display().to_string()));
+        let output = Command::new(env!("CARGO_BIN_EXE_meshcert"))
+            .args(arguments)
+            .arg("--kubeconfig")
+            .arg(self.api.kubeconfig_of(NAMESPACE, account))
+            .output()
+            .unwrap();
+        let now = job["metadata"]["creationTimestamp"].clone();
+        let condition = |kind: &str| json!({ "type": kind, "status": "True", "reason": "Test", "lastProbeTime": now, "lastTransitionTime": now });
+        let status = if output.status.success() {
+            json!({ "startTime": now, "completionTime": now, "succeeded": 1, "conditions": [condition("SuccessCriteriaMet"), condition("Complete")] })
+        } else {
+            json!({ "startTime": now, "failed": 1, "conditions": [condition("FailureTarget"), condition("Failed")] })
+        };
+        let patch = json!({ "status": status }).to_string();
+        self.api.kubectl(&[
+            "patch",
+            "job",
+            name,
+            "-n",
+            NAMESPACE,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ]);
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+const ROLES: [&str; 3] = ["webhook.enabled=true", "act.enabled=true", "policy.mode=approve"];
+
+#[test]
+fn the_accounts_of_a_release_may_do_what_their_roles_need_and_nothing_else() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.install(&ROLES);
+    let verbs = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+    let resources = [
+        "secrets",
+        "configmaps",
+        "pods",
+        "pods/exec",
+        "pods/portforward",
+        "services",
+        "pods/log",
+        "events",
+        "serviceaccounts/token",
+        "deployments.apps",
+        "statefulsets.apps",
+        "jobs.batch",
+        "leases.coordination.k8s.io",
+        "certificaterenewals.meshcert.dev",
+        "certificaterenewals.meshcert.dev/status",
+        "roles.rbac.authorization.k8s.io",
+    ];
+    let writes = "get list watch create patch delete";
+    let wanted = |account: &str, resource: &str| match (account, resource) {
+        ("meshcert-observe", "secrets" | "certificaterenewals.meshcert.dev") => "list watch",
+        ("meshcert-webhook", "certificaterenewals.meshcert.dev") => "get list create",
+        ("meshcert-act", "secrets") => writes,
+        ("meshcert-act", "certificaterenewals.meshcert.dev") => "get list watch create patch",
+        ("meshcert-act", "certificaterenewals.meshcert.dev/status") => "update",
+        ("meshcert-act", "leases.coordination.k8s.io") => "get create patch",
+        ("meshcert-act", "deployments.apps" | "statefulsets.apps") => "get list patch",
+        ("meshcert-act", "services") => "get list",
+        ("meshcert-act", "jobs.batch") => "get",
+        ("meshcert-act", "pods") => "list delete",
+        ("meshcert-act", "events") => "create",
+        _ => "",
+    };
+    for account in ["meshcert-observe", "meshcert-webhook", "meshcert-act"] {
+        for resource in resources {
+            let found: Vec<&str> =
+                verbs.into_iter().filter(|verb| cluster.may(account, verb, resource, MESHES)).collect();
+            assert_eq!(found.join(" "), wanted(account, resource), "{account}: {resource}");
+        }
+        for namespace in [NAMESPACE, "kube-system"] {
+            assert!(!cluster.may(account, "list", "secrets", namespace), "{account} in {namespace}");
+        }
+    }
+
+    // The same by tokens that the server issued.
+    let as_account = |account: &str, arguments: &[&str]| {
+        let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, account);
+        Command::new(support::tools::kubectl())
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg("-n")
+            .arg(MESHES)
+            .args(arguments)
+            .env("HOME", cluster.api.folder.path())
+            .output()
+            .unwrap()
+    };
+    let refused = as_account("meshcert-webhook", &["get", "secrets"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("forbidden"));
+    let listed = as_account("meshcert-observe", &["get", "secrets"]);
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, "meshcert-observe");
+    let status = Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        .arg("status")
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+}
+
+#[test]
+fn the_server_takes_all_that_is_rendered_and_admits_its_pods_as_restricted() {
+    let Some(cluster) = Cluster::start() else { return };
+    let said = cluster.install(&ROLES);
+    assert!(said.contains("meshcert-act (act)") && said.contains("helm uninstall"), "{said}");
+    cluster.api.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"]);
+    let rendered = objects(&cluster.helm(&["get", "manifest", "meshcert", "-n", NAMESPACE]));
+    let deployments = of_kind(&rendered, "Deployment");
+    assert_eq!(deployments.len(), 3);
+    let mut pod = json!({ "apiVersion": "v1", "kind": "Pod" });
+    for deployment in deployments {
+        let template = &deployment["spec"]["template"];
+        pod["metadata"] = template["metadata"].clone();
+        pod["metadata"]["name"] = deployment["metadata"]["name"].clone();
+        pod["spec"] = template["spec"].clone();
+        cluster.api.kubectl_with(&pod.to_string(), &["create", "--dry-run=server", "-n", NAMESPACE]);
+    }
+    pod["spec"]["containers"][0]["securityContext"]["capabilities"] = json!({ "add": ["NET_ADMIN"] });
+    let refused = cluster.api.try_kubectl_with(&pod.to_string(), &["create", "--dry-run=server", "-n", NAMESPACE]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("violates PodSecurity"), "the server looks");
+
+    // The plain manifests are taken too, over what Helm has installed.
+    for file in ["observe", "renew"] {
+        let path = root().join(format!("deploy/manifests/{file}.yaml"));
+        let path = path.display().to_string();
+        cluster.api.kubectl(&[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            &path,
+        ]);
+    }
+}
+
+#[test]
+fn an_upgrade_keeps_the_token_and_takes_away_what_is_no_longer_asked_for() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.install(&ROLES);
+    let token =
+        || cluster.api.kubectl(&["get", "secret", "meshcert-webhook", "-n", NAMESPACE, "-o", "jsonpath={.data.token}"]);
+    let first = token();
+    assert!(first.len() >= 64, "48 characters, encoded");
+    let all = cluster.everything();
+    cluster.install(&ROLES);
+    assert_eq!(token(), first, "an upgrade makes no new token");
+    let again: BTreeSet<_> = cluster.everything().into_iter().filter(|one| !one.contains("sh.helm.release")).collect();
+    assert_eq!(again, all.into_iter().filter(|one| !one.contains("sh.helm.release")).collect());
+
+    cluster.install(&[]);
+    let left = cluster.everything();
+    for gone in ["meshcert-webhook", "meshcert-act"] {
+        let found: Vec<_> = left.iter().filter(|one| one.ends_with(gone)).collect();
+        assert_eq!(found, Vec::<&String>::new());
+    }
+    assert!(left.iter().any(|one| one == &format!("Deployment {NAMESPACE} meshcert-observe")));
+}
+
+/// A kind of the VictoriaMetrics operator, which takes anything: its own definition is not at hand.
+const VMRULE: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: vmrules.operator.victoriametrics.com}
+spec:
+  group: operator.victoriametrics.com
+  scope: Namespaced
+  names: {kind: VMRule, listKind: VMRuleList, plural: vmrules, singular: vmrule}
+  versions:
+    - {name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+";
+
+#[test]
+fn the_commands_of_the_manual_work_in_their_order() {
+    let Some(cluster) = Cluster::start() else { return };
+    let definitions = root().join(".cache/schemas/definitions");
+    cluster.api.kubectl(&["create", "-f", &definitions.display().to_string()]);
+    cluster.api.kubectl_with(VMRULE, &["create"]);
+    let folder = tempfile::TempDir::new().unwrap();
+    std::os::unix::fs::symlink(root().join("deploy"), folder.path().join("deploy")).unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{}:{path}", root().join(".cache/bin").display(), program.display());
+
+    let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
+    let values = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    std::fs::write(folder.path().join("meshcert-values.yaml"), values).unwrap();
+    let commands: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(commands.len() >= 8, "the page has commands");
+    for command in commands {
+        let (output, said) = cluster.with_jobs_run(|| {
+            let mut shell = cluster.api.command(std::path::Path::new("bash"));
+            shell
+                .args(["-euo", "pipefail", "-c", command])
+                .current_dir(folder.path())
+                .env("PATH", &path)
+                .output()
+                .unwrap()
+        });
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}{text}{said}");
+        cluster.end_namespaces();
+    }
+    let left = cluster.everything();
+    let ours: Vec<_> = left.iter().filter(|one| one.contains("meshcert")).collect();
+    assert_eq!(ours, Vec::<&String>::new(), "after the last command nothing is left");
+    assert_eq!(std::fs::read(folder.path().join("meshcert-token")).unwrap().len(), 48);
+}
+
+const RENEWAL: &str = "
+apiVersion: meshcert.dev/v1alpha1
+kind: CertificateRenewal
+metadata: {name: demo-1, namespace: istio-system, finalizers: [meshcert.dev/commit]}
+spec: {meshId: demo}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: meshcert-leader, namespace: istio-system}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: meshcert-mesh-demo, namespace: istio-system}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: meshcert-slot-0, namespace: istio-system}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: of-another, namespace: istio-system}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: demo-1-kube-backup, namespace: istio-system}
+type: meshcert.dev/backup
+";
+
+#[test]
+fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_says() {
+    let Some(cluster) = Cluster::start() else { return };
+    let before = cluster.everything();
+    cluster.install(&ROLES);
+    cluster.api.kubectl_with(RENEWAL, &["create"]);
+
+    let uninstall = ["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
+    let (refused, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
+    assert!(!refused.status.success());
+    assert!(said.contains("the renewal istio-system/demo-1 in cluster default is under way (Pending)"), "{said}");
+    assert!(said.contains("kubectl -n istio-system get certificaterenewals demo-1 --watch"), "{said}");
+    let still = cluster.everything();
+    assert!(still.contains(&format!("Deployment {NAMESPACE} meshcert-act")), "all is as it was");
+
+    let patch = [
+        "patch",
+        "certificaterenewal",
+        "demo-1",
+        "-n",
+        MESHES,
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":[]}}"#,
+    ];
+    cluster.api.kubectl(&patch);
+    let (done, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        said.contains("no renewal is under way") && said.contains("removed Lease istio-system/meshcert-slot-0"),
+        "{said}"
+    );
+
+    let after = cluster.everything();
+    let left: BTreeSet<&str> = after.difference(&before).map(String::as_str).collect();
+    let wanted = [
+        "CertificateRenewal istio-system demo-1",
+        "CustomResourceDefinition <none> certificaterenewals.meshcert.dev",
+        "Lease istio-system of-another",
+        "Namespace <none> meshcert",
+        "Secret istio-system demo-1-kube-backup",
+    ];
+    let own: BTreeSet<&str> = left.into_iter().filter(|one| !one.starts_with("APIService")).collect();
+    assert_eq!(own, wanted.into());
+
+    // And it can come back.
+    cluster.install(&ROLES);
+}

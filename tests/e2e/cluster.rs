@@ -1,0 +1,162 @@
+//! The real Kubernetes that `e2e/up.sh` brought up, and meshcert on it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::daemon::Process;
+use crate::support::tools;
+
+/// The folder of the running cluster.
+pub fn state() -> PathBuf {
+    let state = std::env::var_os("MESHCERT_E2E");
+    PathBuf::from(state.expect("runs in the cluster of `make e2e` alone, which sets MESHCERT_E2E"))
+}
+
+/// A file in the folder whose content outlives the cluster.
+pub fn log(name: &str) -> PathBuf {
+    state().join("logs").join(name)
+}
+
+pub fn try_kubectl(arguments: &[&str]) -> Output {
+    Command::new(tools::kubectl())
+        .args(["--cache-dir", &state().join("kubectl").display().to_string()])
+        .args(["--kubeconfig", &state().join("kubeconfig").display().to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// What kubectl prints; it must succeed.
+pub fn kubectl(arguments: &[&str]) -> String {
+    succeeded(&try_kubectl(arguments), &format!("kubectl {arguments:?}"))
+}
+
+/// kubectl with a manifest.
+pub fn apply(manifest: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(manifest.as_bytes()).unwrap();
+    kubectl(&["apply", "-f", &file.path().display().to_string()]);
+}
+
+pub fn succeeded(output: &Output, what: &str) -> String {
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{what}: {stdout}{stderr}");
+    stdout
+}
+
+/// Waits until something is there.
+pub fn until<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A figure for docs/E2E.md: printed, and kept beside the logs.
+pub fn figure(name: &str, value: &str) {
+    let mut file = File::options().create(true).append(true).open(log("figures.txt")).unwrap();
+    writeln!(file, "{name}: {value}").unwrap();
+    println!("{name}: {value}");
+}
+
+/// Who meshcert is in a namespace: an account with just the rights that docs/OPERATIONS.md lists.
+pub fn account(namespace: &str) -> PathBuf {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
+    let role = page.split("```yaml\n").find(|text| text.contains("kind: Role")).unwrap();
+    let role = role.split("```").next().unwrap().replace("istio-system", namespace);
+    let account = format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: meshcert, namespace: {namespace}}}\n---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: meshcert, namespace: {namespace}}}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: meshcert-act}}\n\
+         subjects: [{{kind: ServiceAccount, name: meshcert, namespace: {namespace}}}]\n---\n{role}"
+    );
+    apply(&account);
+    let crd = Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap();
+    apply(&succeeded(&crd, "meshcert crd"));
+    kubectl(&["wait", "--for=condition=Established", "crd/certificaterenewals.meshcert.dev", "--timeout=20s"]);
+    let token = kubectl(&["-n", namespace, "create", "token", "meshcert", "--duration=2h"]);
+    let config = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
+    let path = state().join(format!("{namespace}.kubeconfig"));
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// `meshcert serve` on one namespace.
+pub struct Daemon {
+    _process: Process,
+    /// Address of its page, metrics and webhook.
+    pub address: String,
+    kubeconfig: PathBuf,
+    namespace: String,
+}
+
+/// What the webhook expects.
+pub const TOKEN: &str = "t0p-s3cret-t0ken";
+
+impl Daemon {
+    /// Starts it with the lines of `policy`; its log goes beside the cluster's.
+    pub fn start(namespace: &str, policy: &str) -> Self {
+        let kubeconfig = account(namespace);
+        Self::start_as(namespace, policy, kubeconfig)
+    }
+
+    fn start_as(namespace: &str, policy: &str, kubeconfig: PathBuf) -> Self {
+        let token = state().join(format!("{namespace}.token"));
+        std::fs::write(&token, TOKEN).unwrap();
+        let config = format!(
+            "clusters: [{{name: real, kubeconfig: '{}', namespaces: [{namespace}]}}]\npolicy: {{{policy}}}\nwebhook: {{bearerTokenFile: '{}'}}\n",
+            kubeconfig.display(),
+            token.display()
+        );
+        let path = state().join(format!("{namespace}.yaml"));
+        std::fs::write(&path, config).unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let log = File::options().create(true).append(true).open(log(&format!("meshcert-{namespace}.log"))).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_meshcert"))
+            .args(["serve", "--roles", "observe,webhook,act", "--listen", &address, "--config"])
+            .arg(&path)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let daemon = Self { _process: Process(child), address, kubeconfig, namespace: namespace.to_owned() };
+        until(30, "meshcert is ready", || daemon.get("/-/ready").filter(|answer| answer.starts_with("HTTP/1.1 200")));
+        daemon
+    }
+
+    /// SIGKILL, and another one in its place.
+    pub fn kill_and_replace(self, policy: &str) -> Self {
+        let (kubeconfig, namespace) = (self.kubeconfig.clone(), self.namespace.clone());
+        drop(self);
+        Self::start_as(&namespace, policy, kubeconfig)
+    }
+
+    /// The answer to a GET, with its head.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
+
+/// One of meshcert's commands on the cluster, as a person with all rights.
+pub fn meshcert(namespace: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        .args(arguments)
+        .args(["--namespace", namespace, "--kubeconfig", &state().join("kubeconfig").display().to_string()])
+        .output()
+        .unwrap()
+}
