@@ -139,10 +139,10 @@ case ${1:-test} in
     once kubernetes_api '5 minutes' tools/kubernetes/go.{mod,sum}
     once chart '2 minutes' tools/chart/go.{mod,sum}
     once python '1 minute' tools/requirements.txt
+    once schemas 'seconds' tools/schemas/{go.mod,go.sum,convert.py} tools/kubernetes/go.mod
     need npm "Node.js 20 or newer"
     once node '1 minute' tools/node/package{,-lock}.json
     install_browser
-    once schemas 'seconds' tools/schemas/{go.mod,go.sum,convert.py} tools/kubernetes/go.mod
     ;;
   e2e)
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}
