@@ -149,7 +149,7 @@ fn what_others_wrote_stays_text() {
     let status = json!({
         "phase": "Failed", "reason": hostile, "message": hostile, "attempt": 1, "cleanedUp": true, "observedGeneration": 1,
         "steps": [step], "conditions": [condition],
-        "plan": { "digest": hostile, "engine": hostile, "endsAt": "2026-01-01T00:00:00Z",
+        "plan": { "digest": hostile, "engine": "native", "image": hostile, "serviceAccount": hostile, "engineReason": hostile, "endsAt": "2026-01-01T00:00:00Z",
                   "leaves": [{ "secret": hostile, "key": hostile, "serialNumber": hostile, "subject": hostile, "names": [hostile],
                                "keyType": "RSA-2048", "endsAt": "2026-01-01T00:00:00Z", "nextEndsAt": "2027-01-01T00:00:00Z" }],
                   "restarts": [{ "tier": 0, "kind": "Deployment", "name": hostile, "pods": 1, "outage": hostile }] },
