@@ -23,6 +23,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 "$SOURCE/e2e/up.sh"
 # The cases share the machine's two cores, and some stop what others need: one after the other.
-MESHCERT_E2E=$STATE inside cargo test --test e2e -- --ignored --nocapture --test-threads=1 "$@"
+# In the background, for a trap waits for whoever is in front.
+MESHCERT_E2E=$STATE inside cargo test --test e2e -- --ignored --nocapture --test-threads=1 "$@" &
+wait $!
 say "what was measured:"
 cat "$LOGS/figures.txt" >&2

@@ -20,7 +20,7 @@ use crate::metrics::family::Format;
 use crate::metrics::listeners::{ListenerCollector, ListenerMetrics};
 use crate::metrics::permissions::{PermissionCollector, PermissionMetrics};
 use crate::metrics::process::ProcessCollector;
-use crate::metrics::renewals::{RenewalCollector, RenewalMetrics};
+use crate::metrics::renewals::{EndpointState, RenewalCollector, RenewalMetrics};
 use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
@@ -76,6 +76,7 @@ pub struct Metrics {
     permissions: Arc<PermissionMetrics>,
     config_successful: Gauge,
     config_success_time: Gauge,
+    renewals: Option<Arc<RenewalMetrics>>,
     tail: Mutex<Tail>,
 }
 
@@ -145,8 +146,8 @@ impl Metrics {
             Unit::Seconds,
             config_success_time.clone(),
         );
-        if let Some(renewals) = renewals {
-            registry.register_collector(Box::new(RenewalCollector(renewals)));
+        if let Some(renewals) = &renewals {
+            registry.register_collector(Box::new(RenewalCollector(Arc::clone(renewals))));
         }
         registry.register_collector(Box::new(Arc::clone(&http_requests)));
         let listeners = Arc::new(ListenerMetrics::default());
@@ -155,7 +156,7 @@ impl Metrics {
         registry.register_collector(Box::new(PermissionCollector(Arc::clone(&permissions))));
         registry.register_collector(Box::new(ProcessCollector));
         let tail = Mutex::default();
-        Self { registry, http_requests, listeners, permissions, config_successful, config_success_time, tail }
+        Self { registry, http_requests, listeners, permissions, config_successful, config_success_time, renewals, tail }
     }
 
     /// How the listeners' TLS is.
@@ -166,6 +167,11 @@ impl Metrics {
     /// Which rights this process has and should not have.
     pub fn permissions(&self) -> &Arc<PermissionMetrics> {
         &self.permissions
+    }
+
+    /// What the endpoints of a mesh showed when this process asked them last; empty where it asks none.
+    pub fn endpoints(&self, cluster: &str, namespace: &str, mesh: &str) -> Vec<EndpointState> {
+        self.renewals.as_ref().map(|renewals| renewals.endpoints_of(cluster, namespace, mesh)).unwrap_or_default()
     }
 
     /// A valid configuration is in force since `now`.

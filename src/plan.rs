@@ -115,6 +115,16 @@ impl Plan {
             restarts,
         }
     }
+
+    /// The engine with its image; or why it is not the one that the policy names.
+    pub fn engine_in_words(&self) -> String {
+        let engine = self.engine.as_str();
+        match (&self.image, self.engine_reason.as_str()) {
+            (Some(image), _) => format!("{engine}, image {image}"),
+            (None, "") => engine.to_owned(),
+            (None, why) => format!("{engine}, for kubeadm would lose something: {why}"),
+        }
+    }
 }
 
 /// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer.
@@ -156,5 +166,41 @@ fn planned_restart(tier: u32, workload: &Workload) -> PlannedRestart {
         name: workload.name.clone(),
         pods: workload.wanted,
         outage: outage.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testpki::{NOW, Pki};
+
+    #[test]
+    fn another_engine_image_or_account_is_another_plan_and_asks_again() {
+        let mesh = Pki::kubeadm(20).mesh();
+        let base = Policy { key_type: Some(KeyType::Rsa2048), ..Policy::default() };
+        let by_job = Policy { engine: Engine::Job, ..base.clone() };
+        let mut image = by_job.clone();
+        "registry.example/kubeadm:v1".clone_into(&mut image.job.image);
+        let mut account = by_job.clone();
+        "renewer".clone_into(&mut account.job.service_account);
+        let mut patient = by_job.clone();
+        patient.job.deadline *= 2;
+        let make = |policy: &Policy| Plan::make("u", &mesh, &[], policy, NOW);
+        let mut digests = [&base, &by_job, &image, &account].map(|policy| make(policy).digest).to_vec();
+        assert_eq!(make(&patient).digest, make(&by_job).digest, "how long it may take is nobody's consent");
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), 4);
+        assert_eq!((make(&base).image, make(&image).image.as_deref()), (None, Some("registry.example/kubeadm:v1")));
+    }
+
+    #[test]
+    fn where_kubeadm_would_lose_something_the_plan_is_that_of_native_and_says_why() {
+        let mesh = Pki::kubeadm(20).mesh();
+        let native = Plan::make("u", &mesh, &[], &Policy::default(), NOW);
+        let plan = Plan::make("u", &mesh, &[], &Policy { engine: Engine::Job, ..Policy::default() }, NOW);
+        assert_eq!((plan.engine, &plan.digest), (Engine::Native, &native.digest));
+        assert!(plan.engine_reason.starts_with("KubeadmKeyType: demo-"), "{}", plan.engine_reason);
+        assert_eq!(native.engine_reason, "");
     }
 }

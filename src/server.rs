@@ -33,7 +33,6 @@ mod events;
 pub mod overview;
 mod page;
 mod renewals;
-mod runbooks;
 pub mod tls;
 mod webhook;
 
@@ -136,13 +135,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(scrape))
         .route("/-/healthy", get(healthy))
         .route("/-/ready", get(ready))
-        .route("/", get(first_page))
+        .route("/", get(page::first))
+        .route("/meshes/{cluster}/{namespace}/{mesh}", get(page::one_mesh))
         .route("/api/v1/meshes", get(meshes))
         .route("/api/v1/renewals", get(renewals::list))
         .route("/api/v1/renewals/{cluster}/{namespace}/{name}", get(renewals::one))
         .route("/api/v1/events", get(events::subscribe))
         .route("/api/v1/openapi.yaml", get(openapi))
-        .route("/runbooks/{name}", get(runbooks::read))
+        .route("/runbooks/{name}", get(page::runbook::read))
         .route(told::PATH, get(brief))
         .route("/webhook", post(webhook::receive_here).fallback(webhook::only_post))
         .fallback(not_found)
@@ -192,21 +192,6 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     match app.observed.ready() {
         Ok(()) => sentence(StatusCode::OK, "meshcert is ready"),
         Err(awaited) => sentence(StatusCode::SERVICE_UNAVAILABLE, &format!("meshcert is not ready: {awaited}")),
-    }
-}
-
-async fn first_page(State(app): State<Arc<App>>) -> Response {
-    match overview::current(&app).await {
-        Some(overview) => {
-            let head = [
-                (CONTENT_TYPE, "text/html; charset=utf-8"),
-                (CACHE_CONTROL, "no-store"),
-                (axum::http::header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY),
-                (axum::http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            ];
-            (head, page::html(&overview)).into_response()
-        }
-        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made; the log says why"),
     }
 }
 
@@ -264,7 +249,7 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
         "/metrics" => Handler::Metrics,
         "/-/healthy" => Handler::Healthy,
         "/-/ready" => Handler::Ready,
-        path if path == "/" || path.starts_with("/runbooks/") => Handler::Page,
+        path if path == "/" || path.starts_with("/meshes/") || path.starts_with("/runbooks/") => Handler::Page,
         "/webhook" => Handler::Webhook,
         path if path.starts_with("/api/") => Handler::Api,
         _ => Handler::Other,

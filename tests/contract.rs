@@ -11,10 +11,11 @@ mod server;
 mod support;
 
 use support::daemon::Demo;
+use support::real_api::RealApi;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_api_answers_as_the_real_one() {
-    let Some(real) = server::Real::start() else { return };
+    let Some(real) = RealApi::start() else { return };
     let embedded = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
     let expected = calls::make_all(&server::Server::of(&real.kubeconfig).await).await;
     let answered = calls::make_all(&server::Server::of(&embedded.kubeconfig).await).await;

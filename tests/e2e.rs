@@ -18,6 +18,8 @@ mod alerting;
 mod cluster;
 #[path = "e2e/harm.rs"]
 mod harm;
+#[path = "e2e/job.rs"]
+mod job;
 #[path = "e2e/manual.rs"]
 mod manual;
 #[path = "e2e/mesh.rs"]

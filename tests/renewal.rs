@@ -734,3 +734,32 @@ async fn a_template_that_another_controller_rewrites_is_not_written_for_ever_and
     let written = plan.mutations.lock().unwrap().iter().filter(|one| one.ends_with(&istiod)).count();
     assert!((2..=8).contains(&written), "{written} times");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_somebody_removes_without_its_pod_is_made_again_once_the_pod_is_gone() {
+    let mut world = World::new(None).await;
+    let node =
+        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" }, "spec": { "unschedulable": true } });
+    world.api.create("/api/v1/nodes", &node).await.unwrap();
+    let name = world.ask().await;
+    let waits = world.run_until(&name, by_job(), |renewal| renewal.status.reason == "JobUnschedulable").await;
+    let path = format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs/{}", waits.status.job.unwrap().name);
+    let first = world.get(&path).await["metadata"]["uid"].clone();
+    let selector =
+        format!("/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=meshcert.dev%2Frenewal-uid%3D{}", waits.uid);
+    let orphan = world.api.list(&selector).await.unwrap()[0]["metadata"]["uid"].clone();
+    // For old clients' sake, the API leaves a Job's pods behind unless told otherwise.
+    world.api.delete(&path, None).await.unwrap();
+    assert_eq!(world.api.list(&selector).await.unwrap()[0]["metadata"]["uid"], orphan);
+    world
+        .run_until(&name, by_job(), |renewal| {
+            renewal.status.phase == Phase::Staging && renewal.status.reason == "JobUnschedulable"
+        })
+        .await;
+    world.api.delete("/api/v1/nodes/n", None).await.unwrap();
+    let renewal = world.run_until(&name, by_job(), is_finished).await;
+    world.assert_renewed(&renewal).await;
+    let mutations = world.plan.mutations.lock().unwrap();
+    let created = mutations.iter().filter(|one| one.starts_with("POST") && one.ends_with("/jobs")).count();
+    assert_eq!(created, 2, "{first} and its successor");
+}

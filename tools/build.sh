@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds and installs, once, what the tests need beyond Rust, into .cache; the files in this folder pin the versions.
-#   tools/build.sh        what `make test` needs: Prometheus, Alertmanager, kubectl, kubeadm, a Kubernetes API, helm, Python's OpenMetrics parser
+#   tools/build.sh        what `make test` needs: Prometheus, Alertmanager, kubectl, kubeadm, a Kubernetes API, helm, Python's OpenMetrics parser,
+#                         axe-core, and Chromium from the distribution
 #   tools/build.sh e2e    the rest of a real Kubernetes node, for `make e2e`
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -108,6 +109,25 @@ build_python() {
   "$cache/venv/bin/pip" install --quiet --requirement tools/requirements.txt
 }
 
+build_node() {
+  rm -rf "$cache/node"
+  mkdir -p "$cache/node"
+  cp tools/node/package{,-lock}.json "$cache/node/"
+  (cd "$cache/node" && npm ci --silent --ignore-scripts --no-audit --no-fund)
+}
+
+# The distribution's: a browser comes with a hundred libraries that fit it.
+install_browser() {
+  command -v "${CHROMIUM:-chromium}" >/dev/null && command -v "${CHROMEDRIVER:-chromedriver}" >/dev/null && return
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+    need "${CHROMIUM:-chromium}" "Chromium, or name it in CHROMIUM"
+    need "${CHROMEDRIVER:-chromedriver}" "its chromedriver, or name it in CHROMEDRIVER"
+  fi
+  echo "installing chromium with its driver" >&2
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core
+}
+
 need go "Go 1.26 or newer"
 case ${1:-test} in
   test)
@@ -120,6 +140,9 @@ case ${1:-test} in
     once chart '2 minutes' tools/chart/go.{mod,sum}
     once python '1 minute' tools/requirements.txt
     once schemas 'seconds' tools/schemas/{go.mod,go.sum,convert.py} tools/kubernetes/go.mod
+    need npm "Node.js 20 or newer"
+    once node '1 minute' tools/node/package{,-lock}.json
+    install_browser
     ;;
   e2e)
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}

@@ -93,16 +93,12 @@ pub(super) fn show(plan: &Plan) -> String {
         let workload = format!("{}/{}", restart.kind.as_str(), restart.name);
         [(restart.tier + 1).to_string(), workload, restart.pods.to_string(), restart.outage.clone()]
     });
-    let engine = match (&plan.image, plan.engine_reason.as_str()) {
-        (Some(image), _) => format!("{}, image {image}", plan.engine.as_str()),
-        (None, "") => plan.engine.as_str().to_owned(),
-        (None, why) => format!("{}, for kubeadm would lose something: {why}", plan.engine.as_str()),
-    };
     let digest = if plan.digest.is_empty() { String::new() } else { format!("digest: {}\n", plan.digest) };
     format!(
-        "{}\n{}\nengine: {engine}\n{digest}",
+        "{}\n{}\nengine: {}\n{digest}",
         table(["LEAF", "SUBJECT (KEPT)", "NEW KEY", "ENDS", "THEN ENDS"], leaves),
-        table(["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts)
+        table(["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts),
+        plan.engine_in_words()
     )
 }
 

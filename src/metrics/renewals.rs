@@ -163,6 +163,13 @@ impl RenewalMetrics {
         self.change(cluster, |state| state.endpoints = endpoints);
     }
 
+    /// What the endpoints of a mesh showed.
+    pub fn endpoints_of(&self, cluster: &str, namespace: &str, mesh: &str) -> Vec<EndpointState> {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = clusters.get(cluster).into_iter().flat_map(|state| &state.endpoints);
+        all.filter(|one| one.namespace == namespace && one.mesh == mesh).cloned().collect()
+    }
+
     /// Nothing is done on a cluster any more.
     pub fn remove(&self, cluster: &str) {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);

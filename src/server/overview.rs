@@ -145,15 +145,7 @@ fn make(given: &Given) -> Overview {
 
 fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, now: UnixTime, renew_before: i64) -> MeshView<'a> {
     let findings = mesh.findings_at(now);
-    let state = match mesh.expiration {
-        Some(end) if end <= now => State::Expired,
-        None => State::Invalid,
-        Some(_) if findings.iter().any(|found| found.reason.breaks() || found.reason == Reason::SecretMissing) => {
-            State::Invalid
-        }
-        Some(end) if now.seconds_until(end) < renew_before => State::Expiring,
-        Some(_) => State::Ok,
-    };
+    let state = state(mesh, &findings, now, renew_before);
     MeshView {
         cluster,
         namespace: &mesh.key.namespace,
@@ -172,6 +164,19 @@ fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, now: UnixTime, renew_be
         }),
         certificates: mesh.certificates.iter().map(|found| certificate(mesh, found)).collect(),
         findings: findings.into_iter().map(|found| finding(mesh, found)).collect(),
+    }
+}
+
+/// How a mesh with these findings is.
+pub(super) fn state(mesh: &HostedMesh, findings: &[Finding], now: UnixTime, renew_before: i64) -> State {
+    match mesh.expiration {
+        Some(end) if end <= now => State::Expired,
+        None => State::Invalid,
+        Some(_) if findings.iter().any(|found| found.reason.breaks() || found.reason == Reason::SecretMissing) => {
+            State::Invalid
+        }
+        Some(end) if now.seconds_until(end) < renew_before => State::Expiring,
+        Some(_) => State::Ok,
     }
 }
 

@@ -1,91 +1,148 @@
-//! The first page: HTML without scripts or anything from elsewhere.
+//! The pages for people: everything is rendered here; the script only asks for the page again when something has changed.
 
 use std::fmt::{Display, Formatter, Result, Write};
+use std::sync::{Arc, LazyLock};
 
-use crate::metrics::SourceHealth;
-use crate::server::overview::{Overview, Row};
-use crate::time::{UnixTime, time_left};
+use axum::extract::{Path, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
 
-/// Nothing may be loaded; the styles stand in the page.
-pub(super) const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use crate::server::page::fleet::{Fleet, served};
+use crate::server::{App, sentence};
+use crate::time::UnixTime;
 
-/// The page as a whole.
-pub(super) fn html(overview: &Overview) -> String {
-    let mut out = String::with_capacity(4096);
+mod fleet;
+mod list;
+mod mesh;
+mod renewal;
+pub(super) mod runbook;
+mod timeline;
+mod words;
+
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/script.js");
+
+/// Nothing is loaded from anywhere; of styles and scripts only those that stand in the page, by their digests; nothing is sent but the search.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let of = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        of(STYLE),
+        of(SCRIPT)
+    )
+});
+
+/// What the first page is asked for; whatever makes no sense is passed over, for it may have been typed on a phone.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// Part of a mesh's, namespace's or cluster's name.
+    q: String,
+    state: String,
+    page: String,
+    refresh: String,
+}
+
+/// Answers `/`.
+pub(super) async fn first(Shared(app): Shared<Arc<App>>, Query(asked): Query<Asked>) -> Response {
+    rendered(app, move |app| {
+        (StatusCode::OK, document("", &asked.refresh, |out| list::body(out, &Fleet::of(app), &asked)))
+    })
+    .await
+}
+
+/// Answers `/meshes/{cluster}/{namespace}/{mesh}`.
+pub(super) async fn one_mesh(
+    Shared(app): Shared<Arc<App>>,
+    Path((cluster, namespace, id)): Path<(String, String, String)>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    rendered(app, move |app| {
+        let fleet = Fleet::of(app);
+        let is_it = |row: &&fleet::Row| {
+            *row.cluster == *cluster && *row.mesh.key.namespace == *namespace && row.mesh.key.id.as_str() == id
+        };
+        match fleet.rows.iter().find(is_it) {
+            Some(row) => {
+                let html = document(&id, &asked.refresh, |out| mesh::body(out, &fleet, row, &served(app, row)));
+                (StatusCode::OK, html)
+            }
+            // A page all the same: its script asks again, and shows the mesh once it is there.
+            None => (StatusCode::NOT_FOUND, document(&id, &asked.refresh, |out| mesh::unknown(out, &id, &fleet))),
+        }
+    })
+    .await
+}
+
+/// Renders where it holds nobody up.
+async fn rendered(app: Arc<App>, render: impl FnOnce(&App) -> (StatusCode, String) + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(move || render(&app)).await {
+        Ok((status, html)) => (status, html_response(html)).into_response(),
+        Err(_) => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made; the log says why"),
+    }
+}
+
+fn html_response(html: String) -> Response {
+    let head = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, &POLICY),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (head, html).into_response()
+}
+
+/// A whole page around `body`.
+fn document(title: &str, refresh: &str, body: impl FnOnce(&mut String) -> Result) -> String {
+    let mut out = String::with_capacity(64 << 10);
     // Writing to a String cannot fail.
-    let _ = page(&mut out, overview);
+    let _ = write_document(&mut out, title, refresh, body);
     out
 }
 
-fn page(out: &mut String, overview: &Overview) -> Result {
+fn write_document(out: &mut String, title: &str, refresh: &str, body: impl FnOnce(&mut String) -> Result) -> Result {
     out.push_str(HEAD);
-    let version = env!("CARGO_PKG_VERSION");
-    write!(out, "<h1>meshcert <small>{version}</small></h1>\n<p>As of {}. ", overview.now)?;
-    out.push_str(LINKS);
-    meshes(out, &overview.rows)?;
-    sources(out, &overview.sources, overview.now)?;
-    out.push_str("</main>\n</body>\n</html>\n");
-    Ok(())
+    if !title.is_empty() {
+        write!(out, "{} · ", Escaped(title))?;
+    }
+    writeln!(out, "meshcert</title>\n<style>{STYLE}</style>")?;
+    // Only for those who asked for it: a page that changes under a reader is no help.
+    if let Ok(seconds @ 5..=600) = refresh.parse::<u32>() {
+        writeln!(out, "<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>")?;
+    }
+    out.push_str(TOP);
+    body(out)?;
+    writeln!(out, "</main>\n{FOOT}<p>meshcert {}</p></footer>", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>")
 }
 
-fn meshes(out: &mut String, rows: &[Row]) -> Result {
-    writeln!(out, "<h2>Hosted meshes ({})</h2>", rows.len())?;
-    if rows.is_empty() {
-        out.push_str("<p>None found. Are the clusters and namespaces the right ones?</p>\n");
-        return Ok(());
+/// A moment for people and programs.
+struct Moment(UnixTime);
+
+impl Display for Moment {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let text = self.0.to_string();
+        let (date, time) = text.split_once('T').unwrap_or((&text, ""));
+        write!(f, "<time datetime=\"{text}\">{date} {} UTC</time>", time.get(..5).unwrap_or_default())
     }
-    out.push_str("<table>\n<thead><tr><th>State</th><th>Mesh</th><th>Cluster</th><th>Namespace</th><th>Time left</th><th>Stops working</th><th>Findings</th></tr></thead>\n<tbody>\n");
-    for row in rows.iter().take(MAX_ROWS) {
-        let end = row.expiration.map(|end| end.to_string()).unwrap_or_default();
-        write!(
-            out,
-            "<tr><td class=\"{state}\">{state}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{end}</td><td>",
-            Escaped(&row.id),
-            Escaped(&row.cluster),
-            Escaped(&row.namespace),
-            Escaped(&row.time_left),
-            state = row.state.as_str(),
-        )?;
-        for finding in row.findings.iter().take(MAX_FINDINGS) {
-            write!(out, "<div>{}</div>", Escaped(finding))?;
-        }
-        if let Some(more) = row.findings.len().checked_sub(MAX_FINDINGS).filter(|more| *more > 0) {
-            write!(out, "<div>and {more} more</div>")?;
-        }
-        out.push_str("</td></tr>\n");
-    }
-    out.push_str("</tbody>\n</table>\n");
-    if rows.len() > MAX_ROWS {
-        writeln!(
-            out,
-            "<p>The {MAX_ROWS} worst of {} are shown; <a href=\"/api/v1/meshes\">the API</a> lists all.</p>",
-            rows.len()
-        )?;
-    }
-    Ok(())
 }
 
-fn sources(out: &mut String, sources: &[SourceHealth], now: UnixTime) -> Result {
-    out.push_str("<h2>Sources</h2>\n<table>\n<thead><tr><th>Source</th><th>State</th><th>Last answer</th><th>Secrets</th><th>Errors</th></tr></thead>\n<tbody>\n");
-    for health in sources {
-        let state = if health.up { "up" } else { "down" };
-        // The other way round, the words for time left are those for time gone by.
-        let last = health.last_success.map(|at| match at.seconds_until(now) {
-            ..=0 => "just now".to_owned(),
-            _ => format!("{} ago", time_left(at, now)),
-        });
-        writeln!(
-            out,
-            "<tr><td>{}</td><td class=\"{state}\">{state}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            Escaped(&health.source),
-            last.unwrap_or_else(|| "never".to_owned()),
-            health.objects,
-            health.errors.iter().map(|(_, count)| count).sum::<u64>(),
-        )?;
+/// The day of a moment.
+struct Day(UnixTime);
+
+impl Display for Day {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let text = self.0.to_string();
+        write!(f, "<time datetime=\"{text}\">{}</time>", text.split('T').next().unwrap_or_default())
     }
-    out.push_str("</tbody>\n</table>\n");
-    Ok(())
 }
 
 /// Text that stays text in HTML, in elements and in attributes.
@@ -99,13 +156,12 @@ impl Display for Escaped<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
+            // Characters that turn the text around would make a name look like another.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_char('\u{fffd}'),
             _ => f.write_char(c),
         })
     }
 }
-
-const MAX_ROWS: usize = 500;
-const MAX_FINDINGS: usize = 3;
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en">
@@ -113,21 +169,20 @@ const HEAD: &str = r#"<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>meshcert</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
-small { font-weight: normal; opacity: .7; }
-table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid light-dark(#ddd, #444); }
-.expired, .invalid, .down { color: light-dark(#b00020, #ff8a80); font-weight: 600; }
-.expiring { color: light-dark(#8a5a00, #ffcc66); font-weight: 600; }
-.ok, .up { color: light-dark(#1b6e2b, #8fd19e); }
-</style>
-</head>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Ccircle cx='8' cy='8' r='6' fill='none' stroke='%232a7d5f' stroke-width='3'/%3E%3C/svg%3E">
+<title>"#;
+
+const TOP: &str = r##"</head>
 <body>
-<main>
+<a class="skip" href="#main">To the content</a>
+<header class="top"><a class="brand" id="home" href="/">meshcert</a><p id="live">&nbsp;</p></header>
+<noscript><p class="still">This page stands still without scripts: <a href="?">load it again</a>, or <a href="?refresh=15">have it loaded every 15 seconds</a>.</p></noscript>
+<p id="news" class="quiet" role="status"></p>
+<main id="main" tabindex="-1">
+"##;
+
+const FOOT: &str = r#"<footer><nav aria-label="For programs"><a href="/metrics">Metrics</a> <a href="/api/v1/meshes">Meshes as JSON</a> <a href="/api/v1/renewals">Renewals as JSON</a> <a href="/api/v1/openapi.yaml">API</a> <a href="/-/ready">Readiness</a></nav>
 "#;
 
-const LINKS: &str = r#"See <a href="/metrics">metrics</a>, <a href="/api/v1/meshes">meshes as JSON</a>, <a href="/-/ready">readiness</a>, <a href="/-/healthy">health</a>.</p>
-"#;
+#[cfg(test)]
+mod tests;

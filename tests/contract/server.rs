@@ -1,97 +1,13 @@
-//! A Kubernetes API to call: a real one on loopback, or any by its kubeconfig.
+//! A Kubernetes API to call, whosever it is.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use crate::support::daemon::Process;
-use crate::support::tools;
-
-/// etcd and kube-apiserver, without controllers.
-pub struct Real {
-    _processes: Vec<Process>,
-    pub kubeconfig: PathBuf,
-    _folder: TempDir,
-}
-
-const TOKEN: &str = "contract";
-
-impl Real {
-    /// Starts one and waits until it is ready.
-    pub fn start() -> Option<Self> {
-        let [etcd, server, kubeadm] = ["etcd", "kube-apiserver", "kubeadm"].map(tools::built);
-        let (etcd, server, kubeadm) = (etcd?, server?, kubeadm?);
-        let folder = TempDir::new().unwrap();
-        let at = |name: &str| folder.path().join(name).display().to_string();
-        let [clients, peers, api] = [(); 3].map(|()| free_port());
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let arguments = [
-            format!("--data-dir={}", at("etcd")),
-            "--unsafe-no-fsync".to_owned(),
-            format!("--listen-client-urls={}", url(clients)),
-            format!("--advertise-client-urls={}", url(clients)),
-            format!("--listen-peer-urls={}", url(peers)),
-            format!("--initial-advertise-peer-urls={}", url(peers)),
-            format!("--initial-cluster=default={}", url(peers)),
-        ];
-        let mut processes = vec![Process::start(&etcd, &arguments)];
-        // A key pair for the tokens of service accounts.
-        let made = Command::new(&kubeadm).args(["init", "phase", "certs", "sa", "--cert-dir", &at("pki")]).output();
-        assert!(made.unwrap().status.success());
-        std::fs::write(at("tokens"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
-        let arguments = [
-            format!("--etcd-servers={}", url(clients)),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
-            format!("--secure-port={api}"),
-            format!("--cert-dir={}", at("serving")),
-            format!("--token-auth-file={}", at("tokens")),
-            "--authorization-mode=RBAC".to_owned(),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", at("pki/sa.pub")),
-            format!("--service-account-signing-key-file={}", at("pki/sa.key")),
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            // Without controllers nothing makes the account that every pod would need.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-        ];
-        processes.push(Process::start(&server, &arguments));
-        let kubeconfig = folder.path().join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "real",
-            "clusters": [{ "name": "real", "cluster": { "server": format!("https://127.0.0.1:{api}"), "insecure-skip-tls-verify": true } }],
-            "users": [{ "name": "real", "user": { "token": TOKEN } }],
-            "contexts": [{ "name": "real", "context": { "cluster": "real", "user": "real" } }],
-        });
-        std::fs::write(&kubeconfig, config.to_string()).unwrap();
-        wait_until_ready(&kubeconfig);
-        Some(Self { _processes: processes, kubeconfig, _folder: folder })
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn wait_until_ready(kubeconfig: &Path) {
-    let ready = || {
-        let mut ask = Command::new(tools::kubectl());
-        ask.arg("--kubeconfig").arg(kubeconfig).args(["get", "--raw", "/readyz"]).stdout(Stdio::null());
-        ask.stderr(Stdio::null()).status().unwrap().success()
-    };
-    let start = std::time::Instant::now();
-    while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(120), "the real API server is not ready");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
+use serde_json::Value;
 
 /// What can be called.
 pub struct Server(kube::Client);

@@ -73,6 +73,8 @@ pub fn account(namespace: &str) -> PathBuf {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
     let role = page.split("```yaml\n").find(|text| text.contains("kind: Role")).unwrap();
     let role = role.split("```").next().unwrap().replace("istio-system", namespace);
+    // As it says beside it, for the engine `job`.
+    let role = role.replace("resources: [jobs], verbs: [get]", "resources: [jobs], verbs: [get, create, delete]");
     let account = format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: meshcert, namespace: {namespace}}}\n---\n\
          apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: meshcert, namespace: {namespace}}}\n\

@@ -1,11 +1,13 @@
 //! Whatever happens in the middle, the renewal comes to its one end.
 
 use rand::RngExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::cluster::{Daemon, figure, kubectl, meshcert, state, succeeded, until};
 use crate::mesh::{Mesh, Shape};
+use crate::support::tools;
 
 #[test]
 #[ignore = "needs the cluster of `make e2e`"]
@@ -53,11 +55,8 @@ fn an_api_server_that_is_killed_in_the_middle_changes_nothing() {
 fn a_rollout_that_is_stuck_halts_with_the_new_certificates_kept() {
     let mesh = Mesh::make("stuck", Shape::EXPIRING);
     let before = mesh.stored("kube-certs", "apiserver.crt");
-    let image = |image: &str| {
-        let container = format!("kube-apiserver={image}");
-        mesh.kubectl(&["set", "image", "deployment/hosted-demo-hosted-apiserver", &container]);
-    };
-    image("meshcert.test/missing:1");
+    // The running pod keeps it; the next one does not find it.
+    containerd(&["images", "rm", "meshcert.test/kube-apiserver:1"]);
     let _meshcert = Daemon::start("stuck", "mode: auto, restartDeadline: 30s");
     mesh.ask(false);
     let renewal = mesh.wait_for("Failed", 180);
@@ -68,15 +67,23 @@ fn a_rollout_that_is_stuck_halts_with_the_new_certificates_kept() {
     succeeded(&mesh.hosted(&["get", "namespaces"]), "the former pod goes on serving");
     let istiod = mesh.rollouts()[2].1;
     assert_eq!(istiod, 1, "nothing behind the stuck tier is restarted");
-    image("meshcert.test/kube-apiserver:1");
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/images/kube-apiserver.tar");
+    containerd(&["images", "import", "--local=true", &archive.display().to_string()]);
     // A person asks again.
     succeeded(&meshcert("stuck", &["renew", &mesh.id]), "meshcert renew");
     assert_eq!(mesh.wait_for("Succeeded", 180), renewal, "the same one comes to its end");
     mesh.prove();
 }
 
+/// What the node's containerd knows as its kubelet's.
+fn containerd(arguments: &[&str]) {
+    let mut command = Command::new(tools::built("ctr").unwrap());
+    let output = command.args(["--namespace", "k8s.io"]).args(arguments).output().unwrap();
+    succeeded(&output, &format!("ctr {arguments:?}"));
+}
+
 /// Each workload of the mesh was restarted exactly once, and what belongs to something else never.
-fn once_each(mesh: &Mesh) {
+pub fn once_each(mesh: &Mesh) {
     let rollouts = mesh.rollouts();
     assert_eq!(rollouts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 2, 2, 2, 1], "{rollouts:?}");
 }

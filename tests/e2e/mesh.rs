@@ -63,6 +63,12 @@ impl Mesh {
         String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
     }
 
+    /// Which version of a Secret is stored.
+    pub fn version(&self, secret: &str) -> String {
+        let secret = format!("{}-{secret}", self.id);
+        self.kubectl(&["get", "secret", &secret, "-o", "jsonpath={.metadata.resourceVersion}"])
+    }
+
     /// Where its API is reached from this side.
     pub fn api_address(&self) -> String {
         let service = format!("{}-hosted-apiserver", self.id);

@@ -162,7 +162,8 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
         Some(Fault::ForeignWriter) => {
             if request.method() != Method::POST {
                 let path = request.uri().path().trim_end_matches("/status").to_owned();
-                merge(plan, &path, r#"{"metadata":{"annotations":{"example.org/touched":"yes"}}}"#).await;
+                // No annotation: of a Deployment it raises the generation, by which restarts are counted.
+                merge(plan, &path, r#"{"metadata":{"labels":{"example.org/touched":"yes"}}}"#).await;
             }
             send(plan, request).await
         }

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+pub mod browser;
 pub mod daemon;
 pub mod faults;
 pub mod helm;

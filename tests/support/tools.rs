@@ -43,7 +43,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Option<Output> {
     Some(output)
 }
 
-fn or_skip(found: Option<PathBuf>, what: &str) -> Option<PathBuf> {
+fn or_skip<T>(found: Option<T>, what: &str) -> Option<T> {
     if found.is_none() {
         assert!(std::env::var_os("MESHCERT_REQUIRE_TOOLS").is_none_or(|v| v != "1"), "{what} is required and missing");
         eprintln!("SKIPPED: {what} is missing; set MESHCERT_REQUIRE_TOOLS=1 to make this a failure");
@@ -63,4 +63,19 @@ pub fn kubectl() -> PathBuf {
 /// A program that `make tools` built.
 pub fn built(name: &str) -> Option<PathBuf> {
     or_skip(Some(root().join(".cache/bin").join(name)).filter(|path| path.exists()), name)
+}
+
+/// Chromium and its chromedriver, from `CHROMIUM` and `CHROMEDRIVER` or the path.
+pub fn chromium() -> Option<(PathBuf, PathBuf)> {
+    let find = |variable: &str, name: &str| {
+        let folders = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
+        let on_path = folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+        std::env::var_os(variable).map(PathBuf::from).or(on_path)
+    };
+    or_skip(find("CHROMIUM", "chromium").zip(find("CHROMEDRIVER", "chromedriver")), "chromium with chromedriver")
+}
+
+/// The text of axe-core, which `make tools` installs.
+pub fn axe() -> Option<String> {
+    or_skip(std::fs::read_to_string(root().join(".cache/node/node_modules/axe-core/axe.min.js")).ok(), "axe-core")
 }

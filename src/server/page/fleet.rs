@@ -1,0 +1,132 @@
+//! The meshes of all clusters, worst first, each with the renewal that counts.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use crate::follower::View;
+use crate::mesh::{Finding, HostedMesh, MeshCertificate, MeshKey};
+use crate::metrics::SourceHealth;
+use crate::metrics::exposition::ClusterSnapshot;
+use crate::metrics::renewals::EndpointState;
+use crate::renewal::Renewal;
+use crate::server::App;
+use crate::server::overview::{State, state};
+use crate::server::page::words::{Doing, Tone, doing, runbook};
+use crate::time::{UnixTime, time_left};
+
+/// What the pages are made from.
+pub(super) struct Fleet {
+    /// Worst first.
+    pub(super) rows: Vec<Row>,
+    pub(super) sources: Vec<SourceHealth>,
+    pub(super) view: Arc<View>,
+    pub(super) now: UnixTime,
+    /// In seconds: what has less time left is expiring.
+    pub(super) renew_before: i64,
+}
+
+/// A mesh.
+pub(super) struct Row {
+    pub(super) cluster: Arc<str>,
+    pub(super) mesh: Arc<HostedMesh>,
+    pub(super) state: State,
+    pub(super) findings: Vec<Finding>,
+    pub(super) renewal: Option<Arc<Renewal>>,
+    pub(super) doing: Option<Doing>,
+    /// Name of the runbook for what is wrong.
+    pub(super) runbook: Option<&'static str>,
+}
+
+impl Fleet {
+    /// What is known now.
+    pub(super) fn of(app: &App) -> Self {
+        let renew_before = app.renew_before.load(std::sync::atomic::Ordering::Relaxed);
+        Self::make(app.observed.clusters(), app.observed.sources(), app.followed.view(), app.clock.now(), renew_before)
+    }
+
+    pub(super) fn make(
+        clusters: Vec<ClusterSnapshot>,
+        sources: Vec<SourceHealth>,
+        view: Arc<View>,
+        now: UnixTime,
+        renew_before: i64,
+    ) -> Self {
+        let renewals = view.by_mesh();
+        let meshes = clusters.iter().flat_map(|cluster| cluster.snapshot.meshes().map(move |mesh| (cluster, mesh)));
+        let row = |(cluster, mesh): (&ClusterSnapshot, &Arc<HostedMesh>)| {
+            let place = (&*cluster.name, &*mesh.key.namespace, mesh.key.id.as_str());
+            let renewal = renewals.get(&place).map(|renewal| Arc::clone(renewal));
+            let findings = mesh.findings_at(now);
+            let state = state(mesh, &findings, now, renew_before);
+            Row {
+                cluster: Arc::clone(&cluster.name),
+                mesh: Arc::clone(mesh),
+                state,
+                doing: doing(state, renewal.as_deref(), view.obstacle(place.0, place.1), now),
+                runbook: runbook(state, &findings, renewal.as_deref()),
+                findings,
+                renewal,
+            }
+        };
+        let mut rows: Vec<Row> = meshes.map(row).collect();
+        rows.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        Self { rows, sources, view, now, renew_before }
+    }
+
+    /// Of each state how many meshes are in it.
+    pub(super) fn count(&self, state: State) -> usize {
+        self.rows.iter().filter(|row| row.state == state).count()
+    }
+}
+
+impl Row {
+    /// Worst first; of those that are well, the ones with whose renewal something is going on. A mesh without any readable certificate has no end and stands first.
+    fn rank(&self) -> (State, bool, Option<UnixTime>, &str, &str, &str) {
+        let quiet = self.state != State::Ok || self.doing.as_ref().is_none_or(|doing| doing.tone == Tone::Calm);
+        let MeshKey { namespace, id } = &self.mesh.key;
+        (self.state, quiet, self.mesh.expiration, &self.cluster, namespace, id.as_str())
+    }
+
+    /// The time left in words.
+    pub(super) fn time_left(&self, now: UnixTime) -> String {
+        self.mesh.expiration.map_or_else(|| "no readable certificate".to_owned(), |end| time_left(now, end))
+    }
+
+    /// The certificate whose end is the mesh's.
+    pub(super) fn first_to_end(&self) -> Option<&MeshCertificate> {
+        self.mesh.certificates.iter().filter(|found| found.needed).min_by_key(|found| found.effective_not_after)
+    }
+
+    /// A link to a runbook about it, ready for an attribute.
+    pub(super) fn runbook_link(&self, runbook: &str) -> String {
+        let MeshKey { namespace, id } = &self.mesh.key;
+        format!("/runbooks/{runbook}?mesh={}&amp;namespace={}", Segment(id.as_str()), Segment(namespace))
+    }
+
+    /// The path of its page.
+    pub(super) fn path(&self) -> String {
+        let MeshKey { namespace, id } = &self.mesh.key;
+        format!("/meshes/{}/{}/{}", Segment(&self.cluster), Segment(namespace), Segment(id.as_str()))
+    }
+}
+
+/// What endpoints of a mesh served when they were asked last.
+pub(super) fn served(app: &App, row: &Row) -> Vec<EndpointState> {
+    let MeshKey { namespace, id } = &row.mesh.key;
+    app.metrics.endpoints(&row.cluster, namespace, id.as_str())
+}
+
+/// A text as one segment of a path (RFC 3986 section 2.1).
+pub(super) struct Segment<'a>(pub(super) &'a str);
+
+impl fmt::Display for Segment<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().try_for_each(|byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                f.write_char(char::from(byte))
+            } else {
+                write!(f, "%{byte:02X}")
+            }
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! The runbooks, as they were when this version was built: at three in the morning, and in clusters without internet, they are a click away.
+
+use std::fmt::Write;
+
+use axum::extract::{Path, Query};
+use axum::http::StatusCode;
+use axum::response::Response;
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
+use serde::Deserialize;
+
+use crate::mesh::MeshId;
+use crate::server::page::{document, html_response};
+use crate::server::sentence;
+
+macro_rules! runbooks {
+    ($($name:literal),* $(,)?) => {
+        /// Name and text of each.
+        const ALL: &[(&str, &str)] = &[$(($name, include_str!(concat!("../../../docs/runbooks/", $name, ".md")))),*];
+    };
+}
+
+runbooks![
+    "MeshcertCAEndsSoon",
+    "MeshcertCertificateInvalid",
+    "MeshcertConfigReloadFailed",
+    "MeshcertEndpointUnreachable",
+    "MeshcertExcessPermission",
+    "MeshcertExporterAbsent",
+    "MeshcertListenerCertificate",
+    "MeshcertMeshSecretMissing",
+    "MeshcertNotLeading",
+    "MeshcertRenewalAwaitingApproval",
+    "MeshcertRenewalFailed",
+    "MeshcertRenewalHeld",
+    "MeshcertRenewalLooping",
+    "MeshcertRenewalRefused",
+    "MeshcertRenewalStuck",
+    "MeshcertServedCertificateStale",
+    "MeshcertSourceDown",
+    "MspiderHostedKubeAPICertExpiration",
+];
+
+/// The mesh that is spoken of, so that the commands can be pasted as they stand.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::server) struct About {
+    mesh: String,
+    namespace: String,
+}
+
+/// Answers `/runbooks/{name}`; links between runbooks end in `.md`.
+pub(in crate::server) async fn read(Path(name): Path<String>, Query(about): Query<About>) -> Response {
+    let name = name.strip_suffix(".md").unwrap_or(&name);
+    match ALL.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => html_response(document(name, "", |out| {
+            out.push_str(
+                "<p class=\"up\"><a id=\"all\" href=\"/\">← All meshes</a></p>\n<article class=\"runbook\">\n",
+            );
+            render(out, text, &about);
+            out.write_str("</article>\n")
+        })),
+        None => sentence(StatusCode::NOT_FOUND, "there is no runbook of this name; each is named after its alert"),
+    }
+}
+
+/// As HTML, with the mesh's names in place of those of the examples.
+fn render(out: &mut String, text: &str, about: &About) {
+    // Both stand in commands: what is not the name that it should be is not put in.
+    let mesh = about.mesh.parse::<MeshId>().ok();
+    let namespace = about.namespace.parse::<MeshId>().ok();
+    let mut text = text.to_owned();
+    let mut query = String::new();
+    if let Some(mesh) = &mesh {
+        text = text.replace("MESH_ID", mesh.as_str());
+        query = format!("?mesh={mesh}");
+        if let Some(namespace) = namespace {
+            text = text.replace("istio-system", namespace.as_str());
+            query = format!("{query}&namespace={namespace}");
+        }
+    }
+    let linked = Parser::new_ext(&text, Options::ENABLE_TABLES).map(|event| match event {
+        Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+            let dest_url = CowStr::from(format!("{dest_url}{query}"));
+            Event::Start(Tag::Link { link_type, dest_url, title, id })
+        }
+        other => other,
+    });
+    html::push_html(out, linked);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_runbook_is_there() {
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbooks")).unwrap();
+        let mut files: Vec<String> = folder.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        assert_eq!(files, ALL.iter().map(|(name, _)| format!("{name}.md")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn commands_name_the_mesh_that_is_spoken_of_and_nothing_that_is_no_name() {
+        let with = |mesh: &str, namespace: &str| {
+            let mut out = String::new();
+            let text = "`kubectl -n istio-system get secret MESH_ID-kube-certs`, [more](Other.md)";
+            render(&mut out, text, &About { mesh: mesh.to_owned(), namespace: namespace.to_owned() });
+            out
+        };
+        assert_eq!(
+            with("hosted-demo", "mesh-2"),
+            "<p><code>kubectl -n mesh-2 get secret hosted-demo-kube-certs</code>, <a href=\"Other.md?mesh=hosted-demo&amp;namespace=mesh-2\">more</a></p>\n"
+        );
+        for hostile in ["a; reboot", "<script>", "$(reboot)", ""] {
+            let plain = with("", "");
+            assert_eq!(with(hostile, "istio-system"), plain, "{hostile}");
+            assert!(plain.contains("MESH_ID-kube-certs"));
+            assert!(with("hosted-demo", hostile).contains("-n istio-system get secret hosted-demo-"));
+        }
+    }
+}

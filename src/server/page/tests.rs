@@ -1,0 +1,185 @@
+use super::*;
+use crate::cert::{Attribute, CertFingerprint, Certificate, KeyAlgorithm, Name, Position, Role, SerialNumber};
+use crate::follower::{Known, SourceHealth, View};
+use crate::inventory::{Shard, Snapshot};
+use crate::mesh::{Component, HostedMesh, MeshCertificate, MeshKey, Naming, SecretRole};
+use crate::metrics::exposition::ClusterSnapshot;
+use crate::metrics::renewals::EndpointState;
+use crate::renewal::{Phase, Renewal, Spec, Status, StepRecord};
+use crate::time::DAY;
+
+const NOW: UnixTime = UnixTime(1_795_465_260);
+
+fn mk_certificate(key: &str, role: Role, signer: u8, own: u8, end: UnixTime) -> MeshCertificate {
+    MeshCertificate {
+        secret_role: SecretRole::KubeCerts,
+        key: key.into(),
+        position: Position::Index(0),
+        certificate: Certificate {
+            subject: Arc::new(Name([(Attribute::Cn, key.into())].into())),
+            issuer: Arc::default(),
+            serial_number: SerialNumber(vec![own].into()),
+            not_before: NOW.plus(-300 * DAY),
+            not_after: end,
+            role,
+            key_algorithm: KeyAlgorithm::Rsa(2048),
+            fingerprint: CertFingerprint([own; 32]),
+            der: None,
+        },
+        component: Component::Other,
+        signed_by: Some(CertFingerprint([signer; 32])),
+        effective_not_after: end,
+        needed: role == Role::Leaf,
+    }
+}
+
+/// A mesh whose one leaf ends in three days, with these renewals.
+fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
+    let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
+    let mut mesh = HostedMesh::assemble(Naming::default().secret_names(&key.id), key.clone(), [None, None, None]);
+    let end = NOW.plus(3 * DAY);
+    mesh.certificates = vec![
+        mk_certificate("ca.crt", Role::Ca, 1, 1, NOW.plus(3_000 * DAY)),
+        mk_certificate("apiserver.crt", Role::Leaf, 1, 2, end),
+        mk_certificate("odd.crt", Role::Leaf, 9, 3, NOW.plus(200 * DAY)),
+    ];
+    mesh.findings.clear();
+    mesh.expiration = Some(end);
+    let shard = Shard { meshes: [(key, Arc::new(mesh))].into(), ..Shard::default() };
+    let snapshot = Arc::new(Snapshot { shards: vec![Arc::new(shard)] });
+    let known = |renewal| Known { cluster: "cp-1".into(), renewal: Arc::new(renewal) };
+    let source = SourceHealth {
+        cluster: "cp-1".into(),
+        namespace: None,
+        listed: failure.is_none(),
+        last_success: None,
+        failure: failure.map(str::to_owned),
+        cut_off: false,
+    };
+    let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source] };
+    let cluster = ClusterSnapshot { name: "cp-1".into(), snapshot };
+    Fleet::make(vec![cluster], vec![], Arc::new(view), NOW, 30 * DAY)
+}
+
+fn mk_renewal(name: &str, phase: Phase, message: &str) -> Renewal {
+    Renewal {
+        name: name.to_owned(),
+        namespace: "istio-system".to_owned(),
+        created: Some(NOW.plus(-600)),
+        spec: Spec { mesh_id: "demo".to_owned(), ..Spec::default() },
+        status: Status {
+            phase,
+            message: message.to_owned(),
+            attempt: 1,
+            phase_since: Some(NOW.plus(-60)),
+            ..Status::default()
+        },
+        ..Renewal::default()
+    }
+}
+
+fn mk_step(name: Phase, attempt: u32, result: &str) -> StepRecord {
+    let finished_at = (!result.is_empty()).then_some(NOW.plus(-60));
+    StepRecord { name, attempt, started_at: NOW.plus(-90), finished_at, result: result.to_owned() }
+}
+
+/// The words of a mesh's page, without tags.
+fn words(fleet: &Fleet, served: &[EndpointState]) -> String {
+    let mut html = String::new();
+    mesh::body(&mut html, fleet, &fleet.rows[0], served).unwrap();
+    let tags = regex::Regex::new("<[^>]*>").unwrap();
+    tags.replace_all(&html, " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_others_wrote_stays_text() {
+    let hostile = "<img src=x onerror='alert(1)'>&\"\u{202e}";
+    assert_eq!(Escaped(hostile).to_string(), "&lt;img src=x onerror=&#39;alert(1)&#39;&gt;&amp;&quot;\u{fffd}");
+}
+
+#[test]
+fn certificates_stand_under_the_ca_that_signed_them_and_strangers_apart() {
+    let words = words(&mk_fleet(vec![], None), &[]);
+    let order = [
+        "Signed by CN=ca.crt",
+        "ca.crt demo-kube-certs",
+        "apiserver.crt demo-kube-certs 3 days",
+        "Signed by no CA of this mesh",
+        "odd.crt demo-kube-certs 200 days",
+    ];
+    let found: Vec<_> =
+        order.iter().map(|part| words.find(part).unwrap_or_else(|| panic!("{part} in {words}"))).collect();
+    assert!(found.is_sorted(), "{words}");
+    assert!(words.contains("meshcert has not renewed this mesh.") && !words.contains("Served by endpoints"));
+}
+
+#[test]
+fn an_endpoint_that_serves_something_else_is_told_from_one_that_says_nothing() {
+    let state = |endpoint: &str, not_after, stale| EndpointState {
+        namespace: "istio-system".to_owned(),
+        mesh: "demo".to_owned(),
+        endpoint: endpoint.to_owned(),
+        not_after,
+        stale,
+    };
+    let served = [
+        state("etcd-0:2379", Some(NOW.plus(100 * DAY)), false),
+        state("etcd-1:2379", Some(NOW.plus(3 * DAY)), true),
+        state("etcd-2:2379", None, false),
+    ];
+    let words = words(&mk_fleet(vec![], None), &served);
+    assert!(words.contains("etcd-0:2379 the stored certificate 100 days"), "{words}");
+    assert!(words.contains("etcd-1:2379 not the stored certificate: it has to restart 3 days"), "{words}");
+    assert!(words.contains("etcd-2:2379 no TLS handshake came about"), "{words}");
+}
+
+#[test]
+fn steps_are_those_of_the_present_attempt_and_say_what_is_to_come() {
+    let mut renewal = mk_renewal("demo-1", Phase::Committing, "2 of 3 Secrets hold it");
+    renewal.status.attempt = 2;
+    renewal.status.steps = vec![
+        mk_step(Phase::Staging, 1, "the API server was away"),
+        mk_step(Phase::Auditing, 2, "all is as it must be"),
+        mk_step(Phase::Committing, 2, ""),
+    ];
+    let words = words(&mk_fleet(vec![renewal], None), &[]);
+    for part in [
+        "asked for by a person",
+        ", attempt 2",
+        "Judging the new certificates (done) 30 seconds all is as it must be",
+        "Replacing the Secrets (now) for 90 seconds 2 of 3 Secrets hold it",
+        "Restarting (to come) Proving what is served (to come)",
+        "Earlier attempts Making new certificates attempt 1,",
+    ] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
+    assert!(!words.contains("Waiting for approval"), "nobody is asked any more");
+}
+
+#[test]
+fn a_renewal_that_failed_says_when_it_is_tried_again_and_the_others_are_listed() {
+    let mut failed = mk_renewal("demo-2", Phase::Failed, "etcd-0 is not ready");
+    failed.status.next_attempt_at = Some(NOW.plus(7_200));
+    let mut old = mk_renewal("demo-1", Phase::Succeeded, "every endpoint serves it");
+    old.status.cleaned_up = true;
+    let words = words(&mk_fleet(vec![old, failed], None), &[]);
+    for part in [
+        "Failed etcd-0 is not ready. Tried again in 2 hours.",
+        "Runbook MeshcertRenewalFailed",
+        "Failed (ended)",
+        "Other renewals of this mesh (1) Renewed and proven",
+    ] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
+}
+
+#[test]
+fn renewals_that_may_not_be_read_are_said_and_the_rest_is_shown() {
+    let fleet = mk_fleet(vec![], Some("list certificaterenewals: 403; grant the verbs list and watch"));
+    let words = words(&fleet, &[]);
+    assert!(words.contains("Renewals cannot be read list certificaterenewals: 403; grant the verbs"), "{words}");
+    assert!(words.contains("3 days left") && words.contains("apiserver.crt"), "{words}");
+    let mut html = String::new();
+    list::body(&mut html, &fleet, &Asked::default()).unwrap();
+    assert!(html.contains("Renewals of cp-1, all namespaces") && html.contains("not readable"), "{html}");
+}

@@ -1,0 +1,194 @@
+//! What is going on, in words for somebody who was asleep a minute ago.
+
+use crate::mesh::{Finding, Reason};
+use crate::renewal::{Phase, Renewal};
+use crate::server::overview::State;
+use crate::server::renewals::{is_held, runbook as renewal_runbook};
+use crate::time::{UnixTime, in_words};
+
+/// How something looks: a colour and a mark that mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    /// All is well, or over.
+    Calm,
+    /// Under way by itself.
+    Work,
+    /// Waits, most likely for a person.
+    Wait,
+    /// Went wrong.
+    Bad,
+}
+
+/// What meshcert is doing about a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doing {
+    pub(super) tone: Tone,
+    /// In three words.
+    pub(super) title: &'static str,
+    /// In a sentence; may be empty.
+    pub(super) more: String,
+}
+
+impl Tone {
+    /// The class in the styles.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Work => "work",
+            Self::Wait => "wait",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// A phase as a person would call it.
+pub(super) fn title(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "Waiting to begin",
+        Phase::Preflight => "Making a plan",
+        Phase::AwaitingApproval => "Waiting for approval",
+        Phase::BackingUp => "Backing up",
+        Phase::Staging => "Making new certificates",
+        Phase::Auditing => "Judging the new certificates",
+        Phase::Committing => "Replacing the Secrets",
+        Phase::Restarting => "Restarting",
+        Phase::Verifying => "Proving what is served",
+        Phase::Succeeded => "Renewed and proven",
+        Phase::RolledBack => "Rolled back",
+        Phase::Failed => "Failed",
+        Phase::Refused => "Refused",
+        Phase::Superseded => "Overtaken by another renewal",
+    }
+}
+
+/// What is being done about a mesh in this state; `obstacle` says why renewals cannot be read. `None` where nothing is to be done and nothing was.
+pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&str>, now: UnixTime) -> Option<Doing> {
+    let Some(renewal) = renewal else {
+        return match (state, obstacle) {
+            // Renewing mends nothing that is missing or broken: the findings say what does.
+            (State::Ok | State::Invalid, _) => None,
+            (_, Some(obstacle)) => Some(Doing {
+                tone: Tone::Wait,
+                title: "What is done about it cannot be read",
+                more: obstacle.to_owned(),
+            }),
+            (_, None) => Some(Doing { tone: Tone::Wait, title: "No renewal was asked for", more: String::new() }),
+        };
+    };
+    let status = &renewal.status;
+    let ago = |since: Option<UnixTime>| match since.map(|since| since.seconds_until(now)) {
+        Some(seconds @ 2..) => format!("{} ago", in_words(seconds)),
+        _ => "just now".to_owned(),
+    };
+    let again = match status.next_attempt_at {
+        Some(at) if at > now => format!(" Tried again in {}.", in_words(now.seconds_until(at))),
+        Some(_) => " Tried again in a moment.".to_owned(),
+        None => " Not tried again by itself.".to_owned(),
+    };
+    let due = matches!(state, State::Expired | State::Expiring);
+    let (tone, title, more) = match status.phase {
+        Phase::Pending if is_held(renewal) => (Tone::Wait, "Held up", status.message.clone()),
+        Phase::AwaitingApproval if renewal.paused => (Tone::Wait, title(status.phase), status.message.clone()),
+        Phase::AwaitingApproval => {
+            (Tone::Wait, title(status.phase), "The plan is ready; a person has to agree to it.".to_owned())
+        }
+        Phase::Succeeded | Phase::Superseded if due => {
+            (Tone::Wait, "No renewal was asked for", format!("The last one ended {}.", ago(status.phase_since)))
+        }
+        Phase::Succeeded | Phase::Superseded => {
+            (Tone::Calm, title(status.phase), format!("{}.", capital(&ago(status.phase_since))))
+        }
+        Phase::Failed | Phase::Refused => {
+            (Tone::Bad, title(status.phase), format!("{}.{again}", status.message.trim_end_matches('.')))
+        }
+        Phase::RolledBack => (Tone::Bad, title(status.phase), status.message.clone()),
+        phase => (Tone::Work, title(phase), status.message.clone()),
+    };
+    Some(Doing { tone, title, more })
+}
+
+/// The runbook for what is wrong with a mesh: what a person has to do comes first.
+pub(super) fn runbook(state: State, findings: &[Finding], renewal: Option<&Renewal>) -> Option<&'static str> {
+    let of_findings = || {
+        let is = |wanted: &[Reason]| findings.iter().any(|finding| wanted.contains(&finding.reason));
+        if is(&[Reason::SecretMissing]) {
+            "MeshcertMeshSecretMissing"
+        } else if is(&[Reason::CaExpired]) {
+            "MeshcertCAEndsSoon"
+        } else {
+            "MeshcertCertificateInvalid"
+        }
+    };
+    let of_renewal = renewal.and_then(renewal_runbook);
+    match state {
+        State::Ok => of_renewal,
+        State::Invalid => of_renewal.or_else(|| Some(of_findings())),
+        State::Expiring | State::Expired => of_renewal.or(Some("MspiderHostedKubeAPICertExpiration")),
+    }
+}
+
+/// With a capital letter.
+pub(super) fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::renewal::Status;
+
+    const NOW: UnixTime = UnixTime(1_795_465_260);
+
+    fn mk_renewal(phase: Phase, reason: &str, message: &str) -> Renewal {
+        let status = Status {
+            phase,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            phase_since: Some(NOW.plus(-300)),
+            ..Status::default()
+        };
+        Renewal { status, ..Renewal::default() }
+    }
+
+    fn said(state: State, renewal: &Renewal) -> (Tone, &'static str, String) {
+        let Doing { tone, title, more } = doing(state, Some(renewal), None, NOW).unwrap();
+        (tone, title, more)
+    }
+
+    #[test]
+    fn what_is_done_is_said_with_what_comes_next() {
+        let held = mk_renewal(Phase::Pending, "OutsideWindow", "no maintenance window is open");
+        assert_eq!(said(State::Expiring, &held), (Tone::Wait, "Held up", "no maintenance window is open".to_owned()));
+        let running = mk_renewal(Phase::Restarting, "Restarting", "etcd: 1 of 3 pods");
+        assert_eq!(said(State::Expired, &running), (Tone::Work, "Restarting", "etcd: 1 of 3 pods".to_owned()));
+        let mut failed = mk_renewal(Phase::Failed, "Unproven", "etcd-0 does not answer.");
+        assert_eq!(
+            said(State::Ok, &failed),
+            (Tone::Bad, "Failed", "etcd-0 does not answer. Not tried again by itself.".to_owned())
+        );
+        failed.status.next_attempt_at = Some(NOW.plus(3 * 3600));
+        assert!(said(State::Ok, &failed).2.ends_with("answer. Tried again in 3 hours."));
+        let done = mk_renewal(Phase::Succeeded, "Succeeded", "every endpoint serves it");
+        assert_eq!(said(State::Ok, &done), (Tone::Calm, "Renewed and proven", "5 minutes ago.".to_owned()));
+        assert_eq!(said(State::Expiring, &done).1, "No renewal was asked for", "that of last year does not count");
+    }
+
+    #[test]
+    fn without_a_renewal_only_what_is_due_is_mentioned() {
+        assert_eq!(doing(State::Ok, None, Some("forbidden"), NOW), None);
+        assert_eq!(doing(State::Invalid, None, None, NOW), None);
+        assert_eq!(doing(State::Expired, None, None, NOW).unwrap().title, "No renewal was asked for");
+        assert_eq!(doing(State::Expired, None, Some("forbidden"), NOW).unwrap().more, "forbidden");
+    }
+
+    #[test]
+    fn the_runbook_is_that_of_what_a_person_has_to_do() {
+        let waiting = mk_renewal(Phase::AwaitingApproval, "AwaitingApproval", "");
+        assert_eq!(runbook(State::Expired, &[], Some(&waiting)), Some("MeshcertRenewalAwaitingApproval"));
+        let running = mk_renewal(Phase::Staging, "Staging", "");
+        assert_eq!(runbook(State::Expired, &[], Some(&running)), Some("MspiderHostedKubeAPICertExpiration"));
+        assert_eq!(runbook(State::Ok, &[], None), None);
+        assert_eq!(runbook(State::Invalid, &[], None), Some("MeshcertCertificateInvalid"));
+    }
+}
