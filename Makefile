@@ -47,8 +47,8 @@ manifests: ## Write what is made from the chart anew: plain manifests, its schem
 image: ## Build the container image and its SBOM into target/image, with buildah; a static release build takes minutes.
 	nice tools/image.sh
 
-bench: ## Measure, each beside its yardstick in the same run.
-	cargo bench
+bench: tools ## Measure, each beside its yardstick in the same run.
+	$(WITH_TOOLS) cargo bench
 
 fmt: ## Format.
 	cargo fmt

@@ -12,6 +12,8 @@ mod client;
 mod paced;
 #[path = "support/secrets.rs"]
 mod secrets;
+#[path = "../tests/support/mod.rs"]
+mod support;
 #[path = "process/table.rs"]
 mod table;
 
@@ -23,6 +25,7 @@ use child::Process;
 use client::Client;
 use secrets::mk_secret;
 use serde_json::json;
+use support::real_api::{self, RealApi};
 use table::{Table, bytes, median, milliseconds, percentile};
 
 const SECRETS: u64 = 10_000;
@@ -45,6 +48,13 @@ struct Scene {
     series: usize,
     /// Where other exporters were measured with the same.
     targets: Option<Targets>,
+}
+
+/// An API with Secrets.
+enum Origin<'a> {
+    /// By HTTP, open to everybody.
+    Plain(&'a Process),
+    Real(&'a RealApi),
 }
 
 /// What has to be reached, beside the ratios.
@@ -99,7 +109,7 @@ fn measure(scene: &Scene, folder: &Path) {
     let kubeconfig = folder.join("kubeconfig");
     let api = start_api(scene, &kubeconfig);
     if scene.series > SECRETS as usize {
-        fill(api.address);
+        fill(&mut Origin::Plain(&api).client());
     }
     let pages = paced::pages(&mut Client::connect(api.address).unwrap(), scene.secrets);
     let size: usize = pages.iter().map(|(_, page)| page.len()).sum();
@@ -108,7 +118,7 @@ fn measure(scene: &Scene, folder: &Path) {
     paced::store(&in_folder, &pages);
     drop(pages);
 
-    let (daemon, body, mut peaks) = starts(&mut table, scene, "embedded API", &api, folder);
+    let (daemon, body, mut peaks) = starts(&mut table, scene, "embedded API", &Origin::Plain(&api), folder);
     scrapes(&mut table, scene, &daemon, &body, folder);
     let targets = scene.targets.as_ref();
     let limit = |mb: f64| (mb * 1e6) as u64;
@@ -123,19 +133,53 @@ fn measure(scene: &Scene, folder: &Path) {
     drop((daemon, api));
 
     let paced = Process::start_with(paced::PACED, &in_folder);
-    starts(&mut table, scene, "API at a real one's pace", &paced, folder);
+    starts(&mut table, scene, "API at a real one's pace", &Origin::Plain(&paced), folder);
+    drop(paced);
+    if scene.targets.is_some()
+        && let Some(real) = RealApi::start()
+    {
+        let real = Origin::Real(&real);
+        fill(&mut real.client());
+        let scene = Scene { series: SECRETS as usize * 3, ..secrets_scene() };
+        starts(&mut table, &scene, "real kube-apiserver", &real, folder);
+    }
     table.print();
 }
 
+impl Origin<'_> {
+    fn client(&self) -> Client {
+        match self {
+            Self::Plain(api) => Client::connect(api.address).unwrap(),
+            Self::Real(api) => Client::secure(api.address(), &api.certificates(), real_api::ADMIN),
+        }
+    }
+
+    fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        match self {
+            Self::Plain(api) => {
+                let kubeconfig = folder.join("own-kubeconfig");
+                let cluster = format!("[{{name: bench, cluster: {{server: 'http://{}'}}}}]", api.address);
+                let context = "[{name: bench, context: {cluster: bench, user: bench}}]";
+                let text = format!(
+                    "{{apiVersion: v1, kind: Config, current-context: bench, clusters: {cluster}, contexts: {context}, users: [{{name: bench, user: {{}}}}]}}"
+                );
+                std::fs::write(&kubeconfig, text).unwrap();
+                kubeconfig
+            }
+            Self::Real(api) => api.kubeconfig.clone(),
+        }
+    }
+}
+
 /// Starts the daemon again and again, each time between two raw reads; the last one, its body, and the peak memory of each.
-fn starts(table: &mut Table, scene: &Scene, name: &str, api: &Process, folder: &Path) -> (Process, Vec<u8>, Vec<u64>) {
-    let kubeconfig = folder.join("own-kubeconfig");
-    let cluster = format!("[{{name: bench, cluster: {{server: 'http://{}'}}}}]", api.address);
-    let context = "[{name: bench, context: {cluster: bench, user: bench}}]";
-    let text = format!(
-        "{{apiVersion: v1, kind: Config, current-context: bench, clusters: {cluster}, contexts: {context}, users: [{{name: bench, user: {{}}}}]}}"
-    );
-    std::fs::write(&kubeconfig, text).unwrap();
+fn starts(
+    table: &mut Table,
+    scene: &Scene,
+    name: &str,
+    api: &Origin<'_>,
+    folder: &Path,
+) -> (Process, Vec<u8>, Vec<u64>) {
+    let kubeconfig = api.kubeconfig(folder);
     let config = folder.join("meshcert.yaml");
     let text = format!("clusters: [{{name: bench, kubeconfig: {}, {}", kubeconfig.display(), scene.config);
     std::fs::write(&config, text).unwrap();
@@ -143,13 +187,13 @@ fn starts(table: &mut Table, scene: &Scene, name: &str, api: &Process, folder: &
     let (mut reads, mut firsts, mut peaks, mut cpus) = (vec![], vec![], vec![], vec![]);
     let mut last = None;
     for _ in 0..STARTS {
-        reads.push(raw_read(api.address, scene.secrets));
+        reads.push(raw_read(api, scene.secrets));
         drop(last.take());
         let (daemon, took, body) = first_scrape(&config, scene);
         firsts.push(took);
         peaks.push(daemon.peak_memory());
         cpus.push(daemon.cpu());
-        reads.push(raw_read(api.address, scene.secrets));
+        reads.push(raw_read(api, scene.secrets));
         last = Some((daemon, body));
     }
     let (read, first) = (median(&mut reads), median(&mut firsts));
@@ -173,8 +217,7 @@ fn start_api(scene: &Scene, kubeconfig: &Path) -> Process {
     api
 }
 
-fn fill(address: std::net::SocketAddr) {
-    let mut client = Client::connect(address).unwrap();
+fn fill(client: &mut Client) {
     for n in 0..NAMESPACES {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": format!("team-{n}") } });
         client.post("/api/v1/namespaces", &namespace.to_string());
@@ -186,9 +229,9 @@ fn fill(address: std::net::SocketAddr) {
 }
 
 /// How long it takes to read all pages and do nothing with them.
-fn raw_read(address: std::net::SocketAddr, path: &str) -> Duration {
+fn raw_read(api: &Origin<'_>, path: &str) -> Duration {
     let start = Instant::now();
-    let mut client = Client::connect(address).unwrap();
+    let mut client = api.client();
     let mut token = Some(String::new());
     while let Some(known) = token {
         token = paced::next(&client.get(&paced::uri(path, &known), ""));

@@ -3,7 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "only tests use it")]
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use super::tools;
 
 /// Longer than a start on a busy machine takes.
 const PATIENCE: Duration = Duration::from_secs(180);
-const ADMIN: &str = "admin-of-this-test";
+/// The administrator's bearer token.
+pub const ADMIN: &str = "admin-of-this-test";
 
 /// A running API server; it ends with the test.
 pub struct RealApi {
@@ -79,6 +80,16 @@ impl RealApi {
             std::thread::sleep(Duration::from_millis(200));
         }
         Some(api)
+    }
+
+    /// Where it listens, by TLS.
+    pub fn address(&self) -> SocketAddr {
+        self.server.trim_start_matches("https://").parse().unwrap()
+    }
+
+    /// The certificates that prove it, PEM.
+    pub fn certificates(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("apiserver/apiserver.crt")).unwrap()
     }
 
     /// A kubeconfig of a service account, by a token that the server issued.
