@@ -29,7 +29,11 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let Some((goal, content)) = goal(seen) else {
         let backed_up = seen.backups.iter().all(Option::is_some);
         if !status.rolling_back && backed_up {
-            return roll_back(seen, "the staged Secrets are gone: what was in force before is put back", now);
+            return roll_back(
+                seen,
+                "the staged Secrets are gone, or are others: what was in force before is put back",
+                now,
+            );
         }
         let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
         return fail(seen, "MaterialMissing", message, Retry::Later, now);
@@ -94,13 +98,18 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
     Next::Journal(Box::new(status))
 }
 
-/// What the live Secrets are to hold.
+/// What the live Secrets are to hold, as it was journalled: copies that hold anything else count as gone.
 pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
     let status = &seen.renewal.status;
     let (digests, copies) =
         if status.rolling_back { (&status.before, seen.backups.clone()) } else { (&status.target, seen.sealed()) };
+    let digests = digests.as_ref()?;
     match copies {
-        [Some(kube), Some(etcd), Some(admin)] => Some((digests.as_ref()?, [kube, etcd, admin])),
+        [Some(kube), Some(etcd), Some(admin)] => {
+            let content = [kube, etcd, admin];
+            let journalled = SecretRole::ALL.iter().all(|role| content[*role as usize].digest() == digests.of(*role));
+            journalled.then_some((digests, content))
+        }
         _ => None,
     }
 }
