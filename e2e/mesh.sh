@@ -86,6 +86,8 @@ host_aliases() {
 }
 
 kubectl get namespace "$namespace" >/dev/null 2>&1 || namespace_manifest | kubectl apply -f -
+# What a mesh of this name left, etcd's members among it, is not this one's.
+rm -rf "$folder" "$STATE/data/$namespace/$mesh"
 make_credentials >"$LOGS/kubeadm-$namespace-$mesh.log" 2>&1
 store_credentials
 services_manifest | kubectl apply -f -

@@ -94,11 +94,14 @@ impl Mesh {
             .unwrap()
     }
 
-    /// `pod address` of each pod of a workload.
+    /// Name and address of each pod of a workload that is not on its way out.
     pub fn pods(&self, workload: &str) -> Vec<(String, String)> {
-        let format = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}";
+        let format =
+            "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.metadata.deletionTimestamp}{\"\\n\"}{end}";
         let pods = self.kubectl(&["get", "pods", "-l", &format!("app={workload}"), "-o", format]);
-        pods.lines().filter_map(|line| line.split_once(' ')).map(|(pod, ip)| (pod.to_owned(), ip.to_owned())).collect()
+        let parts = pods.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let staying = parts.filter(|parts| matches!(parts[..], [_, address, ""] if !address.is_empty()));
+        staying.map(|parts| (parts[0].to_owned(), parts[1].to_owned())).collect()
     }
 
     /// How often each of the mesh's workloads was rolled out, and the shared ones with it.
