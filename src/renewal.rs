@@ -235,6 +235,13 @@ pub struct Digests {
     pub admin_kubeconfig: String,
 }
 
+impl Status {
+    /// What the live Secrets are to hold: the new material, or on the way back the former.
+    pub fn goal(&self) -> Option<&Digests> {
+        if self.rolling_back { self.before.as_ref() } else { self.target.as_ref() }
+    }
+}
+
 impl Digests {
     /// From the digests in the order of [`SecretRole::ALL`].
     pub fn new([kube_certs, etcd_certs, admin_kubeconfig]: [String; 3]) -> Self {

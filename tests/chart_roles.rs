@@ -112,6 +112,11 @@ fn an_alert_becomes_new_certificates_with_no_right_beyond_those_of_the_chart() {
     let demo = Demo::start(&["--api-only", "--scenario", "expiring", "--meshes", "1"]);
     let (mesh, manifest) = mesh_of(&demo);
     api.kubectl_with(&manifest, &["create"]);
+    // No controller runs here that would say so.
+    let works = r#"{"status":{"observedGeneration":1,"replicas":1,"readyReplicas":1,"updatedReplicas":1,"availableReplicas":1}}"#;
+    for workload in api.kubectl(&["get", "deployments,statefulsets", "-n", MESHES, "-o", "name"]).lines() {
+        api.kubectl(&["patch", workload, "-n", MESHES, "--subresource=status", "--type=merge", "-p", works]);
+    }
     let installed = helm
         .command()
         .env("KUBECONFIG", &api.kubeconfig)

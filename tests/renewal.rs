@@ -552,6 +552,34 @@ async fn a_rollout_that_does_not_come_to_an_end_keeps_the_new_certificates_and_s
     assert_ends(world, impatient, Phase::Failed, "RestartStuck", "expiring-1-etcd").await;
 }
 
+/// A world in which a rollout of the hosted API hangs before anybody renews: its former pod works, the new one has no image.
+async fn mk_hanging() -> World {
+    let world = World::new(None).await;
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver");
+    let mut containers = world.get(&path).await["spec"]["template"]["spec"]["containers"].clone();
+    containers[0]["image"] = json!("registry.example/missing:1");
+    world.api.merge(&path, &json!({ "spec": { "template": { "spec": { "containers": containers } } } })).await.unwrap();
+    let hangs = async {
+        while !world.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods")).await.to_string().contains("ImagePullBackOff")
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, hangs).await.unwrap();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_hangs_already_is_mended_first_while_there_is_time() {
+    assert_ends(mk_hanging().await, auto(), Phase::Refused, "WorkloadUnready", "ImagePullBackOff").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_hangs_already_keeps_nothing_up_where_time_is_short() {
+    let urgent = Policy { urgent_before: 30 * DAY, restart_deadline: 1, ..auto() };
+    assert_ends(mk_hanging().await, urgent, Phase::Failed, "RestartStuck", "ImagePullBackOff").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_right_is_said_and_nothing_is_touched() {
     let calm = run_with(auto(), None).await;

@@ -7,11 +7,11 @@ use crate::controller::{Actor, prove};
 use crate::digest;
 use crate::job::SeenJob;
 use crate::material::{MeshSecrets, assemble};
-use crate::mesh::{MeshKey, SecretRole};
-use crate::native::Obstacle;
+use crate::mesh::{HostedMesh, MeshKey, SecretRole};
+use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
-use crate::renewal::{Phase, Renewal};
+use crate::renewal::{Digests, Phase, Renewal};
 use crate::rollout::Members;
 use crate::time::{DAY, UnixTime, in_words};
 
@@ -27,7 +27,9 @@ impl Actor {
         let mesh = assemble(&self.acting.naming, key, &secrets);
         let (mut backups, mut staged, mut staged_names) = ([None, None, None], MeshSecrets::default(), Vec::new());
         let terminal = phase.is_terminal();
-        if (Phase::BackingUp..=Phase::Verifying).contains(&phase) {
+        // Once all is written, the copies matter only where somebody else has written since.
+        let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
+        if begun && !(phase > Phase::Committing && is_as_journalled(&renewal, &mesh, &secrets)) {
             for role in SecretRole::ALL {
                 let backup = self.api.copy(namespace, &copy_name(&renewal, role, 0), BACKUP).await?;
                 backups[role as usize] = backup.filter(|copy| copy.immutable).map(|copy| copy.material);
@@ -72,9 +74,7 @@ impl Actor {
         };
         let members = match phase {
             Phase::Restarting => {
-                let status = &renewal.status;
-                let goal = if status.rolling_back { &status.before } else { &status.target };
-                let digest = goal.as_ref().map(|goal| goal.combined()).unwrap_or_default();
+                let digest = renewal.status.goal().map(Digests::combined).unwrap_or_default();
                 prove::members(&self.way, &mesh, &secrets, resolved, &digest).await
             }
             _ => Members::default(),
@@ -164,6 +164,12 @@ impl Actor {
         }
         Ok(found)
     }
+}
+
+/// Whether the live Secrets hold what the journal says.
+fn is_as_journalled(renewal: &Renewal, mesh: &HostedMesh, secrets: &MeshSecrets) -> bool {
+    let is_written = |goal: &Digests, role| native::written(mesh, secrets, role).digest() == goal.of(role);
+    renewal.status.goal().is_some_and(|goal| SecretRole::ALL.into_iter().all(|role| is_written(goal, role)))
 }
 
 fn circumstances(

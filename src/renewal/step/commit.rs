@@ -101,10 +101,8 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
 /// What the live Secrets are to hold, as it was journalled: copies that hold anything else count as gone.
 pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
     let status = &seen.renewal.status;
-    let (digests, copies) =
-        if status.rolling_back { (&status.before, seen.backups.clone()) } else { (&status.target, seen.sealed()) };
-    let digests = digests.as_ref()?;
-    match copies {
+    let digests = status.goal()?;
+    match if status.rolling_back { seen.backups.clone() } else { seen.sealed() } {
         [Some(kube), Some(etcd), Some(admin)] => {
             let content = [kube, etcd, admin];
             let journalled = SecretRole::ALL.iter().all(|role| content[*role as usize].digest() == digests.of(*role));

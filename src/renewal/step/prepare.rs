@@ -5,11 +5,12 @@ use crate::material;
 use crate::mesh::SecretRole;
 use crate::native;
 use crate::plan::Plan;
-use crate::policy::{Hold, Mode};
+use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Observed, copy_name};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase};
+use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
 /// New certificates must outlast `renewBefore` by this, or renewing would never end.
@@ -52,6 +53,9 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
         Ok(tiers) => tiers,
         Err(message) => return refuse(seen, "WorkloadUnresolved", message, Retry::Later, now),
     };
+    if let Some(message) = unready(seen, tiers, now) {
+        return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
+    }
     if seen.mesh.leaves().next().is_none() {
         return refuse(seen, "NoCertificates", "no certificate was found in the mesh's Secrets", Retry::Later, now);
     }
@@ -70,6 +74,19 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     status.ends_at = None;
     status.plan = Some(plan);
     Next::Journal(Box::new(status))
+}
+
+/// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work. With time left, a person mends that
+/// first; with none left, nothing is lost by it.
+fn unready(seen: &Observed, tiers: &[Vec<Workload>], now: UnixTime) -> Option<String> {
+    let Circumstances { expiration, forced, .. } = seen.about;
+    if forced || expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.urgent_before) {
+        return None;
+    }
+    let serving = tiers.iter().flatten().filter(|workload| workload.target.serves != Serves::Nothing);
+    let unready: Vec<String> = serving.filter_map(Workload::unready).collect();
+    let remedy = "a restart would end the pods that still work: repair it first, or insist with spec.force";
+    (!unready.is_empty()).then(|| format!("{}; {remedy}", unready.join("; ")))
 }
 
 pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {

@@ -5,7 +5,7 @@ use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::commit::adopted;
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
-use crate::renewal::{Digests, Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
 use crate::rollout::{Kind, Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
@@ -23,7 +23,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         Ok(tiers) => tiers,
         Err(message) => return overdue(seen, message, now),
     };
-    let (Some(goal), Some(since)) = (goal(seen), status.committed_at) else {
+    let (Some(goal), Some(since)) = (status.goal(), status.committed_at) else {
         return fail(seen, "JournalIncomplete", "the journal lacks the target", Retry::Never, now);
     };
     let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
@@ -148,7 +148,7 @@ pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
 
 /// Somebody wrote the live Secrets after the commit: good certificates are taken over, anything else ends this.
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
-    let goal = goal(seen)?;
+    let goal = seen.renewal.status.goal()?;
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
     }
@@ -157,11 +157,6 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
     let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
     Some(fail(seen, "ForeignOwner", message, Retry::Never, now))
-}
-
-fn goal(seen: &Observed) -> Option<&Digests> {
-    let status = &seen.renewal.status;
-    if status.rolling_back { status.before.as_ref() } else { status.target.as_ref() }
 }
 
 /// Waits within the tier's deadline.
