@@ -204,7 +204,8 @@ fn fields(certificate: &[u8], key: &[u8]) -> BTreeMap<&'static str, String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate).unwrap();
     let parsed: X509Certificate<'_> = pem.parse_x509().unwrap();
     let now = SystemClock.now().0;
-    let hours = |moment: i64| format!("{:+} h", (moment - now).div_euclid(3600));
+    // To the nearest hour: one is made some seconds before the other.
+    let hours = |moment: i64| format!("{:+} h", (moment - now + 1800).div_euclid(3600));
     let mut fields = BTreeMap::from([
         ("version", parsed.version().to_string()),
         ("subject", format!("{:02x?}", parsed.subject().as_raw())),

@@ -63,7 +63,9 @@ fn the_chart_renews_with_three_roles_of_least_rights() {
         "act.replicas=1",
     ];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
-    let install = ["upgrade", "--install", "meshcert", CHART, "-n", NAMESPACE, "--create-namespace"];
+    // Other cases have applied the definition by hand.
+    let install =
+        ["upgrade", "--install", "--take-ownership", "meshcert", CHART, "-n", NAMESPACE, "--create-namespace"];
     helm(&[&install[..], &sets].concat());
     let _release = Release;
     // Where there is no DNS, the webhook is told the address of those that know the meshes.
