@@ -14,9 +14,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
-use http_body_util::BodyExt;
 use serde_json::Value;
 use support::daemon::{Demo, Process};
+use support::prometheus::{free_address, get_json};
 use support::rules::impatient_rules;
 use support::tools;
 use tempfile::TempDir;
@@ -25,25 +25,11 @@ use tokio::net::TcpListener;
 /// Receiver and body of what Alertmanager delivered.
 type Notifications = Arc<Mutex<Vec<(String, Value)>>>;
 
-fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
-}
-
-async fn get_json(address: &str, path: &str) -> Option<Value> {
-    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.ok()?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get(path).header("host", address).body(String::new()).unwrap();
-    let body = sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
-    serde_json::from_slice(&body).ok()
 }
 
 /// What fires.
