@@ -186,7 +186,7 @@ impl Parts {
         let followed = Arc::new(Followed::default());
         let asked = Arc::clone(&knowledge);
         let around =
-            Surroundings { clock: Arc::clone(&clock), meshes: knowledge.seen(), metrics: Arc::clone(&renewals) };
+            Surroundings { clock: Arc::clone(&clock), sights: knowledge.sights(), metrics: Arc::clone(&renewals) };
         Self {
             roles,
             app: App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), 0, Arc::clone(&followed)),

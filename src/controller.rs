@@ -1,10 +1,10 @@
 //! The acting plane of one cluster: leads, follows the renewals, takes them step by step, and asks for those that are due.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::ports::Clock;
 use crate::renewal::step::{Next, forbidden, step};
 use crate::renewal::{Phase, Renewal};
-use crate::requests::Meshes;
+use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
 
 mod act;
@@ -38,6 +38,8 @@ pub struct Timing {
     pub idle: Duration,
     /// For what is due, what is left over, and what endpoints serve.
     pub scan: Duration,
+    /// Before the first of these looks, once a process leads and knows the meshes.
+    pub first_scan: Duration,
     /// How long others wait after the leader's last sign of life.
     pub lease: Duration,
 }
@@ -48,6 +50,8 @@ impl Timing {
         busy: Duration::from_secs(1),
         idle: Duration::from_secs(5),
         scan: Duration::from_secs(60),
+        // Whoever is started because something has ended already must not wait, and whoever is restarted again and again must come to it at all.
+        first_scan: Duration::ZERO,
         lease: Duration::from_secs(15),
     };
 }
@@ -80,8 +84,8 @@ pub struct Acting {
 pub struct Surroundings {
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The observed meshes.
-    pub meshes: Meshes,
+    /// What is observed.
+    pub sights: Sights,
     /// What is counted.
     pub metrics: Arc<RenewalMetrics>,
 }
@@ -103,22 +107,14 @@ pub async fn run(acting: Acting, around: Surroundings) {
 
 /// Acts on this API until it is dropped, whatever the connection says.
 pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
-    let leading = leader::Leading::default();
+    let (lead, leading) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let home = acting.namespaces.first().cloned().unwrap_or_default();
     let Acting { identity, timing, .. } = acting.clone();
-    tasks.spawn(leader::elect(
-        api.clone(),
-        home,
-        identity,
-        timing.lease,
-        Arc::clone(&around.clock),
-        Arc::clone(&leading),
-    ));
+    tasks.spawn(leader::elect(api.clone(), home, identity, timing.lease, Arc::clone(&around.clock), lead));
     let way = Way::new(acting.reach, &acting.connection, &api);
-    let actor =
-        Arc::new(Actor { acting, around, api, way, leading, dozing: Mutex::default(), memory: Mutex::default() });
-    actor.work().await;
+    let (asked, dozing, memory) = Default::default();
+    Arc::new(Actor { acting, around, api, way, leading, asked, dozing, memory }).work().await;
 }
 
 struct Actor {
@@ -126,7 +122,9 @@ struct Actor {
     around: Surroundings,
     api: Api,
     way: Way,
-    leading: Arc<AtomicBool>,
+    leading: watch::Receiver<bool>,
+    /// Told when a scan has asked for a renewal.
+    asked: Notify,
     /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
     dozing: Mutex<BTreeMap<String, (String, Instant)>>,
     /// What endpoints showed.
@@ -139,11 +137,12 @@ const DOZE: u32 = 6;
 impl Actor {
     async fn work(self: Arc<Self>) {
         let timing = self.acting.timing;
-        let mut next_scan = Instant::now() + timing.scan;
+        let mut leading = self.leading.clone();
+        let mut schedule = scan::Schedule::new(timing);
         let mut said = String::new();
         let mut scans = JoinSet::new();
         loop {
-            let leads = self.leads();
+            let leads = *leading.borrow_and_update();
             self.around.metrics.leader(&self.acting.name, leads);
             let mut busy = false;
             match self.renewals().await {
@@ -151,16 +150,15 @@ impl Actor {
                     said.clear();
                     self.show(&renewals);
                     if leads {
-                        busy = self.drive_all(renewals).await;
-                        if Instant::now() >= next_scan {
-                            next_scan = Instant::now() + timing.scan;
+                        let sight = (self.around.sights)(&self.acting.name);
+                        let nothing_read = sight.read == 0;
+                        while scans.try_join_next().is_some() {}
+                        if scans.is_empty() && schedule.is_due(sight.read, Instant::now()) {
                             // Endpoints that do not answer must not keep renewals waiting.
-                            while scans.try_join_next().is_some() {}
-                            if scans.is_empty() {
-                                let actor = Arc::clone(&self);
-                                scans.spawn(async move { actor.scan().await });
-                            }
+                            let actor = Arc::clone(&self);
+                            scans.spawn(async move { actor.scan(&sight.meshes).await });
                         }
+                        busy = self.drive_all(renewals).await || nothing_read;
                     }
                 }
                 Err(error) => {
@@ -176,12 +174,19 @@ impl Actor {
                     }
                 }
             }
-            sleep(if busy { timing.busy } else { timing.idle }).await;
+            if !leads {
+                schedule = scan::Schedule::new(timing);
+            }
+            tokio::select! {
+                () = sleep(if busy { timing.busy } else { timing.idle }) => {}
+                () = self.asked.notified() => {}
+                Ok(()) = leading.changed() => {}
+            }
         }
     }
 
     fn leads(&self) -> bool {
-        self.leading.load(Ordering::Relaxed)
+        *self.leading.borrow()
     }
 
     /// The renewals of all namespaces.

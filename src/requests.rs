@@ -11,8 +11,17 @@ pub use desk::{Answer, Desk, Facts, Knowledge, Known, Place};
 mod desk;
 pub mod told;
 
-/// The observed meshes of a cluster, by its name, at any time.
-pub type Meshes = Arc<dyn Fn(&str) -> Vec<Arc<HostedMesh>> + Send + Sync>;
+/// What is observed of a cluster.
+#[derive(Clone, Default)]
+pub struct Sight {
+    /// Its meshes.
+    pub meshes: Vec<Arc<HostedMesh>>,
+    /// How many of its sources have been read as a whole; of the others no mesh is shown.
+    pub read: usize,
+}
+
+/// What is observed of a cluster, by its name, at any time.
+pub type Sights = Arc<dyn Fn(&str) -> Sight + Send + Sync>;
 
 /// What came of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use meshcert::metrics::renewals::RenewalMetrics;
 use meshcert::policy::{Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Trigger};
-use meshcert::requests::{Asked, ask};
+use meshcert::requests::{Asked, Sight, ask};
 use meshcert::rollout::Reach;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -130,13 +130,19 @@ impl World {
             naming: Naming::default(),
             policy,
             tiers: Config::default().policy.restart_tiers,
-            timing: Timing { busy: quick, idle: quick, scan: quick, lease: Duration::from_millis(400) },
+            timing: Timing {
+                busy: quick,
+                idle: quick,
+                scan: quick,
+                first_scan: quick,
+                lease: Duration::from_millis(400),
+            },
             identity: "test".to_owned(),
         };
         let meshes = self.meshes.clone();
         let around = Surroundings {
             clock: Arc::new(SystemClock),
-            meshes: Arc::new(move |_| meshes.clone()),
+            sights: Arc::new(move |_| Sight { meshes: meshes.clone(), read: 1 }),
             metrics: Arc::clone(&self.metrics),
         };
         Running(tokio::spawn(controller::run(acting, around)))

@@ -7,6 +7,7 @@ mod faults;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -28,7 +29,7 @@ use meshcert::native;
 use meshcert::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Trigger};
-use meshcert::requests::{Asked, ask};
+use meshcert::requests::{Asked, Sight, ask};
 use meshcert::rollout::Reach;
 use meshcert::time::DAY;
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ const TIMING: Timing = Timing {
     busy: Duration::from_millis(10),
     idle: Duration::from_millis(10),
     scan: Duration::from_secs(3600),
+    first_scan: Duration::from_secs(3600),
     lease: Duration::from_millis(400),
 };
 /// Tries until a fault comes.
@@ -99,7 +101,7 @@ impl World {
         };
         let around = Surroundings {
             clock: Arc::new(SystemClock),
-            meshes: Arc::new(|_| Vec::new()),
+            sights: Arc::new(|_| Sight::default()),
             metrics: Arc::new(RenewalMetrics::default()),
         };
         (acting, around)
@@ -317,6 +319,39 @@ async fn every_fault_at_every_mutation_of_a_renewal_by_the_job_ends_in_the_same_
     // Of a time when kubeadm kept the admin's organization: nothing has to be made again, which takes an RSA key each time.
     "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
     harm(policy, &[Fault::KilledBefore, Fault::KilledAfter, Fault::Conflict, Fault::Error]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_is_asked_for_as_soon_as_it_is_read_and_not_by_the_clock() {
+    let world = World::new(None).await;
+    let (mesh, _) = world.mesh().await;
+    let (mut acting, mut around) =
+        world.acting("test", Policy { mode: Mode::Approve, ..auto() }, Connection::InCluster);
+    acting.timing.first_scan = Duration::ZERO;
+    let sight = Arc::new(std::sync::Mutex::new(Sight::default()));
+    let shown = Arc::clone(&sight);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looked = Arc::clone(&looks);
+    around.sights = Arc::new(move |_| {
+        looked.fetch_add(1, Ordering::SeqCst);
+        shown.lock().unwrap().clone()
+    });
+    let process = tokio::spawn(controller::run_on(world.api.clone(), acting, around));
+    let until = async |what: &str, done: fn(usize, &[Renewal]) -> bool| {
+        let waiting = async {
+            while !done(looks.load(Ordering::SeqCst), &world.renewals().await) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{what}");
+    };
+    until("it leads, and looks what is read", |looks, _| looks > 5).await;
+    assert_eq!(world.renewals().await, [], "nothing is read yet");
+    *sight.lock().unwrap() = Sight { meshes: vec![Arc::new(mesh)], read: 1 };
+    until("it asked", |_, renewals| !renewals.is_empty()).await;
+    process.abort();
+    let triggers: Vec<Trigger> = world.renewals().await.iter().map(|renewal| renewal.spec.trigger).collect();
+    assert_eq!(triggers, [Trigger::Schedule]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

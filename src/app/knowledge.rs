@@ -10,9 +10,8 @@ use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::{Observed, SourceHealth};
 use crate::observer::Registry;
 use crate::ports::SourceErrorReason;
-use crate::requests::Meshes;
 use crate::requests::told::{Listener, Teller};
-use crate::requests::{Facts, Known};
+use crate::requests::{Facts, Known, Sight, Sights};
 
 /// The source's name, where another process tells.
 const TOLD: &str = "webhook.meshesFrom";
@@ -34,13 +33,15 @@ impl Knowledge {
         self.told.store(listener);
     }
 
-    /// The observed meshes of a cluster.
-    pub(super) fn seen(self: &Arc<Self>) -> Meshes {
+    /// What is observed of a cluster.
+    pub(super) fn sights(&self) -> Sights {
         let registry = Arc::clone(&self.registry);
         Arc::new(move |cluster| {
+            // Counted first: what is read between the two is shown, and counts the next time.
+            let read = registry.read(cluster);
             let snapshots = registry.clusters();
             let known = snapshots.iter().filter(|known| *known.name == *cluster);
-            known.flat_map(|known| known.snapshot.meshes().cloned().collect::<Vec<_>>()).collect()
+            Sight { meshes: known.flat_map(|known| known.snapshot.meshes().cloned()).collect(), read }
         })
     }
 

@@ -1,9 +1,9 @@
 //! Leadership of a cluster: a Lease that is taken by compare-and-swap and judged by locally observed time. It saves work; it fences nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -11,17 +11,14 @@ use crate::cluster::api::Api;
 use crate::cluster::lease::LEADER;
 use crate::ports::Clock;
 
-/// Whether this process leads.
-pub(super) type Leading = Arc<AtomicBool>;
-
-/// Tries to lead until dropped. `duration` is how long others wait after the last sign of life.
+/// Tries to lead until dropped, and tells whether it does. `duration` is how long others wait after the last sign of life.
 pub(super) async fn elect(
     api: Api,
     namespace: String,
     identity: String,
     duration: Duration,
     clock: Arc<dyn Clock>,
-    leading: Leading,
+    leading: watch::Sender<bool>,
 ) {
     let mut seen = (String::new(), String::new(), Instant::now());
     let mut renewed = None;
@@ -30,19 +27,19 @@ pub(super) async fn elect(
         match attempt(&api, &namespace, &identity, duration, &*clock, &mut seen).await {
             Ok(true) => {
                 renewed = Some(started);
-                if !leading.swap(true, Ordering::Relaxed) {
+                if !leading.send_replace(true) {
                     info!(namespace, "leading");
                 }
             }
             Ok(false) => {
                 renewed = None;
-                if leading.swap(false, Ordering::Relaxed) {
+                if leading.send_replace(false) {
                     warn!(namespace, "no longer leading");
                 }
             }
             // Whoever cannot say that he lives must stop before others begin.
             Err(error) => {
-                if renewed.is_none_or(|at| at.elapsed() > duration * 2 / 3) && leading.swap(false, Ordering::Relaxed) {
+                if renewed.is_none_or(|at| at.elapsed() > duration * 2 / 3) && leading.send_replace(false) {
                     warn!(namespace, %error, "no longer leading");
                 }
             }

@@ -3,20 +3,45 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cluster::api::ApiError;
 use crate::cluster::material::{BACKUP, STAGED};
-use crate::controller::Actor;
+use crate::controller::{Actor, Timing};
 use crate::mesh::HostedMesh;
 use crate::policy::Mode;
 use crate::renewal::{Renewal, Trigger};
 use crate::requests::{Asked, ask};
 
+/// When a leader scans: soon after it has begun to lead, again when more has been read for the first time, and then by the clock.
+pub(super) struct Schedule {
+    timing: Timing,
+    next: Option<Instant>,
+    /// Sources that were read when it scanned last.
+    read: Option<usize>,
+}
+
+impl Schedule {
+    /// Of one that does not lead yet.
+    pub(super) fn new(timing: Timing) -> Self {
+        Self { timing, next: None, read: None }
+    }
+
+    /// Whether a leader that has read so many sources scans now. What was not read as a whole has no meshes: there is nothing to scan before.
+    pub(super) fn is_due(&mut self, read: usize, now: Instant) -> bool {
+        let next = *self.next.get_or_insert(now + self.timing.first_scan);
+        let is_due = read > 0 && (now >= next || self.read.is_some_and(|known| read > known));
+        if is_due {
+            (self.next, self.read) = (Some(now + self.timing.scan), Some(read));
+        }
+        is_due
+    }
+}
+
 impl Actor {
     /// Asks for what is due, removes what is left over, looks at what endpoints serve.
-    pub(super) async fn scan(&self) {
-        let meshes = (self.around.meshes)(&self.acting.name);
+    pub(super) async fn scan(&self, meshes: &[Arc<HostedMesh>]) {
         let ours =
             |mesh: &&Arc<HostedMesh>| self.acting.namespaces.iter().any(|namespace| **namespace == *mesh.key.namespace);
         let meshes: Vec<&Arc<HostedMesh>> = meshes.iter().filter(ours).collect();
@@ -39,6 +64,7 @@ impl Actor {
         }
         if let Asked::Created(name) = ask(&self.api, mesh, Trigger::Schedule, false).await? {
             info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
+            self.asked.notify_one();
         }
         Ok(())
     }
@@ -83,5 +109,27 @@ impl Actor {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn it_scans_once_something_is_read_and_when_more_is_and_by_the_clock() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let due = |timing: Timing, asked: &[(u64, usize)]| {
+            let mut schedule = Schedule::new(timing);
+            let seconds = asked.iter().filter(|(seconds, read)| schedule.is_due(*read, at(*seconds)));
+            seconds.map(|(seconds, _)| *seconds).collect::<Vec<_>>()
+        };
+        let asked = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (63, 2), (64, 2), (70, 2), (124, 2)];
+        assert_eq!(due(Timing::DEFAULT, &asked), [2, 4, 64, 124]);
+        let patient = Timing { first_scan: Duration::from_secs(10), ..Timing::DEFAULT };
+        assert_eq!(due(patient, &[(0, 1), (4, 2), (9, 2), (10, 2), (11, 2), (12, 3), (71, 3), (72, 3)]), [10, 12, 72]);
     }
 }

@@ -52,6 +52,12 @@ impl Registry {
         lock(&self.sources).values().flatten().filter_map(message).collect()
     }
 
+    /// How many sources of a cluster have been read as a whole.
+    pub fn read(&self, cluster: &str) -> usize {
+        let is_read = |source: &&Arc<SourceState>| lock(&source.snapshot).is_some();
+        lock(&self.sources).get(cluster).into_iter().flatten().filter(is_read).count()
+    }
+
     pub(super) fn add(&self, spec: &ClusterSpec) -> Vec<Arc<SourceState>> {
         let source = |namespace: Option<&String>| {
             let name =

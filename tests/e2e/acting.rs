@@ -25,8 +25,8 @@ fn a_mesh_whose_certificates_are_over_is_healed() {
 #[ignore = "needs the cluster of `make e2e`"]
 fn three_members_and_a_stateful_api_server_are_restarted_in_order() {
     let mesh = Mesh::make("three", Shape { members: 3, kind: "StatefulSet", ..Shape::EXPIRING });
-    let _meshcert = Daemon::start("three", "mode: auto");
     mesh.ask(false);
+    let _meshcert = Daemon::start("three", "mode: auto");
     let start = Instant::now();
     let renewal = mesh.wait_for("Succeeded", 300);
     figure("three members, StatefulSet, from asking to proof (s)", &start.elapsed().as_secs().to_string());
@@ -44,8 +44,8 @@ fn three_members_and_a_stateful_api_server_are_restarted_in_order() {
 fn a_person_agrees_with_kubectl_alone() {
     let mesh = Mesh::make("approve", Shape::EXPIRING);
     let before = mesh.stored("kube-certs", "apiserver.crt");
-    let _meshcert = Daemon::start("approve", "mode: approve");
     mesh.ask(false);
+    let _meshcert = Daemon::start("approve", "mode: approve");
     mesh.wait_for("AwaitingApproval", 30);
     let digest = mesh.status("asked", "plan.digest");
     let patch = format!(r#"{{"spec":{{"approval":{{"planDigest":"sha256:{}"}}}}}}"#, "0".repeat(64));

@@ -109,11 +109,16 @@ pub const TOKEN: &str = "t0p-s3cret-t0ken";
 impl Daemon {
     /// Starts it with the lines of `policy`; its log goes beside the cluster's.
     pub fn start(namespace: &str, policy: &str) -> Self {
-        let kubeconfig = account(namespace);
-        Self::start_as(namespace, policy, kubeconfig)
+        Self::start_with(namespace, "observe,webhook,act", policy)
     }
 
-    fn start_as(namespace: &str, policy: &str, kubeconfig: PathBuf) -> Self {
+    /// The same with some of its roles only.
+    pub fn start_with(namespace: &str, roles: &str, policy: &str) -> Self {
+        let kubeconfig = account(namespace);
+        Self::start_as(namespace, roles, policy, kubeconfig)
+    }
+
+    fn start_as(namespace: &str, roles: &str, policy: &str, kubeconfig: PathBuf) -> Self {
         let token = state().join(format!("{namespace}.token"));
         std::fs::write(&token, TOKEN).unwrap();
         let config = format!(
@@ -126,7 +131,7 @@ impl Daemon {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let log = File::options().create(true).append(true).open(log(&format!("meshcert-{namespace}.log"))).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_meshcert"))
-            .args(["serve", "--roles", "observe,webhook,act", "--listen", &address, "--config"])
+            .args(["serve", "--roles", roles, "--listen", &address, "--config"])
             .arg(&path)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -141,7 +146,7 @@ impl Daemon {
     pub fn kill_and_replace(self, policy: &str) -> Self {
         let (kubeconfig, namespace) = (self.kubeconfig.clone(), self.namespace.clone());
         drop(self);
-        Self::start_as(&namespace, policy, kubeconfig)
+        Self::start_as(&namespace, "observe,webhook,act", policy, kubeconfig)
     }
 
     /// The answer to a GET, with its head.

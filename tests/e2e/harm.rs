@@ -14,9 +14,8 @@ use crate::support::tools;
 fn a_daemon_that_is_killed_ten_times_converges() {
     let policy = "mode: auto";
     let mesh = Mesh::make("killed", Shape::EXPIRING);
-    let mut meshcert = Daemon::start("killed", policy);
-    // The clock asks only after a minute, and nobody lives that long here.
     mesh.ask(false);
+    let mut meshcert = Daemon::start("killed", policy);
     let mut kills = Vec::new();
     for _ in 0..10 {
         // Another one leads only once the Lease of the killed one has run out; then it is let work for a while.
@@ -39,8 +38,8 @@ fn a_daemon_that_is_killed_ten_times_converges() {
 #[ignore = "needs the cluster of `make e2e`"]
 fn an_api_server_that_is_killed_in_the_middle_changes_nothing() {
     let mesh = Mesh::make("restarted", Shape::EXPIRING);
-    let _meshcert = Daemon::start("restarted", "mode: auto");
     mesh.ask(false);
+    let _meshcert = Daemon::start("restarted", "mode: auto");
     mesh.wait_for("Restarting", 120);
     let pid = std::fs::read_to_string(state().join("run/kube-apiserver.pid")).unwrap();
     assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
@@ -57,8 +56,8 @@ fn a_rollout_that_is_stuck_halts_with_the_new_certificates_kept() {
     let before = mesh.stored("kube-certs", "apiserver.crt");
     // The running pod keeps it; the next one does not find it.
     containerd(&["images", "rm", "meshcert.test/kube-apiserver:1"]);
-    let _meshcert = Daemon::start("stuck", "mode: auto, restartDeadline: 30s");
     mesh.ask(false);
+    let _meshcert = Daemon::start("stuck", "mode: auto, restartDeadline: 30s");
     let renewal = mesh.wait_for("Failed", 180);
     assert_eq!(mesh.status(&renewal, "reason"), "RestartStuck");
     let message = mesh.status(&renewal, "message");

@@ -10,8 +10,8 @@ use crate::mesh::{Mesh, Shape};
 #[ignore = "needs the cluster of `make e2e`"]
 fn what_kubeadm_made_in_a_job_is_proven() {
     let mesh = Mesh::make("job", Shape::EXPIRING);
-    let _meshcert = Daemon::start("job", "mode: auto, engine: job");
     mesh.ask(false);
+    let _meshcert = Daemon::start("job", "mode: auto, engine: job");
     let start = Instant::now();
     mesh.wait_for("Succeeded", 300);
     figure("engine job, from asking to proof (s)", &start.elapsed().as_secs().to_string());
@@ -28,8 +28,8 @@ fn a_job_whose_image_is_not_there_fails_fast_and_touches_nothing() {
     let mesh = Mesh::make("no-image", Shape::EXPIRING);
     let secrets = || ["kube-certs", "etcd-certs", "apiserver-admin-kubeconfig"].map(|secret| mesh.version(secret));
     let before = secrets();
-    let _meshcert = Daemon::start("no-image", "mode: auto, engine: job, job: {image: \"meshcert.test/missing:1\"}");
     mesh.ask(false);
+    let _meshcert = Daemon::start("no-image", "mode: auto, engine: job, job: {image: \"meshcert.test/missing:1\"}");
     let start = Instant::now();
     mesh.wait_for("Failed", 120);
     figure("engine job without its image, from asking to failure (s)", &start.elapsed().as_secs().to_string());

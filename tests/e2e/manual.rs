@@ -43,8 +43,8 @@ fn the_documented_procedure_works_where_kubeadm_keeps_the_subject() {
 #[ignore = "needs the cluster of `make e2e`"]
 fn certificates_that_a_person_made_at_the_same_moment_are_adopted() {
     let mesh = Mesh::make("beside", OF_NEW_KUBEADM);
-    let _meshcert = Daemon::start("beside", "mode: auto");
     mesh.ask(false);
+    let _meshcert = Daemon::start("beside", "mode: auto");
     // From here on meshcert's own certificates are stored, and the person replaces them, Secret by Secret.
     mesh.wait_for("Restarting", 120);
     assert!(by_hand(&mesh).wait().unwrap().success(), "see {}", log("beside-by-hand.log").display());
@@ -69,8 +69,8 @@ fn the_subject_that_kubeadm_changes_locks_the_admin_out_and_meshcert_keeps_it() 
     // As the runbook says: the saved kubeconfig goes back.
     let patch = format!(r#"{{"data":{{"config":"{saved}"}}}}"#);
     mesh.kubectl(&["patch", "secret", "hosted-demo-apiserver-admin-kubeconfig", "--type=merge", "-p", &patch]);
-    let _meshcert = Daemon::start("subject", "mode: auto");
     mesh.ask(false);
+    let _meshcert = Daemon::start("subject", "mode: auto");
     mesh.wait_for("Succeeded", 180);
     mesh.prove();
 }

@@ -191,7 +191,7 @@ impl Mesh {
         self.kubectl(&["get", "crn", renewal, "-o", &format!("jsonpath={{.status.{field}}}")])
     }
 
-    /// Asks with kubectl for a renewal.
+    /// Asks with kubectl for a renewal; before meshcert is started, or its first look at the mesh would ask for one of another name.
     pub fn ask(&self, force: bool) {
         crate::cluster::apply(&format!(
             "apiVersion: meshcert.dev/v1alpha1\nkind: CertificateRenewal\nmetadata: {{name: asked, namespace: {}}}\nspec: {{meshId: {}, force: {force}}}\n",

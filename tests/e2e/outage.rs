@@ -75,8 +75,8 @@ async fn measured(namespace: &'static str, shape: Shape) {
     };
     let asking = Arc::clone(&mesh);
     let seconds = tokio::task::spawn_blocking(move || {
-        let _meshcert = Daemon::start(namespace, "mode: auto");
         asking.ask(false);
+        let _meshcert = Daemon::start(namespace, "mode: auto");
         let start = Instant::now();
         let renewal = asking.wait_for("Succeeded", 300);
         assert_eq!(asking.status(&renewal, "attempt"), "1");
