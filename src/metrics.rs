@@ -25,6 +25,7 @@ use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
 mod classic;
+mod deflate;
 pub mod exposition;
 pub mod family;
 mod labels;
