@@ -10,6 +10,10 @@ mod server;
 #[path = "support/mod.rs"]
 mod support;
 
+use meshcert::cluster::decode::{self, Page};
+use meshcert::mesh::Naming;
+use meshcert::secret::{SecretRule, Selection};
+use regex::Regex;
 use support::daemon::Demo;
 use support::real_api::RealApi;
 
@@ -28,4 +32,52 @@ async fn the_embedded_api_answers_as_the_real_one() {
         }
     }
     assert!(differences.is_empty(), "{differences}");
+}
+
+/// Pages are read in protobuf from what has it, and in JSON from what has not: both say the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_protobuf_says_what_it_says_in_json() {
+    let Some(real) = RealApi::start() else { return };
+    for number in 0..3 {
+        let secret = serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "example.org/odd",
+            "metadata": {
+                "name": format!("odd-{number}"), "labels": { "app": "x", "empty": "" },
+                "annotations": { "meshcert.dev/paused": if number == 0 { "true" } else { "false" }, "other": "\u{fc}" },
+            },
+            // Bytes that are no text, none, the beginning of a longer number of bytes, and what is never read.
+            "data": { "tls.crt": "AP+A", "empty": "", "ca.crt": "eHh4".repeat(100 * number + 1), "tls.key": "a2V5" },
+        });
+        real.kubectl_with(&secret.to_string(), &["create"]);
+    }
+    real.kubectl(&["create", "secret", "generic", "without-data", "--type=example.org/odd"]);
+    let server = server::Server::of(&real.kubeconfig).await;
+    let rule = SecretRule {
+        secret_type: Some("example.org/odd".to_owned()),
+        namespaces: vec![],
+        match_labels: Default::default(),
+        name: None,
+        key: Regex::new(".*").unwrap(),
+    };
+    let rules = vec![rule];
+    let selection = Selection { mesh_namespaces: None, naming: Naming::default(), rules };
+    let mut pages = Vec::new();
+    for accept in ["application/json", "application/vnd.kubernetes.protobuf, application/json"] {
+        let bytes = server.bytes("/api/v1/namespaces/default/secrets?limit=3", accept).await;
+        assert_eq!(bytes.starts_with(b"k8s\0"), accept.contains("protobuf"));
+        pages.push(told(decode::page(&bytes, &selection).unwrap()));
+    }
+    assert!(pages[0].0.is_some(), "there is a second page");
+    assert_eq!(pages[0].1.len(), 3);
+    assert_eq!(pages[0], pages[1]);
+}
+
+/// A page as it can be compared.
+fn told(page: Page) -> (Option<String>, Vec<String>) {
+    let secrets = page.secrets.iter().map(|secret| {
+        let entries: Vec<_> =
+            secret.entries.iter().map(|(key, bytes)| format!("{key}: {:?}", bytes.as_deref())).collect();
+        format!("{:?} {entries:?}", secret.meta)
+    });
+    (page.next, secrets.collect())
 }

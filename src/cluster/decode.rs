@@ -1,4 +1,7 @@
 //! From the bytes of a list page or watch line to [`RawSecret`]s, without ever holding what is not wanted.
+//!
+//! Pages are asked for in protobuf: kube-apiserver writes it many times as fast as JSON, and entries stand there as they are instead of in base64. What has no
+//! protobuf, such as the embedded API, answers in JSON.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,12 +10,14 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cert::parse::{MAX_ENTRY_BYTES, TooLargeOrInvalid};
 use crate::secret::{Class, NotRead, RawEntry, RawSecret, SecretMeta, SecretRef, Selection};
+
+mod json;
+pub(super) mod protobuf;
 
 /// A decoded page of a list.
 pub struct Page {
@@ -43,12 +48,28 @@ pub(super) enum Line {
     Error(u16, String),
 }
 
+/// Where an answer is not what a Kubernetes API sends. Never what stands there: it may be a Secret's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecodable(String);
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<serde_json::Error> for Undecodable {
+    fn from(error: serde_json::Error) -> Self {
+        Self(format!("line {}, column {}", error.line(), error.column()))
+    }
+}
+
 /// Decodes a page.
 ///
 /// # Errors
 /// It is no list of Secrets.
-pub fn page(bytes: &[u8], selection: &Selection) -> Result<Page, serde_json::Error> {
-    let List { metadata, items } = serde_json::from_slice(bytes)?;
+pub fn page(bytes: &[u8], selection: &Selection) -> Result<Page, Undecodable> {
+    let List { metadata, items } = list(bytes)?;
     let items = items.unwrap_or_default();
     Ok(Page {
         secrets: items.into_iter().filter_map(|item| item.wanted(selection).1).collect(),
@@ -59,21 +80,15 @@ pub fn page(bytes: &[u8], selection: &Selection) -> Result<Page, serde_json::Err
 
 /// The `continue` token, read from the beginning of a page: it stands before the items, so that the next page can be asked for while this one is decoded.
 pub(super) fn peek_continue(bytes: &[u8]) -> Option<String> {
-    let head = &bytes[..bytes.len().min(16 << 10)];
-    let head = &head[..memchr::memmem::find(head, b"\"items\"")?];
-    let rest = &head[memchr::memmem::find(head, b"\"continue\":\"")? + b"\"continue\":\"".len()..];
-    let token = &rest[..rest.iter().position(|byte| *byte == b'"')?];
-    // A token with an escape is left to the decoder.
-    if token.is_empty() || token.contains(&b'\\') {
-        return None;
+    match protobuf::object(bytes) {
+        Some(object) => protobuf::peek_continue(object),
+        None => json::peek_continue(bytes),
     }
-    String::from_utf8(token.to_vec()).ok()
 }
 
 /// Decodes the first Secret of a page with the reasons for reading it or not.
-pub(super) fn explained(bytes: &[u8], selection: &Selection) -> Result<Option<Explained>, serde_json::Error> {
-    let List { items, .. } = serde_json::from_slice(bytes)?;
-    let Some(item) = items.unwrap_or_default().into_iter().next() else { return Ok(None) };
+pub(super) fn explained(bytes: &[u8], selection: &Selection) -> Result<Option<Explained>, Undecodable> {
+    let Some(item) = list(bytes)?.items.unwrap_or_default().into_iter().next() else { return Ok(None) };
     let (meta, data) = item.split();
     let keys = data.0.iter().map(|(key, _)| key.as_ref().into()).collect();
     let secret = selection.classify(&meta).map(|class| {
@@ -84,22 +99,15 @@ pub(super) fn explained(bytes: &[u8], selection: &Selection) -> Result<Option<Ex
 }
 
 /// Decodes a line of a watch.
-pub(super) fn line(bytes: &[u8], selection: &Selection) -> Result<Line, serde_json::Error> {
-    let Event { kind, object } = serde_json::from_slice(bytes)?;
-    if kind == "ERROR" {
-        let Status { code, message } = serde_json::from_str(object.get())?;
-        return Ok(Line::Error(code, message));
+pub(super) fn line(bytes: &[u8], selection: &Selection) -> Result<Line, Undecodable> {
+    json::line(bytes, selection)
+}
+
+fn list(bytes: &[u8]) -> Result<List<'_>, Undecodable> {
+    match protobuf::object(bytes) {
+        Some(object) => protobuf::list(object),
+        None => Ok(serde_json::from_slice(bytes)?),
     }
-    let item: Item<'_> = serde_json::from_str(object.get())?;
-    let version = item.metadata.resource_version.to_string();
-    Ok(match &*kind {
-        "BOOKMARK" => Line::Bookmark(version),
-        "DELETED" => Line::Deleted(item.reference(), version),
-        _ => {
-            let (reference, secret) = item.wanted(selection);
-            Line::Applied(reference, secret, version)
-        }
-    })
 }
 
 #[derive(Deserialize)]
@@ -117,23 +125,7 @@ struct ListMeta {
     next: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    object: &'a serde_json::value::RawValue,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    message: String,
-}
-
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Item<'a> {
     #[serde(borrow)]
     metadata: Meta<'a>,
@@ -143,7 +135,7 @@ struct Item<'a> {
     data: Data<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Meta<'a> {
     #[serde(borrow, default)]
     namespace: Cow<'a, str>,
@@ -163,12 +155,37 @@ struct Meta<'a> {
 #[derive(Default)]
 struct Paused(bool);
 
-/// Entries still in base64, borrowed from the page; of those of private keys nothing but the name.
+/// Entries, borrowed from the page; of those of private keys nothing but the name.
 #[derive(Default)]
-struct Data<'a>(Vec<(Cow<'a, str>, Option<Text<'a>>)>);
+struct Data<'a>(Vec<(Cow<'a, str>, Option<Value<'a>>)>);
 
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+/// What stands in an entry.
+enum Value<'a> {
+    Base64(Cow<'a, str>),
+    Plain(&'a [u8]),
+}
+
+impl Paused {
+    const ANNOTATION: &'static str = "meshcert.dev/paused";
+
+    /// Paused by anything but a clear no.
+    fn by(value: &str) -> Self {
+        Self(value != "false")
+    }
+}
+
+impl<'a> Data<'a> {
+    /// Adds an entry; that of a private key without its value.
+    fn push(&mut self, key: Cow<'a, str>, value: Value<'a>) {
+        let value = (!is_private(&key)).then_some(value);
+        self.0.push((key, value));
+    }
+}
+
+/// Whether an entry holds a private key by its name.
+fn is_private(key: &str) -> bool {
+    key.ends_with(".key")
+}
 
 impl Item<'_> {
     fn reference(&self) -> SecretRef {
@@ -202,75 +219,23 @@ impl<'a> Item<'a> {
 
 fn read(data: Data<'_>, selection: &Selection, class: &Class) -> Vec<RawEntry> {
     let wanted = data.0.into_iter().filter(|(key, _)| selection.reads_key(class, key));
-    wanted.filter_map(|(key, text)| Some((key.into(), decode(&text?.0)))).collect()
+    wanted.filter_map(|(key, value)| Some((key.into(), value?.decode()))).collect()
 }
 
-fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, TooLargeOrInvalid> {
-    if text.len() / 4 * 3 > MAX_ENTRY_BYTES {
-        return Err(TooLargeOrInvalid::TooLarge);
-    }
-    STANDARD.decode(text).map(Zeroizing::new).map_err(|_| TooLargeOrInvalid::Invalid)
-}
-
-impl<'de> Deserialize<'de> for Paused {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Paused;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("annotations")
-            }
-
-            fn visit_unit<E>(self) -> Result<Paused, E> {
-                Ok(Paused(false))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Paused, A::Error> {
-                let mut paused = false;
-                while let Some(key) = map.next_key::<Text<'_>>()? {
-                    if key.0 == "meshcert.dev/paused" {
-                        paused = map.next_value::<Text<'_>>()?.0 != "false";
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                Ok(Paused(paused))
-            }
+impl Value<'_> {
+    fn decode(&self) -> Result<Zeroizing<Vec<u8>>, TooLargeOrInvalid> {
+        let size = match self {
+            Self::Base64(text) => text.len() / 4 * 3,
+            Self::Plain(bytes) => bytes.len(),
+        };
+        if size > MAX_ENTRY_BYTES {
+            return Err(TooLargeOrInvalid::TooLarge);
         }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Data<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Data<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a Secret's data")
-            }
-
-            fn visit_unit<E>(self) -> Result<Data<'de>, E> {
-                Ok(Data::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-                    if key.ends_with(".key") {
-                        map.next_value::<IgnoredAny>()?;
-                        entries.push((key, None));
-                        continue;
-                    }
-                    let value = map.next_value::<Option<Text<'de>>>()?.unwrap_or(Text(Cow::Borrowed("")));
-                    entries.push((key, Some(value)));
-                }
-                Ok(Data(entries))
-            }
-        }
-        deserializer.deserialize_any(Reader)
+        let bytes = match self {
+            Self::Base64(text) => STANDARD.decode(&**text).map_err(|_| TooLargeOrInvalid::Invalid)?,
+            Self::Plain(bytes) => bytes.to_vec(),
+        };
+        Ok(Zeroizing::new(bytes))
     }
 }
 

@@ -8,6 +8,7 @@ use kube::Client;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 
+use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::lines::Lines;
 use crate::cluster::request::{self, Asked, Resource};
 use crate::ports::{SourceError, SourceErrorReason};
@@ -35,7 +36,7 @@ pub(super) trait Subject {
 
     /// # Errors
     /// It is not what a Kubernetes API sends.
-    fn line(&self, line: &[u8]) -> Result<Line<Self::Event>, serde_json::Error>;
+    fn line(&self, line: &[u8]) -> Result<Line<Self::Event>, Undecodable>;
 }
 
 /// A line of a watch.
@@ -79,7 +80,7 @@ impl<S: Subject> Feed<S> {
             self.path,
             encode(version)
         );
-        let body = match request::open(&self.client, &uri, &asked, DEADLINE).await {
+        let body = match request::open(&self.client, &uri, request::JSON, &asked, DEADLINE).await {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
         };
@@ -148,9 +149,7 @@ pub(crate) fn backoff(failures: u32) -> Duration {
     full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-pub(super) fn undecodable(asked: &Asked<'_>, error: &serde_json::Error) -> SourceError {
-    // Its own words could quote the answer, which holds Secrets.
-    let place = format!("line {}, column {}", error.line(), error.column());
+pub(super) fn undecodable(asked: &Asked<'_>, place: &Undecodable) -> SourceError {
     SourceError {
         reason: SourceErrorReason::Decode,
         message: format!("{asked}: the answer is not what a Kubernetes API sends ({place})"),

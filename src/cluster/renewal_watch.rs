@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
 
+use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
 use crate::cluster::renewals::Object;
 use crate::cluster::request::{self, Resource};
@@ -102,7 +103,7 @@ impl Subject for Renewals {
         RenewalEvent::Failed(error)
     }
 
-    fn line(&self, line: &[u8]) -> Result<Line<RenewalEvent>, serde_json::Error> {
+    fn line(&self, line: &[u8]) -> Result<Line<RenewalEvent>, Undecodable> {
         let Event { kind, object } = serde_json::from_slice(line)?;
         let Brief { metadata, code, message } = serde_json::from_str(object.get())?;
         let event = match kind {
@@ -145,7 +146,7 @@ impl Feed<Renewals> {
             };
             let Page { metadata, items } = match serde_json::from_slice(&bytes) {
                 Ok(page) => page,
-                Err(error) => return Ok(Err(undecodable(&asked, &error))),
+                Err(error) => return Ok(Err(undecodable(&asked, &error.into()))),
             };
             for item in items {
                 match read(item) {

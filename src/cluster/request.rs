@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::ACCEPT;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
@@ -9,10 +10,14 @@ use kube::client::Body;
 use serde::Deserialize;
 
 use crate::cluster::connect::chain;
+use crate::cluster::decode::protobuf;
 use crate::ports::{SourceError, SourceErrorReason};
 
 /// A page larger than this is given up: five hundred Secrets of the largest size stay below it.
 const LARGEST_ANSWER: usize = 768 << 20;
+
+/// What custom resources and the lines of a watch are read in.
+pub(super) const JSON: &str = "application/json";
 
 /// What is asked, for messages: verb, resource, namespace.
 pub(super) struct Asked<'a> {
@@ -39,10 +44,11 @@ struct Status {
 pub(super) async fn open(
     client: &Client,
     uri: &str,
+    accept: &'static str,
     asked: &Asked<'_>,
     deadline: Duration,
 ) -> Result<Body, SourceError> {
-    let request = Request::get(uri).body(Body::empty()).map_err(|error| SourceError {
+    let request = Request::get(uri).header(ACCEPT, accept).body(Body::empty()).map_err(|error| SourceError {
         reason: SourceErrorReason::Decode,
         message: format!("the request {uri} cannot be made: {error}"),
     })?;
@@ -61,7 +67,9 @@ pub(super) async fn open(
         Ok(Ok(body)) => body.to_bytes(),
         _ => Default::default(),
     };
-    let message = serde_json::from_slice::<Status>(&bytes).map(|status| status.message).unwrap_or_default();
+    let message = protobuf::status_message(&bytes)
+        .or_else(|| serde_json::from_slice::<Status>(&bytes).ok().map(|status| status.message))
+        .unwrap_or_default();
     Err(refused(asked, status, &message))
 }
 
@@ -73,7 +81,7 @@ pub(super) async fn get(
     deadline: Duration,
     buffer: Vec<u8>,
 ) -> Result<Vec<u8>, SourceError> {
-    let body = open(client, uri, asked, deadline).await?;
+    let body = open(client, uri, asked.resource.accept(), asked, deadline).await?;
     match tokio::time::timeout(deadline, collect(Limited::new(body, LARGEST_ANSWER), buffer)).await {
         Err(_) => Err(too_slow(asked, deadline)),
         Ok(Ok(bytes)) => Ok(bytes),
@@ -135,6 +143,14 @@ impl Resource {
         match self {
             Self::Secrets => "secrets",
             Self::Renewals => "certificaterenewals",
+        }
+    }
+
+    /// In which forms a list of it is read.
+    fn accept(self) -> &'static str {
+        match self {
+            Self::Secrets => protobuf::ACCEPT,
+            Self::Renewals => JSON,
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::task::spawn_blocking;
 
 pub use crate::cluster::decode::Explained;
-use crate::cluster::decode::{self, Page};
+use crate::cluster::decode::{self, Page, Undecodable};
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
 use crate::cluster::request::{self, Asked, Resource};
 use crate::ports::{SecretEvent, SourceError};
@@ -61,7 +61,7 @@ pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Optio
 }
 
 /// A page on its way, with its bytes for the next one's room.
-type Decoding = tokio::task::JoinHandle<(Result<Page, serde_json::Error>, Vec<u8>)>;
+type Decoding = tokio::task::JoinHandle<(Result<Page, Undecodable>, Vec<u8>)>;
 
 /// What is left of a page once its Secrets are passed on.
 struct Delivered {
@@ -84,7 +84,7 @@ impl Subject for Secrets {
         SecretEvent::Failed(error)
     }
 
-    fn line(&self, line: &[u8]) -> Result<Line<SecretEvent>, serde_json::Error> {
+    fn line(&self, line: &[u8]) -> Result<Line<SecretEvent>, Undecodable> {
         Ok(match decode::line(line, &self.0)? {
             decode::Line::Error(code, message) => Line::Error(code, message),
             decode::Line::Applied(reference, secret, seen) => {

@@ -162,7 +162,9 @@ fn distinct<'a>(place: &str, entry: &'a SecretEntry) -> Vec<(String, &'a Certifi
         .iter()
         .map(|positioned| (other_labels(place, &positioned.certificate), &positioned.certificate))
         .collect();
-    if found.len() < 2 {
+    // Different serial numbers are different labels: nearly always all is said.
+    let serials: BTreeSet<_> = found.iter().map(|(_, certificate)| &certificate.serial_number.0).collect();
+    if serials.len() == found.len() {
         return found;
     }
     let mut seen = BTreeSet::new();

@@ -35,6 +35,12 @@ impl Server {
         self.send(Method::GET, path, "application/json", "").await
     }
 
+    /// The body in the form that is asked for.
+    pub async fn bytes(&self, path: &str, accept: &str) -> Vec<u8> {
+        let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
+        self.0.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes().to_vec()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(Method::POST, path, "application/json", &body.to_string()).await
     }
