@@ -114,17 +114,13 @@ impl Encoder {
     /// Writes the block with codes made for it (RFC 1951 section 3.2.7).
     fn write(&self, text: &[u8], bits: &mut BitWriter) {
         let (mut literal_counts, mut distance_counts) = ([0; LITERALS], [0; DISTANCES]);
-        let mut rest = text;
-        for sequence in &self.sequences {
-            let (literals, behind) = rest.split_at(sequence.literals as usize);
+        for (literals, copy) in self.pieces(text) {
             for byte in literals {
                 literal_counts[usize::from(*byte)] += 1;
             }
-            rest = behind;
-            if let Some(copy) = sequence.copy {
-                literal_counts[length_symbol(copy.length).0] += 1;
-                distance_counts[distance_symbol(copy.distance).0] += 1;
-                rest = &rest[usize::from(copy.length)..];
+            if let Some(Copied { length, distance }) = copy {
+                literal_counts[length_symbol(length).0] += 1;
+                distance_counts[distance_symbol(distance).0] += 1;
             }
         }
         literal_counts[END_OF_BLOCK] = 1;
@@ -132,10 +128,7 @@ impl Encoder {
         let distances = Code::of(&distance_counts, MAX_BITS);
         bits.push(0b100, 3);
         huffman::write_codes(&literals, &distances, bits);
-
-        let mut rest = text;
-        for sequence in &self.sequences {
-            let (run, behind) = rest.split_at(sequence.literals as usize);
+        for (run, copy) in self.pieces(text) {
             let (pairs, odd) = run.as_chunks();
             for [a, b] in pairs {
                 literals.write_two(usize::from(*a), usize::from(*b), bits);
@@ -143,16 +136,23 @@ impl Encoder {
             for byte in odd {
                 literals.write(usize::from(*byte), 0, 0, bits);
             }
-            rest = behind;
-            if let Some(copy) = sequence.copy {
-                let (symbol, extra, width) = length_symbol(copy.length);
+            if let Some(Copied { length, distance }) = copy {
+                let (symbol, extra, width) = length_symbol(length);
                 literals.write(symbol, extra, width, bits);
-                let (symbol, extra, width) = distance_symbol(copy.distance);
+                let (symbol, extra, width) = distance_symbol(distance);
                 distances.write(symbol, extra, width, bits);
-                rest = &rest[usize::from(copy.length)..];
             }
         }
         literals.write(END_OF_BLOCK, 0, 0, bits);
+    }
+
+    /// The sequences with their literals.
+    fn pieces<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = (&'a [u8], Option<Copied>)> {
+        self.sequences.iter().scan(text, |rest, Sequence { literals, copy }| {
+            let (run, behind) = rest.split_at(*literals as usize);
+            *rest = &behind[copy.map_or(0, |copy| usize::from(copy.length))..];
+            Some((run, *copy))
+        })
     }
 }
 

@@ -135,14 +135,9 @@ fn runs(lengths: &[u8]) -> Vec<(usize, u32, u32)> {
 
 /// How long each symbol's word is: Huffman's, then shortened to `longest` bits.
 fn lengths(counts: &[u32], longest: usize) -> Vec<u8> {
-    let mut used: Vec<(u32, usize)> =
-        counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(symbol, count)| (*count, symbol)).collect();
-    // A code of fewer than two words has unused room, which some readers refuse.
-    for symbol in 0..2 {
-        if used.len() < 2 && counts[symbol] == 0 {
-            used.push((0, symbol));
-        }
-    }
+    let (mut used, unused): (Vec<_>, Vec<_>) = counts.iter().copied().zip(0_usize..).partition(|(count, _)| *count > 0);
+    // A code of fewer than two words leaves room, which some readers refuse.
+    used.extend(unused.into_iter().take(2_usize.saturating_sub(used.len())));
     used.sort_unstable();
     // Nodes in the order of their weights: the leaves, then each pair of the two lightest that are left.
     let leaves = used.len();
