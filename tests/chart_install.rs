@@ -299,25 +299,11 @@ fn an_upgrade_keeps_the_token_and_takes_away_what_is_no_longer_asked_for() {
     assert!(left.iter().any(|one| one == &format!("Deployment {NAMESPACE} meshcert-observe")));
 }
 
-/// A kind of the VictoriaMetrics operator, which takes anything: its own definition is not at hand.
-const VMRULE: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: vmrules.operator.victoriametrics.com}
-spec:
-  group: operator.victoriametrics.com
-  scope: Namespaced
-  names: {kind: VMRule, listKind: VMRuleList, plural: vmrules, singular: vmrule}
-  versions:
-    - {name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-";
-
 #[test]
 fn the_commands_of_the_manual_work_in_their_order() {
     let Some(cluster) = Cluster::start() else { return };
     let definitions = root().join(".cache/schemas/definitions");
     cluster.api.kubectl(&["create", "-f", &definitions.display().to_string()]);
-    cluster.api.kubectl_with(VMRULE, &["create"]);
     let folder = tempfile::TempDir::new().unwrap();
     std::os::unix::fs::symlink(root().join("deploy"), folder.path().join("deploy")).unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap();

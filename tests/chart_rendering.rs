@@ -89,20 +89,27 @@ fn pods(objects: &[Value]) -> Vec<(String, &Value)> {
 fn lint_and_schemas_find_nothing_whatever_is_asked_for() {
     let (Some(helm), Some(kubeconform)) = (Helm::find(), tools::built("kubeconform")) else { return };
     let schemas = root().join(".cache/schemas/{{ .ResourceKind }}{{ .KindSuffix }}.json");
+    let conform = |manifest: &str| {
+        let mut command = Command::new(&kubeconform);
+        command.args(["-strict", "-schema-location"]).arg(&schemas);
+        tools::run(&mut command, manifest.as_bytes()).unwrap()
+    };
     for (case, values) in MATRIX {
         let lint = helm.run(&["lint", "--strict", CHART, "--values", "-"], values);
         assert!(lint.status.success(), "{case}: {}", String::from_utf8_lossy(&lint.stdout));
-        let mut command = Command::new(&kubeconform);
-        // Of the VictoriaMetrics operator no schema is at hand; another test holds its objects against those of the Prometheus operator.
-        command.args(["-strict", "-skip", "VMRule,VMServiceScrape", "-schema-location"]).arg(&schemas);
-        let found = tools::run(&mut command, helm.template(values).as_bytes()).unwrap();
+        let found = conform(&helm.template(values));
         assert!(found.status.success(), "{case}: {}", String::from_utf8_lossy(&found.stdout));
     }
-    let mut command = Command::new(&kubeconform);
-    command.args(["-strict", "-schema-location"]).arg(&schemas);
-    let wrong = "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}";
-    let found = tools::run(&mut command, wrong.as_bytes()).unwrap();
-    assert!(!found.status.success(), "kubeconform finds what is wrong");
+    for file in ["alerts/meshcert.prometheusrule.yaml", "alerts/meshcert.vmrule.yaml"] {
+        let found = conform(&std::fs::read_to_string(root().join(file)).unwrap());
+        assert!(found.status.success(), "{file}: {}", String::from_utf8_lossy(&found.stdout));
+    }
+    for wrong in [
+        "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {prots: []}}",
+        "{apiVersion: operator.victoriametrics.com/v1beta1, kind: VMServiceScrape, metadata: {name: a}, spec: {endpoint: []}}",
+    ] {
+        assert!(!conform(wrong).status.success(), "kubeconform finds what is wrong in {wrong}");
+    }
 }
 
 #[test]

@@ -83,15 +83,14 @@ module_folder() {
 }
 
 build_schemas() {
-  local kubernetes operator crds
+  local kubernetes prometheus victoria crds
   kubernetes=$(module_folder kubernetes k8s.io/kubernetes)
-  operator=$(module_folder schemas github.com/prometheus-operator/prometheus-operator)
-  crds=$operator/example/prometheus-operator-crd/monitoring.coreos.com
+  prometheus=$(module_folder schemas github.com/prometheus-operator/prometheus-operator)
+  victoria=$(module_folder schemas github.com/VictoriaMetrics/operator)
+  crds=$prometheus/example/prometheus-operator-crd/monitoring.coreos.com
   rm -rf "$cache/schemas"
   "$cache/venv/bin/python3" tools/schemas/convert.py "$kubernetes/api/openapi-spec/swagger.json" \
-    "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas"
-  mkdir "$cache/schemas/definitions"
-  install -m 0644 "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$cache/schemas/definitions/"
+    "${crds}_servicemonitors.yaml" "${crds}_prometheusrules.yaml" "$victoria/config/crd/overlay/crd.yaml" "$cache/schemas"
 }
 
 build_kubernetes_node() {

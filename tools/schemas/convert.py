@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes JSON schemas for kubeconform: python3 convert.py SWAGGER.json CRD.yaml… FOLDER.
+"""Writes JSON schemas for kubeconform: python3 convert.py SWAGGER.json CRDS.yaml… FOLDER.
 
-Kubernetes' own kinds come from its OpenAPI description, others from their CustomResourceDefinitions. Strict: what is not described is refused.
+Kubernetes' own kinds come from its OpenAPI description, others from their CustomResourceDefinitions. Strict: what is not described is refused. The definitions
+themselves go to FOLDER/definitions, to be installed.
 """
 
 import json
@@ -9,6 +10,9 @@ import pathlib
 import sys
 
 import yaml
+
+# What the chart renders for an operator.
+CUSTOM = {"PrometheusRule", "ServiceMonitor", "VMRule", "VMServiceScrape"}
 
 # Kubernetes' own words for values that are written as text or as number.
 EITHER = {
@@ -71,21 +75,31 @@ def references(schema):
                 yield from references(part)
 
 
-def of_crd(path):
-    crd = yaml.safe_load(pathlib.Path(path).read_text())["spec"]
-    for version in crd["versions"]:
+def definitions(path):
+    """The CustomResourceDefinitions in a file, of which it may have many."""
+    for definition in yaml.load_all(pathlib.Path(path).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if definition["spec"]["names"]["kind"] in CUSTOM:
+            yield definition
+
+
+def of_definition(definition):
+    spec = definition["spec"]
+    for version in spec["versions"]:
         schema = strict(version["schema"]["openAPIV3Schema"])
         schema["properties"].update({"metadata": {"type": "object"}, "apiVersion": {"type": "string"}, "kind": {"type": "string"}})
-        yield name(crd["names"]["kind"], crd["group"], version["name"]), schema
+        yield name(spec["names"]["kind"], spec["group"], version["name"]), schema
 
 
 def main():
-    swagger, *crds, folder = sys.argv[1:]
+    swagger, *files, folder = sys.argv[1:]
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in [of_kubernetes(swagger), *map(of_crd, crds)]:
+    (folder / "definitions").mkdir(parents=True, exist_ok=True)
+    found = [definition for file in files for definition in definitions(file)]
+    for source in [of_kubernetes(swagger), *map(of_definition, found)]:
         for file, schema in source:
             (folder / file).write_text(json.dumps(schema))
+    for definition in found:
+        (folder / "definitions" / f"{definition['spec']['names']['plural']}.yaml").write_text(yaml.safe_dump(definition))
 
 
 main()

@@ -2,5 +2,8 @@ module meshcert.dev/tools/schemas
 
 go 1.26.8
 
-// Nothing is built from it: it brings the schemas of what the chart renders for the Prometheus Operator.
-require github.com/prometheus-operator/prometheus-operator v0.85.0
+// Nothing is built from them: they bring the schemas of what the chart renders for the two operators.
+require (
+	github.com/VictoriaMetrics/operator v0.48.0
+	github.com/prometheus-operator/prometheus-operator v0.85.0
+)
