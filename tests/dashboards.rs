@@ -2,6 +2,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, unreachable_pub, reason = "a test may")]
 
+#[path = "support/client.rs"]
+mod client;
 #[path = "dashboards/common.rs"]
 mod common;
 #[path = "dashboards/grafana.rs"]
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use client::{Ca, put};
 use common::Limits;
 use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
@@ -296,7 +299,21 @@ async fn every_panel_has_data_on_a_real_prometheus() {
     let meshcert = Path::new(env!("CARGO_BIN_EXE_meshcert"));
     let arguments = ["serve", "--listen", &replica, "--config", &config.display().to_string()].map(str::to_owned);
     let _replica = Process::start(meshcert, &arguments);
-    let Some(prometheus) = Prometheus::start(&[&demo.address, &replica]) else { return };
+    // A webhook alone, on an address of its own with TLS: it is told the meshes, and its rights are looked at.
+    let webhook = free_address();
+    let pair = Ca::new("servers").server();
+    let put = |name: &str, text: &str| put(demo.folder.path(), name, text).display().to_string();
+    let (crt, key, token) = (put("tls.crt", &pair.certificate), put("tls.key", &pair.key), put("token", "t"));
+    let config = put(
+        "webhook.yaml",
+        &format!(
+            "clusters: [{{name: demo, kubeconfig: '{kubeconfig}'}}]\nwebhook: {{bearerTokenFile: '{token}', listen: '127.0.0.1:0', tls: {{certFile: '{crt}', keyFile: '{key}'}}, meshesFrom: {{url: 'http://{}'}}}}\n",
+            demo.address
+        ),
+    );
+    let arguments = ["serve", "--roles", "webhook", "--listen", &webhook, "--config", &config].map(str::to_owned);
+    let _webhook = Process::start(meshcert, &arguments);
+    let Some(prometheus) = Prometheus::start(&[&demo.address, &replica, &webhook]) else { return };
     // A renewal that policy holds up, and one that cannot be.
     demo.kubectl(&[
         "-n",

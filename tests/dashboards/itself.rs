@@ -9,14 +9,19 @@ pub fn model() -> Value {
     let of = |metric: &str| format!("{metric}{{{REPLICAS}}}");
     let rate = |metric: &str, by: &str| format!("sum by ({by}) (rate({metric}{{{REPLICAS}}}[$__rate_interval]))");
 
+    let rights = |of: String| format!("max by (mesh_cluster, mesh_namespace, role, resource, verb) ({of})");
+    // Each replica asks for itself: one that is told nothing refuses, whatever the others know.
+    let told = r#"source="webhook.meshesFrom""#;
+    let told_of = |metric: &str| format!("max by (instance) ({metric}{{{REPLICAS}, {told}}})");
+
     let now = vec![
-        Panel::stat("Replicas", "Replicas of meshcert that are scraped.", 4, &count(&of("meshcert_build_info")))
+        Panel::stat("Replicas", "Replicas of meshcert that are scraped.", 3, &count(&of("meshcert_build_info")))
             .colours(&vec![(None, CRITICAL), (Some(1), FINE)])
             .runbook("MeshcertExporterAbsent"),
         Panel::stat(
             "Version",
             "The version that runs; several during an upgrade.",
-            4,
+            3,
             &format!("max by (version) ({})", of("meshcert_build_info")),
         )
         .by_name("{{version}}")
@@ -24,14 +29,14 @@ pub fn model() -> Value {
         Panel::stat(
             "Clusters",
             "Clusters that are observed.",
-            4,
+            3,
             &count(&format!("max by (mesh_cluster) ({})", of("meshcert_cluster_info"))),
         )
         .colours(&neutral()),
         Panel::stat(
             "Sources down",
             "Sources that no replica can read: certificates there may end unseen.",
-            4,
+            3,
             &count(&format!("max by (source) ({}) == 0", of("meshcert_source_up"))),
         )
         .colours(&none_wanted(CRITICAL))
@@ -39,7 +44,7 @@ pub fn model() -> Value {
         Panel::stat(
             "Clusters without a leader",
             "Clusters on which meshcert may act and no replica leads.",
-            4,
+            3,
             &count(&format!("max by (mesh_cluster) ({}) == 0", of("meshcert_leader"))),
         )
         .colours(&none_wanted(WARNING))
@@ -47,11 +52,27 @@ pub fn model() -> Value {
         Panel::stat(
             "Configuration refused",
             "Replicas that refuse their changed configuration and run with the one before.",
-            4,
+            3,
             &count(&format!("{} == 0", of("meshcert_config_last_reload_successful"))),
         )
         .colours(&none_wanted(WARNING))
         .runbook("MeshcertConfigReloadFailed"),
+        Panel::stat(
+            "Certificates refused",
+            "Listeners whose changed certificate, key or client CA is refused; the former ones are in force and will end.",
+            3,
+            &count(&format!("{} == 0", of("meshcert_tls_last_reload_successful"))),
+        )
+        .colours(&none_wanted(WARNING))
+        .runbook("MeshcertListenerCertificate"),
+        Panel::stat(
+            "Rights too many",
+            "Rights on clusters that a role has and must do without.",
+            3,
+            &count(&format!("{} == 1", rights(of("meshcert_excess_permission")))),
+        )
+        .colours(&none_wanted(WARNING))
+        .runbook("MeshcertExcessPermission"),
     ];
 
     let sources = vec![
@@ -82,6 +103,67 @@ pub fn model() -> Value {
             .runbook("MeshcertSourceDown"),
         Panel::events("Failures by reason", "Requests to sources that failed.", (12, 8), &[(&format!("sum by (reason) (increase(meshcert_source_errors_total{{{REPLICAS}}}[$__rate_interval]))"), "{{reason}}")])
             .runbook("MeshcertSourceDown"),
+    ];
+
+    let webhooks = vec![
+        Panel::table(
+            "What webhooks are told",
+            "Replicas with the role webhook alone see no Secret: an observing process tells them the meshes. A replica that was told nothing for a minute answers Alertmanager 503.",
+            (12, 7),
+            &[
+                &told_of("meshcert_source_up"),
+                &told_of("meshcert_source_objects"),
+                &format!("{} * 1000", told_of("meshcert_source_last_success_timestamp_seconds")),
+            ],
+            &[
+                Column::new("instance", "Replica"),
+                Column::new("A", "State").words(&[(0, "out of touch", CRITICAL), (1, "in touch", FINE)]).width(110),
+                Column::new("B", "Meshes").width(90),
+                Column::new("C", "Last answer").unit("dateTimeAsIso").width(190),
+            ],
+        )
+        .sorted("State", false)
+        .runbook("MeshcertSourceDown"),
+        Panel::events("Told nothing, by reason", "Attempts to learn the meshes that failed, on replicas with the role webhook alone.", (12, 7), &[(&format!("sum by (instance, reason) (increase(meshcert_source_errors_total{{{REPLICAS}, {told}}}[$__rate_interval]))"), "{{instance}} {{reason}}")])
+            .runbook("MeshcertSourceDown"),
+    ];
+
+    let security = vec![
+        Panel::table(
+            "Certificates of its own",
+            "What each listener with TLS shows. A refused one means that former files are in force.",
+            (12, 8),
+            &[
+                &format!("max by (instance, listener) ({}) * 1000", of("meshcert_tls_certificate_not_after_timestamp_seconds")),
+                &format!("min by (instance, listener) ({})", of("meshcert_tls_last_reload_successful")),
+            ],
+            &[
+                Column::new("instance", "Replica"),
+                Column::new("listener", "Listener").width(100),
+                Column::new("A", "Ends").unit("dateTimeAsIso").width(190),
+                Column::new("B", "Files").words(&[(0, "refused", CRITICAL), (1, "in force", FINE)]).width(90),
+            ],
+        )
+        .sorted("Ends", false)
+        .runbook("MeshcertListenerCertificate"),
+        Panel::events("Handshakes that failed", "TLS handshakes that did not come about: client certificates that are not accepted, no TLS, time-outs.", (12, 8), &[(&format!("sum by (listener, reason) (increase(meshcert_tls_handshake_failures_total{{{REPLICAS}}}[$__rate_interval]))"), "{{listener}} {{reason}}")])
+            .runbook("MeshcertListenerCertificate"),
+        Panel::table(
+            "Rights that a role must do without",
+            "Asked of each cluster every ten minutes, for processes without the role act.",
+            (24, 8),
+            &[&rights(of("meshcert_excess_permission"))],
+            &[
+                Column::new("mesh_cluster", "Cluster"),
+                Column::new("mesh_namespace", "Namespace"),
+                Column::new("role", "Role"),
+                Column::new("verb", "Verb"),
+                Column::new("resource", "Resource"),
+                Column::new("A", "State").words(&[(0, "not granted", FINE), (1, "granted", CRITICAL)]),
+            ],
+        )
+        .sorted("State", true)
+        .runbook("MeshcertExcessPermission"),
     ];
 
     let serving = vec![
@@ -150,7 +232,7 @@ pub fn model() -> Value {
     Dashboard {
         uid: "meshcert-itself",
         title: "meshcert / Itself",
-        description: "The daemon itself: its sources, its leader, what a scrape costs, memory and CPU.",
+        description: "The daemon itself: its sources, its leader, its certificates and rights, what a scrape costs, memory and CPU.",
         variables: vec![
             variable("job", "Job", "meshcert_build_info", true),
             variable("instance", "Replica", r#"meshcert_build_info{job=~"$job"}"#, true),
@@ -160,6 +242,8 @@ pub fn model() -> Value {
             Row("Now", now),
             Row("What it reads", sources),
             Row("Whom it serves", serving),
+            Row("What webhooks are told", webhooks),
+            Row("How it is closed", security),
             Row("What it costs", cost),
         ],
     }
