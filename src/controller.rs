@@ -98,7 +98,11 @@ pub async fn run(acting: Acting, around: Surroundings) {
     let client = loop {
         match connect(&acting.connection).await {
             Ok(client) => break client,
-            Err(error) => error!(cluster = %acting.name, %error, "cannot act"),
+            Err(error) => {
+                error!(cluster = %acting.name, %error, "cannot act");
+                // Without this there would be no series that an alert could look at.
+                around.metrics.unreadable(&acting.name);
+            }
         }
         sleep(acting.timing.idle).await;
     };
@@ -162,6 +166,7 @@ impl Actor {
                     }
                 }
                 Err(error) => {
+                    self.around.metrics.unreadable(&self.acting.name);
                     let message = match error.kind {
                         ErrorKind::NotFound => {
                             "the cluster does not know CertificateRenewal: meshcert crd | kubectl apply -f -".to_owned()

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use support::daemon::{Demo, Process};
-use support::tools;
+use support::prometheus::free_address;
+use support::{http, tools};
 
 const TOKEN: &str = "t0p-s3cret-t0ken";
 
@@ -95,6 +96,43 @@ fn the_demo_goes_from_alert_to_proof() {
     assert!(status.lines().any(|line| line.contains(expired) && line.contains("364 days")), "{status}");
     let history = printed(&meshcert(&demo, &["history", expired]));
     assert!(history.contains("Verifying") && history.contains("Succeeded"), "{history}");
+}
+
+#[test]
+fn whoever_leads_and_cannot_act_says_so_in_a_metric() {
+    let demo = Demo::start(&[]);
+    let eventually = |address: &str, series: &str| {
+        let start = std::time::Instant::now();
+        loop {
+            let text = http::get(address, "/metrics").body;
+            if text.lines().any(|line| line == series) {
+                break;
+            }
+            assert!(start.elapsed().as_secs() < 60, "{series} is not in\n{text}");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    let readable = |value: u8| format!("meshcert_renewals_last_read_successful{{mesh_cluster=\"demo\"}} {value}");
+    eventually(&demo.address, "meshcert_leader{mesh_cluster=\"demo\"} 1");
+    eventually(&demo.address, &readable(1));
+    demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
+    eventually(&demo.address, &readable(0));
+    let definition = Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap();
+    demo.kubectl_with(&printed(&definition), &["apply"]);
+    eventually(&demo.address, &readable(1));
+
+    // One that does not even come to the cluster has series too: an alert sees no absent ones.
+    let config = demo.folder.path().join("meshcert.yaml");
+    std::fs::write(&config, "clusters: [{name: demo, kubeconfig: missing}]\n").unwrap();
+    let address = free_address();
+    let config = config.display().to_string();
+    let arguments = ["serve", "--roles", "act", "--listen", &address, "--config", &config].map(str::to_owned);
+    let _lost = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &arguments);
+    while TcpStream::connect(&address).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    eventually(&address, "meshcert_leader{mesh_cluster=\"demo\"} 0");
+    eventually(&address, &readable(0));
 }
 
 #[test]

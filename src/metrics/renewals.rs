@@ -121,6 +121,7 @@ pub struct RenewalMetrics {
 #[derive(Debug, Default)]
 struct ClusterState {
     leads: bool,
+    readable: bool,
     renewals: Vec<RenewalState>,
     endpoints: Vec<EndpointState>,
 }
@@ -155,7 +156,12 @@ impl RenewalMetrics {
 
     /// The newest renewal of each mesh of a cluster.
     pub fn renewals(&self, cluster: &Arc<str>, renewals: Vec<RenewalState>) {
-        self.change(cluster, |state| state.renewals = renewals);
+        self.change(cluster, |state| (state.readable, state.renewals) = (true, renewals));
+    }
+
+    /// The renewals of a cluster cannot be read, so nothing is done there; those that were read last are still shown.
+    pub fn unreadable(&self, cluster: &Arc<str>) {
+        self.change(cluster, |state| state.readable = false);
     }
 
     /// What the endpoints of a cluster showed.
@@ -207,6 +213,11 @@ impl Collector for RenewalCollector {
         let leads =
             clusters.iter().map(|(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(state.leads))));
         family(&mut encoder, "meshcert_leader", "Whether this process acts on the cluster.", None, leads)?;
+        let readable = clusters
+            .iter()
+            .map(|(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(state.readable))));
+        let help = "Whether this process could read the cluster's renewals when it last tried.";
+        family(&mut encoder, "meshcert_renewals_last_read_successful", help, None, readable)?;
         let outcomes = OUTCOMES.iter().zip(&metrics.outcomes);
         let outcomes = outcomes
             .map(|(phase, count)| (("outcome", phase.as_str()), ConstCounter::new(count.load(Ordering::Relaxed))));

@@ -42,13 +42,17 @@ pub fn model() -> Value {
         .colours(&none_wanted(CRITICAL))
         .runbook("MeshcertSourceDown"),
         Panel::stat(
-            "Clusters without a leader",
-            "Clusters on which meshcert may act and no replica leads.",
+            "Clusters not acted on",
+            "Clusters on which meshcert may act, and no replica leads that can read the renewals.",
             3,
-            &count(&format!("max by (mesh_cluster) ({}) == 0", of("meshcert_leader"))),
+            &count(&format!(
+                "max by (mesh_cluster) ({} * {}) == 0",
+                of("meshcert_leader"),
+                of("meshcert_renewals_last_read_successful")
+            )),
         )
         .colours(&none_wanted(WARNING))
-        .runbook("MeshcertNotLeading"),
+        .runbook("MeshcertNotActing"),
         Panel::stat(
             "Configuration refused",
             "Replicas that refuse their changed configuration and run with the one before.",
@@ -169,7 +173,7 @@ pub fn model() -> Value {
     let serving = vec![
         Panel::lanes("Leader", "Which replica leads in each cluster. While one takes over from another there may be none.", (12, 7), &[(&format!("max by (mesh_cluster, instance) ({})", of("meshcert_leader")), "{{mesh_cluster}} {{instance}}")])
             .words(&[(0, "stands by", "text"), (1, "leads", FINE)])
-            .runbook("MeshcertNotLeading"),
+            .runbook("MeshcertNotActing"),
         Panel::lines("Requests", "Answered requests by handler and class of status.", (12, 7), &[(&rate("meshcert_http_requests_total", "handler, code"), "{{handler}} {{code}}")])
             .unit("reqps"),
         Panel::lines("Duration of a scrape", "How long Prometheus waited for /metrics; it measures this itself.", (8, 7), &[(&format!("max by (instance) ({} * on (job, instance) group_left () {})", of("scrape_duration_seconds"), of("meshcert_build_info")), "{{instance}}")])

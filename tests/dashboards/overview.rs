@@ -92,7 +92,7 @@ pub fn model(limits: &Limits) -> Value {
         ],
     )
     .sorted("Time left", false)
-    .runbook("MeshcertNotLeading");
+    .runbook("MeshcertNotActing");
 
     let mut horizon = mesh_columns();
     horizon.extend([

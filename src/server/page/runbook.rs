@@ -28,7 +28,7 @@ runbooks![
     "MeshcertExporterAbsent",
     "MeshcertListenerCertificate",
     "MeshcertMeshSecretMissing",
-    "MeshcertNotLeading",
+    "MeshcertNotActing",
     "MeshcertRenewalAwaitingApproval",
     "MeshcertRenewalFailed",
     "MeshcertRenewalHeld",
