@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::Output;
-use table::{Tone, table};
+use table::{Tone, table, table_within};
 
 pub mod advice;
 pub mod check;
@@ -42,4 +42,11 @@ fn say(text: &str) -> anyhow::Result<()> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
+}
+
+/// How many columns the terminal has to which standard output goes; `None` where it goes elsewhere.
+fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    // A serial console does not know.
+    (size.ws_col > 0).then(|| size.ws_col.into())
 }

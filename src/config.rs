@@ -131,13 +131,8 @@ pub struct SecretRuleConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}")]
-    Read {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("the configuration cannot be read")]
+    Read(#[source] std::io::Error),
     /// It is not what the schema says.
     #[error("{path}: {message}")]
     Invalid {
@@ -172,8 +167,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is no YAML of the schema, or holds values that cannot work.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(ConfigError::Read)?;
         Self::parse(&text)
     }
 

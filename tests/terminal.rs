@@ -6,6 +6,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -115,6 +116,29 @@ fn a_watched_table_follows_what_happens() {
 }
 
 #[test]
+fn on_a_narrow_terminal_the_table_does_without_what_is_said_elsewhere() {
+    let demo = Demo::start(&["--scenario", "mixed", "--api-only"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let arguments = ["status", "--kubeconfig", &kubeconfig];
+    let headers = |shown: &str| -> Vec<String> {
+        let header = shown.lines().find(|line| line.starts_with("CLUSTER")).unwrap();
+        header.split("  ").map(str::trim).filter(|title| !title.is_empty()).map(str::to_owned).collect()
+    };
+    let whole = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
+    for (columns, expected) in [(120, &whole[..]), (100, &whole[..6]), (80, &whole[..5])] {
+        let (shown, code) = OnTerminal::with_columns(columns, &mut meshcert(&arguments)).finish();
+        let shown = without_colours(&shown);
+        assert_eq!(code, Some(4), "{shown}");
+        assert_eq!(headers(&shown), expected, "{columns} columns");
+        let mut table = shown.lines().take_while(|line| !line.is_empty());
+        assert!(table.all(|line| line.len() <= columns.into()), "{shown}");
+        assert!(shown.contains("\nhosted-broken\n  "), "the findings stand below: {shown}");
+    }
+    let piped = text(&meshcert(&arguments).output().unwrap());
+    assert_eq!(headers(&piped), whole, "a pipe is as wide as it has to be");
+}
+
+#[test]
 fn whoever_waits_sees_a_bar_on_a_terminal_and_lines_in_a_pipe() {
     let demo = Demo::start(&["--scenario", "healthy", "--meshes", "2", "--mode", "auto"]);
     let kubeconfig = demo.kubeconfig.display().to_string();
@@ -161,6 +185,19 @@ fn an_error_names_the_command_that_helps_on() {
     let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
     let kubeconfig = demo.kubeconfig.display().to_string();
     demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
+    // An address on which somebody listens, and one on which nobody does any more.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = folder.path().join("silent").display().to_string();
+    let of_nobody = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "silent",
+        "clusters": [{ "name": "silent", "cluster": { "server": format!("http://{gone}") } }],
+        "users": [{ "name": "silent", "user": {} }],
+        "contexts": [{ "name": "silent", "context": { "cluster": "silent", "user": "silent" } }],
+    });
+    // JSON is YAML.
+    std::fs::write(&silent, of_nobody.to_string()).unwrap();
     for (arguments, advice) in [
         (&["config", "check", &config][..], "meshcert config schema"),
         (&["status", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
@@ -168,6 +205,9 @@ fn an_error_names_the_command_that_helps_on() {
         (&["renew", "healthy-1", "--kubeconfig", &kubeconfig], "meshcert crd | kubectl apply -f -"),
         (&["history", "nosuch", "--kubeconfig", &kubeconfig], "`meshcert status` lists them"),
         (&["explain", "nosuch", "--kubeconfig", &kubeconfig], "name it NAMESPACE/NAME"),
+        (&["history", "healthy-1", "--kubeconfig", &silent], "kubectl get --raw /readyz"),
+        (&["uninstall", "check", "--kubeconfig", &silent], "kubectl get --raw /readyz"),
+        (&["serve", "--listen", &taken, "--kubeconfig", &kubeconfig], "--listen"),
     ] {
         let output = meshcert(arguments).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);

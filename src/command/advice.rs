@@ -32,6 +32,7 @@ pub fn next_command(error: &anyhow::Error) -> Option<&'static str> {
                 Some("meshcert crd | kubectl apply -f -")
             }
             ErrorKind::Forbidden => Some("kubectl auth can-i --list --namespace NAMESPACE"),
+            ErrorKind::Unavailable => Some("kubectl get --raw /readyz, or another cluster with --context"),
             _ => None,
         }
     })

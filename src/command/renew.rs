@@ -64,7 +64,7 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
         };
         let (name, last) = match asked {
             Asked::Created(name) => (name, None),
-            Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when it is gone"),
+            Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when `meshcert history {mesh}` does not list it any more"),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
                 let spec = json!({ "requestedAt": SystemClock.now(), "force": force });
                 found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
@@ -121,13 +121,13 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let committed = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.committed_at.is_some());
-        let renewal = committed.with_context(|| format!("no renewal of {mesh} has replaced anything"))?;
+        let renewal = committed.with_context(|| format!("no renewal of {mesh} has replaced anything; `meshcert history {mesh}` lists them"))?;
         if !matches!(renewal.status.phase, Phase::Succeeded | Phase::Failed) {
-            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back", renewal.name, renewal.status.phase.as_str());
+            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back: `meshcert history {mesh}` shows how far it is", renewal.name, renewal.status.phase.as_str());
         }
         let ended = renewal.status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= SystemClock.now());
         if let Some(leaf) = ended {
-            bail!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at);
+            bail!("no rollback: the former {} of {} has ended at {}; `meshcert renew {mesh} --force --wait` makes new ones", leaf.key, leaf.secret, leaf.ends_at);
         }
         let namespace = &found.mesh.key.namespace;
         let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];

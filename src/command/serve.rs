@@ -18,7 +18,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     logging.start();
     process::runtime()?.block_on(async {
         let signals = process::Signals::new()?;
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen}; choose another address with --listen"))?;
         let address = listener.local_addr()?;
         app::serve(connect.into(), roles, listener, signals.stop(), |_| {
             info!(%address, version = env!("CARGO_PKG_VERSION"), "meshcert listens");

@@ -10,7 +10,7 @@ use crate::app::{self, Plane, Sources, process};
 use crate::cli::{Outcome, StatusArgs};
 use crate::clock::SystemClock;
 use crate::command::advice::NoneAnswered;
-use crate::command::{Tone, print, say, table};
+use crate::command::{Tone, columns, print, say, table_within};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
 use crate::ports::Clock;
@@ -23,6 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const REFRESH: Duration = Duration::from_secs(5);
 /// A deleted mesh is three events; they are shown as one.
 const SETTLE: Duration = Duration::from_millis(300);
+/// What a narrow terminal does without: the findings stand below the table, and the time left says the end in words.
+const GIVE_WAY: [&str; 2] = ["FINDINGS", "ENDS"];
 /// Clears a terminal.
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 
@@ -102,7 +104,11 @@ async fn follow(registry: &Registry, renew_before: i64) -> anyhow::Result<Outcom
 
 fn rows(overview: &Overview) -> String {
     if overview.rows.is_empty() {
-        return "no hosted meshes found; `meshcert explain SECRET` says why a Secret is not counted\n".to_owned();
+        let places: Vec<&str> = overview.sources.iter().map(|source| &*source.source).collect();
+        return format!(
+            "no hosted meshes found in {}; `meshcert explain SECRET` says why a Secret is not counted\n",
+            places.join(", ")
+        );
     }
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
@@ -121,7 +127,7 @@ fn rows(overview: &Overview) -> String {
             row.findings.len().to_string().into(),
         ]
     });
-    let mut text = table(header, rows);
+    let mut text = table_within(columns(), &GIVE_WAY, header, rows);
     for row in overview.rows.iter().filter(|row| !row.findings.is_empty()) {
         text.push_str(&format!("\n{}\n", Tone::Strong.paint(&row.id)));
         row.findings.iter().for_each(|finding| text.push_str(&format!("  {finding}\n")));

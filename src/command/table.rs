@@ -59,6 +59,17 @@ pub(super) fn table<const N: usize, C: Into<Cell>>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [C; N]>,
 ) -> String {
+    table_within(None, &[], header, rows)
+}
+
+/// The same for a terminal with so many columns: the columns that `give_way` names are left out, one after the other, until it fits.
+/// What then still does not fit is the terminal's to wrap; nothing is cut.
+pub(super) fn table_within<const N: usize, C: Into<Cell>>(
+    available: Option<usize>,
+    give_way: &[&str],
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [C; N]>,
+) -> String {
     let rows: Vec<[Cell; N]> = rows.into_iter().map(|row| row.map(Into::into)).collect();
     let mut widths = header.map(UnicodeWidthStr::width);
     for row in &rows {
@@ -66,15 +77,27 @@ pub(super) fn table<const N: usize, C: Into<Cell>>(
             *width = (*width).max(cell.text.width());
         }
     }
+    let mut widths = widths.map(Some);
+    for leaving in give_way {
+        let needed: usize = widths.iter().flatten().map(|width| width + GAP).sum();
+        if available.is_none_or(|available| needed <= available + GAP) {
+            break;
+        }
+        for (width, title) in widths.iter_mut().zip(header) {
+            width.take_if(|_| title == *leaving);
+        }
+    }
     let header = header.map(|title| Tone::Strong.cell(title));
     std::iter::once(&header).chain(&rows).map(|row| line(row, &widths)).collect()
 }
 
-fn line(row: &[Cell], widths: &[usize]) -> String {
+/// A column without a width is left out.
+fn line(row: &[Cell], widths: &[Option<usize>]) -> String {
     let mut line = String::new();
     // Spaces that are due before the next text: none stand at the end of a line.
     let mut due = 0;
-    for (Cell { text, tone }, width) in row.iter().zip(widths) {
+    let shown = row.iter().zip(widths).filter_map(|(cell, width)| Some((cell, (*width)?)));
+    for (Cell { text, tone }, width) in shown {
         if !text.is_empty() {
             line.extend(std::iter::repeat_n(' ', due));
             line.push_str(&tone.paint(text));
@@ -96,6 +119,27 @@ mod tests {
             [["a".to_owned(), String::new(), "x".to_owned()], ["网格".to_owned(), "b".to_owned(), String::new()]];
         let text = anstream::adapter::strip_str(&table(["NAME", "B", "C"], rows)).to_string();
         assert_eq!(text, "NAME  B  C\na        x\n网格  b\n");
+    }
+
+    #[test]
+    fn columns_give_way_in_their_order_until_the_terminal_is_wide_enough() {
+        let within = |available| {
+            let rows = [["one".to_owned(), "two".to_owned(), "three".to_owned()]];
+            let text = table_within(available, &["C", "A"], ["A", "B", "C"], rows);
+            anstream::adapter::strip_str(&text).to_string()
+        };
+        let whole = "A    B    C\none  two  three\n";
+        let cases = [
+            (None, whole),
+            (Some(15), whole),
+            (Some(14), "A    B\none  two\n"),
+            (Some(8), "A    B\none  two\n"),
+            (Some(7), "B\ntwo\n"),
+            (Some(1), "B\ntwo\n"),
+        ];
+        for (available, expected) in cases {
+            assert_eq!(within(available), expected, "{available:?}");
+        }
     }
 
     #[test]

@@ -12,18 +12,23 @@ use std::process::{Child, Command};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// A program on a terminal of its own, 120 columns wide.
+/// A program on a terminal of its own.
 pub struct OnTerminal {
     pub child: Child,
     screen: File,
 }
 
 impl OnTerminal {
+    /// On one that is 120 columns wide.
     pub fn start(command: &mut Command) -> Self {
+        Self::with_columns(120, command)
+    }
+
+    pub fn with_columns(columns: u16, command: &mut Command) -> Self {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
-        tcsetwinsize(&master, Winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(&master, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let side =
             || OpenOptions::new().read(true).write(true).open(std::ffi::OsStr::from_bytes(name.as_bytes())).unwrap();
