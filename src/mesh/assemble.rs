@@ -104,13 +104,9 @@ impl HostedMesh {
     fn unreadable_entries(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
         for entry in &secret.entries {
             for problem in &entry.entry.problems {
-                findings.push(self.finding(
-                    role,
-                    &entry.key,
-                    problem.position.clone(),
-                    Reason::Unreadable(problem.reason),
-                    &problem.message,
-                ));
+                let message = format!("{}; restore it or renew", problem.message);
+                let reason = Reason::Unreadable(problem.reason);
+                findings.push(self.finding(role, &entry.key, problem.position.clone(), reason, &message));
             }
         }
     }

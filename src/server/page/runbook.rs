@@ -78,6 +78,9 @@ fn render(out: &mut String, text: &str, about: &About) {
             query = format!("{query}&namespace={namespace}");
         }
     }
+    if let Some((heading, rest)) = text.split_once('\n') {
+        text = format!("{}\n{rest}", breakable(heading));
+    }
     let linked = Parser::new_ext(&text, Options::ENABLE_TABLES).map(|event| match event {
         Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
             let dest_url = CowStr::from(format!("{dest_url}{query}"));
@@ -86,6 +89,18 @@ fn render(out: &mut String, text: &str, about: &About) {
         other => other,
     });
     html::push_html(out, linked);
+}
+
+/// An alert's name for a heading: a phone may break it between its words, and nowhere else.
+fn breakable(name: &str) -> String {
+    let mut out = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && out.ends_with(char::is_lowercase) {
+            out.push_str("<wbr>");
+        }
+        out.push(letter);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -98,6 +113,13 @@ mod tests {
         let mut files: Vec<String> = folder.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         files.sort();
         assert_eq!(files, ALL.iter().map(|(name, _)| format!("{name}.md")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_heading_breaks_between_its_words() {
+        let mut out = String::new();
+        render(&mut out, "# KubeAPICertExpiration\n\nIstioCni\n", &About::default());
+        assert_eq!(out, "<h1>Kube<wbr>APICert<wbr>Expiration</h1>\n<p>IstioCni</p>\n");
     }
 
     #[test]
