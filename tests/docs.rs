@@ -6,6 +6,8 @@
 mod configuration;
 #[path = "docs/links.rs"]
 mod links;
+#[path = "support/mod.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,6 +17,8 @@ use clap::CommandFactory;
 use meshcert::cli::Cli;
 use meshcert::config::Config;
 use meshcert::renewal::Phase;
+use serde_json::Value;
+use support::tools;
 
 fn page(name: &str) -> String {
     std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -34,19 +38,57 @@ fn fences(page: &str, language: &str) -> Vec<String> {
     found
 }
 
+/// Runs a checker on a text in a file; where it is not there, nothing is checked.
+fn checked_by(tool: &str, arguments: &[&str], text: &str) -> Result<(), String> {
+    let Some(tool) = tools::built(tool) else { return Ok(()) };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, text).unwrap();
+    let output = Command::new(tool).args(arguments).arg(file.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(said.into_owned()) }
+}
+
+/// What is wrong with an example, by whoever reads such a file.
+fn judge(example: &str) -> Result<(), String> {
+    match example.split(':').next().unwrap() {
+        // A part of the file is a file: everything has a default.
+        "clusters" | "secretRules" | "tls" | "webhook" => {
+            Config::parse(example).map(drop).map_err(|error| error.to_string())
+        }
+        "receivers" => {
+            let parsed: Value = serde_saphyr::from_str(example).unwrap();
+            let route = format!("route: {{receiver: {}}}\n", parsed["receivers"][0]["name"]);
+            checked_by("amtool", &["check-config"], &format!("{route}{example}"))
+        }
+        "cluster" | "extraClusters" => {
+            let schema: Value = serde_json::from_str(&page("deploy/chart/values.schema.json")).unwrap();
+            let values: Value = serde_saphyr::from_str(example).unwrap();
+            jsonschema::validate(&schema, &values).map_err(|error| error.to_string())
+        }
+        // Objects of Kubernetes: tests/docs_commands.rs creates them, tests/chart_rendering.rs compares the Role with the chart's.
+        "apiVersion" => Ok(()),
+        other => Err(format!("nobody reads a file that begins with {other:?}")),
+    }
+}
+
 #[test]
-fn the_configuration_examples_are_valid() {
+fn every_example_is_accepted_by_whoever_reads_such_a_file() {
     let mut seen = 0;
     for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {
-        for example in fences(&text, "yaml")
-            .into_iter()
-            .filter(|text| text.starts_with("clusters:") || text.starts_with("secretRules:"))
-        {
-            Config::parse(&example).unwrap_or_else(|error| panic!("{}: {error}\n{example}", name.display()));
+        for example in fences(&text, "yaml") {
+            judge(&example).unwrap_or_else(|error| panic!("{}: {error}\n{example}", name.display()));
             seen += 1;
         }
     }
-    assert!(seen > 0);
+    assert!(seen > 10, "{seen}");
+    for wrong in [
+        "tls: {certFiel: a}\n",
+        "receivers: [{name: a, webhook_config: []}]\n",
+        "extraClusters: [{nam: a}]\n",
+        "unheard: of\n",
+    ] {
+        assert!(judge(wrong).is_err() || wrong.starts_with("receivers") && tools::built("amtool").is_none(), "{wrong}");
+    }
     let operations = fences(&page("docs/OPERATIONS.md"), "yaml");
     let example = operations.iter().find(|text| text.contains("restartTiers:")).unwrap();
     let tiers = Config::parse(example).unwrap().policy.restart_tiers;

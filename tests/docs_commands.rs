@@ -1,4 +1,4 @@
-//! What the runbooks and pages tell a person to type is typed: every `sh` block, and every Job, against the embedded cluster.
+//! What the runbooks and pages tell a person to type is typed: every `sh` block, and every Job and renewal, against the embedded cluster.
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
@@ -13,18 +13,26 @@ use std::time::{Duration, Instant};
 
 use meshcert::clock::SystemClock;
 use meshcert::ports::Clock;
+use serde_json::json;
 use support::daemon::Demo;
 use support::tools;
 use tempfile::TempDir;
 
 /// What may fail here, and why.
-const MAY_FAIL: [(&str, &str); 6] = [
+const MAY_FAIL: [(&str, &str); 7] = [
     ("meshcert status", "its exit code tells that a mesh ends soon"),
     ("meshcert renew", "the demo asks for approval, and whoever waits is told so"),
     ("grep meshcert", "meshcert is no pod here"),
     ("kubectl auth can-i", "the embedded cluster knows no accounts"),
     ("grep ACCOUNT", "nor what is bound to them"),
     ("kubectl get certificate", "cert-manager is not there"),
+    ("/api/v1/events", "the stream goes on until the test cuts it off"),
+];
+
+/// Pages whose commands are run elsewhere, or nowhere, and why.
+const ELSEWHERE: [(&str, &str); 2] = [
+    ("E2E.md", "installs Debian packages; e2e/run.sh runs on what they are"),
+    ("INSTALL.md", "tests/chart_install.rs runs them on a real API server with the real Helm"),
 ];
 
 /// A fenced block: its language and its text.
@@ -38,9 +46,13 @@ fn root() -> &'static Path {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let runbooks = std::fs::read_dir(root().join("docs/runbooks")).unwrap();
-    let mut pages: Vec<PathBuf> = runbooks.map(|entry| entry.unwrap().path()).collect();
-    pages.extend(["ALERTS.md", "DASHBOARDS.md", "FAQ.md", "MIGRATION.md"].map(|name| root().join("docs").join(name)));
+    let in_folder = |folder: &str| std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let is_run = |page: &PathBuf| {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        name.ends_with(".md") && !ELSEWHERE.iter().any(|(elsewhere, _)| *elsewhere == name)
+    };
+    let mut pages: Vec<PathBuf> = in_folder("docs/runbooks").chain(in_folder("docs")).filter(is_run).collect();
+    pages.retain(|page| blocks(page).iter().any(|block| script(block).is_some()));
     pages.sort();
     pages
 }
@@ -60,6 +72,17 @@ fn blocks(page: &Path) -> Vec<Block> {
     found
 }
 
+/// What of a block is typed.
+fn script(Block { language, text }: &Block) -> Option<String> {
+    match language.as_str() {
+        "sh" => Some(text.clone()),
+        "yaml" if text.contains("kind: Job") || text.contains("kind: CertificateRenewal") => {
+            Some(format!("kubectl create -f - <<'MANIFEST'\n{text}MANIFEST\n"))
+        }
+        _ => None,
+    }
+}
+
 /// The placeholders of a page, filled for one mesh.
 fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     let of_mesh = |kind: &str, name: &str| {
@@ -69,6 +92,9 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     };
     // The embedded cluster has no EndpointSlices.
     let mut text = text.replace("MESH_ID", mesh).replace(",endpointslices", "");
+    // The port that a page names may be taken here, and what serves or tells without an end is ended.
+    text = text.replace("localhost:9794", &demo.address).replace("curl -sN", "curl -sN --max-time 1");
+    text = text.replace("meshcert serve", "until_it_listens meshcert serve");
     if text.contains("NAME") {
         text = text.replace("NAME", &of_mesh("crn", &format!("{mesh}-")));
     }
@@ -80,6 +106,16 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     text
 }
 
+/// What is run before each script.
+const PRELUDE: &str = r#"
+trap 'echo "FAILED $? $BASH_COMMAND" >&2' ERR
+until_it_listens() {
+  "$@" --listen 127.0.0.1:0 > serve.log 2>&1 &
+  until grep -q 'meshcert listens' serve.log; do kill -0 $! || return 1; sleep 0.1; done
+  kill $!; wait $!
+}
+"#;
+
 /// Runs a script to its end; each command that failed, with its exit code, and what was said.
 fn run(script: &str, demo: &Demo, place: &Path) -> (Vec<String>, String) {
     let folders = [Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap().to_owned()];
@@ -87,7 +123,7 @@ fn run(script: &str, demo: &Demo, place: &Path) -> (Vec<String>, String) {
     let path = std::env::var_os("PATH").unwrap();
     let path = std::env::join_paths(folders.into_iter().chain([kubectl]).chain(std::env::split_paths(&path))).unwrap();
     let output = Command::new("bash")
-        .args(["-c", &format!("trap 'echo \"FAILED $? $BASH_COMMAND\" >&2' ERR\n{script}")])
+        .args(["-c", &format!("{PRELUDE}{script}")])
         .current_dir(place)
         .env("PATH", path)
         .env("KUBECONFIG", &demo.kubeconfig)
@@ -131,14 +167,16 @@ fn every_command_of_the_runbooks_runs() {
     let pair = rcgen::generate_simple_self_signed(["meshcert.example.org".to_owned()]).unwrap();
     std::fs::write(place.path().join("CERT_FILE"), pair.cert.pem()).unwrap();
     std::fs::write(place.path().join("KEY_FILE"), pair.signing_key.serialize_pem()).unwrap();
+    let config = json!({
+        "clusters": [{ "name": "demo", "kubeconfig": demo.kubeconfig }],
+        "webhook": { "bearerTokenFile": place.path().join("token") },
+    });
+    // JSON is YAML.
+    std::fs::write(place.path().join("meshcert.yaml"), config.to_string()).unwrap();
+    std::fs::write(place.path().join("token"), "a token of this test").unwrap();
     let (mut wrong, mut excused, mut ran) = (Vec::new(), BTreeSet::new(), 0);
     for (number, page) in pages.iter().enumerate() {
-        for Block { language, text } in blocks(page) {
-            let text = match language.as_str() {
-                "sh" => text,
-                "yaml" if text.contains("kind: Job") => format!("kubectl create -f - <<'MANIFEST'\n{text}MANIFEST\n"),
-                _ => continue,
-            };
+        for text in blocks(page).iter().filter_map(script) {
             let script = filled(&text, &demo, &format!("expiring-{}", number + 1));
             if script.contains("rollout restart") {
                 until_the_next_second();
