@@ -25,13 +25,13 @@ test: tools lint image ## Everything that is checked, quick checks first.
 	$(WITH_TOOLS) cargo test --quiet --test architecture
 	$(WITH_TOOLS) cargo test
 
-e2e: e2e-tools ## Renew real hosted meshes on a real Kubernetes; needs root and docs/E2E.md's Debian packages.
+e2e: e2e-tools image ## Renew real hosted meshes on a real Kubernetes; needs root on a Debian.
 	e2e/run.sh
 
 e2e-tools: tools
 	tools/build.sh e2e
 
-e2e-up: e2e-tools ## Bring up that Kubernetes with a hosted mesh that expires in two days, for a person.
+e2e-up: e2e-tools image ## Bring up that Kubernetes with a hosted mesh that expires in two days, for a person.
 	e2e/up.sh
 	e2e/inside.sh e2e/mesh.sh istio-system hosted-demo
 

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Writes container images as docker-archive files from statically linked programs: images.py BIN FOLDER JOB_IMAGE [MESHCERT]"""
+"""Writes container images as docker-archive files from statically linked programs: images.py BIN FOLDER JOB_IMAGE"""
 
 import hashlib
 import io
 import json
 import os
-import re
-import subprocess
+import platform
 import sys
 import tarfile
 
@@ -35,16 +34,16 @@ def layer(files, folders):
     return out.getvalue()
 
 
-def write(target, name, files, entrypoint, user="0"):
+def write(target, name, files, entrypoint):
     """Writes the image, unless it is newer than everything in it."""
     sources = [source for source in files.values() if not source.startswith("-> ")] + [__file__]
     if os.path.exists(target) and os.path.getmtime(target) > max(map(os.path.getmtime, sources)):
         return
     content = layer(files, ["tmp"])
     config = {
-        "architecture": "amd64",
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
-        "config": {"Entrypoint": entrypoint, "User": user, "Env": ["PATH=/usr/bin:/bin"]},
+        "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/bin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(content).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
@@ -60,30 +59,21 @@ def write(target, name, files, entrypoint, user="0"):
     os.rename(target + ".new", target)
 
 
-def libraries(program):
-    """What a dynamically linked program loads: that of the tests is not linked statically, as a released one is."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    return {path: path for path in re.findall(r"(/\S+) \(0x", listed)}
-
-
 def main():
     """Every image of the cluster."""
-    binaries, folder, job_image, *meshcert = sys.argv[1:]
+    binaries, folder, job_image = sys.argv[1:]
     os.makedirs(folder, exist_ok=True)
     shell = {BUSYBOX: "/usr/bin/busybox", BASH: "/usr/bin/bash-static"}
     shell |= {f"/bin/{applet}": "-> busybox" for applet in APPLETS}
     tools = {f"/usr/bin/{name}": os.path.join(binaries, name) for name in ("kubeadm", "kubectl")}
 
-    def one(name, image, files, entrypoint, user="0"):
-        write(os.path.join(folder, name + ".tar"), image, files, entrypoint, user)
+    def one(name, image, files, entrypoint):
+        write(os.path.join(folder, name + ".tar"), image, files, entrypoint)
 
     one("pause", "meshcert.test/pause:1", {BUSYBOX: "/usr/bin/busybox"}, [BUSYBOX, "tail", "-f", "/dev/null"])
     one("job", job_image, shell | tools, [BASH])
     for name in ("etcd", "kube-apiserver"):
         one(name, f"meshcert.test/{name}:1", {f"/usr/bin/{name}": os.path.join(binaries, name)}, [f"/usr/bin/{name}"])
-    if meshcert and os.path.exists(meshcert[0]):
-        files = {"/meshcert": meshcert[0]} | libraries(meshcert[0])
-        one("meshcert", "meshcert.test/meshcert:e2e", files, ["/meshcert"], "65532:65532")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ STATE=${E2E_STATE:-$SOURCE/.cache/e2e}
 LOGS=$STATE/logs
 PKI=$STATE/pki
 IMAGES=$SOURCE/.cache/images
+# Our own, as it is shipped.
+MESHCERT_IMAGE=$SOURCE/target/image/meshcert.oci.tar
 # The documented Job's, as the runbook names it.
 JOB_IMAGE=$(sed -n 's/^ *image: //p' "$SOURCE/docs/runbooks/MspiderHostedKubeAPICertExpiration.md" | head -n 1)
 KUBECONFIG=$STATE/kubeconfig

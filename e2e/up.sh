@@ -2,26 +2,16 @@
 # Brings up a real single-node Kubernetes in namespaces of its own. Everything in them ends with their first process.
 source "$(dirname "$0")/lib.sh"
 
-need() {
-  command -v "$1" >/dev/null || fail "$1 is missing; install Debian's $2"
-}
-
 [[ $EUID == 0 ]] || fail "must run as root: it makes namespaces, mounts and cgroups"
-need unshare util-linux
-need ip iproute2
-need runc runc
-need nft nftables
-need conntrack conntrack
-need busybox busybox-static
-need bash-static bash-static
-[[ -x /usr/lib/cni/ptp ]] || fail "the CNI plugins are missing; install Debian's containernetworking-plugins"
-[[ -x $BIN/kubelet && -x $BIN/containerd && -x $BIN/kube-apiserver ]] || fail "not everything is built; tools/build.sh && tools/build.sh e2e"
+"$SOURCE/tools/build.sh" e2e-packages
+[[ -x $BIN/kubelet && -x $BIN/containerd && -x $BIN/kube-apiserver ]] || fail "not everything is built; make e2e-tools"
+[[ -e $MESHCERT_IMAGE ]] || fail "the image is not built; make image"
 ! init_process >/dev/null || fail "it is running already; make e2e-down"
 # What an interrupted run may have left.
 "$SOURCE/e2e/down.sh"
 
 mkdir -p "$STATE" "$LOGS"
-"$SOURCE/e2e/images.py" "$BIN" "$IMAGES" "$JOB_IMAGE" "${CARGO_TARGET_DIR:-$SOURCE/target}/debug/meshcert"
+"$SOURCE/e2e/images.py" "$BIN" "$IMAGES" "$JOB_IMAGE"
 # The kubelet sets these for the whole machine.
 (cd /proc/sys && grep -H . vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes) >"$STATE/sysctls"
 say "starting"

@@ -68,6 +68,7 @@ start_worker() {
   for image in "$IMAGES"/*.tar; do
     ctr --namespace k8s.io images import --local=true "$image"
   done
+  ctr --namespace k8s.io images import --local=true --base-name meshcert.test/meshcert --index-name meshcert.test/meshcert:e2e "$MESHCERT_IMAGE"
   make_cgroup
   write_kubelet_config
   component kubelet kubelet --config "$STATE/kubelet.yaml" --kubeconfig "$STATE/kubelet.conf" --root-dir "$STATE/kubelet" \

@@ -2,7 +2,7 @@
 # Builds and installs, once, what the tests need beyond Rust, into .cache; the files in this folder pin the versions.
 #   tools/build.sh        what `make test` needs: Prometheus, Alertmanager, kubectl, kubeadm, a Kubernetes API, helm, Python's OpenMetrics parser,
 #                         axe-core, and Chromium from the distribution
-#   tools/build.sh e2e    the rest of a real Kubernetes node, for `make e2e`
+#   tools/build.sh e2e    the rest of a real Kubernetes node, for `make e2e`; e2e-packages only what it needs of Debian
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$PWD/.cache
@@ -115,18 +115,55 @@ build_node() {
   (cd "$cache/node" && npm ci --silent --ignore-scripts --no-audit --no-fund)
 }
 
+can_install() {
+  [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null
+}
+
+# install_packages PACKAGE...: the distribution's.
+install_packages() {
+  echo "installing $*" >&2
+  apt-get update -qq >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
 # The distribution's: a browser comes with a hundred libraries that fit it.
 install_browser() {
   command -v "${CHROMIUM:-chromium}" >/dev/null && command -v "${CHROMEDRIVER:-chromedriver}" >/dev/null && return
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+  if ! can_install; then
     need "${CHROMIUM:-chromium}" "Chromium, or name it in CHROMIUM"
     need "${CHROMEDRIVER:-chromedriver}" "its chromedriver, or name it in CHROMEDRIVER"
   fi
-  echo "installing chromium with its driver" >&2
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core
+  install_packages chromium chromium-driver fonts-dejavu-core
 }
 
+# What a node calls that is no Go program, or is one that Debian has.
+install_node_packages() {
+  local package file missing=()
+  while read -r package file; do
+    [[ -x $file ]] || missing+=("$package")
+  done <<'PACKAGES'
+util-linux /usr/bin/nsenter
+procps /usr/bin/pgrep
+iproute2 /usr/bin/ip
+runc /usr/sbin/runc
+containernetworking-plugins /usr/lib/cni/ptp
+nftables /usr/sbin/nft
+conntrack /usr/sbin/conntrack
+busybox-static /usr/bin/busybox
+bash-static /usr/bin/bash-static
+PACKAGES
+  ((${#missing[@]} == 0)) && return
+  if ! can_install; then
+    echo "tools/build.sh: missing, of Debian's packages: ${missing[*]}" >&2
+    exit 1
+  fi
+  install_packages "${missing[@]}"
+}
+
+if [[ ${1:-} == e2e-packages ]]; then
+  install_node_packages
+  exit
+fi
 need go "Go 1.26 or newer"
 case ${1:-test} in
   test)
@@ -144,6 +181,7 @@ case ${1:-test} in
     install_browser
     ;;
   e2e)
+    install_node_packages
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}
     once containerd '1 minute' tools/containerd/go.{mod,sum}
     ;;
