@@ -28,5 +28,7 @@ mod mesh;
 mod outage;
 #[path = "e2e/pods.rs"]
 mod pods;
+#[path = "e2e/rollback.rs"]
+mod rollback;
 #[path = "support/mod.rs"]
 mod support;

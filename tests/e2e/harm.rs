@@ -87,7 +87,8 @@ pub fn once_each(mesh: &Mesh) {
     assert_eq!(rollouts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 2, 2, 2, 1], "{rollouts:?}");
 }
 
-fn nothing_is_left_over(mesh: &Mesh) {
+/// No staged copy, no lock and no finalizer.
+pub fn nothing_is_left_over(mesh: &Mesh) {
     until(60, "what was taken is given back", || {
         let staged = mesh.kubectl(&["get", "secrets", "--field-selector", "type=meshcert.dev/staged", "-o", "name"]);
         let holders = "jsonpath={.items[?(@.metadata.name!=\"meshcert-leader\")].spec.holderIdentity}";

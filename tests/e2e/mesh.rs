@@ -82,6 +82,13 @@ impl Mesh {
         path
     }
 
+    /// The certificate in it, as PEM.
+    pub fn admin_certificate(&self) -> Vec<u8> {
+        let config = self.stored("apiserver-admin-kubeconfig", "config");
+        let data = config.split("client-certificate-data: ").nth(1).unwrap().split_whitespace().next().unwrap();
+        STANDARD.decode(data).unwrap()
+    }
+
     /// kubectl in the hosted API with the stored admin kubeconfig.
     pub fn hosted(&self, arguments: &[&str]) -> Output {
         Command::new(tools::kubectl())
