@@ -15,6 +15,7 @@ end() {
   exit "$code"
 }
 
+! init_process >/dev/null || fail "a cluster is running already; make e2e-down"
 # Built before: a compiler beside the cluster would only be in its way.
 cargo test --quiet --test e2e --no-run
 rm -rf "$LOGS"
