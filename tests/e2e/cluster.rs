@@ -68,6 +68,13 @@ pub fn figure(name: &str, value: &str) {
     println!("{name}: {value}");
 }
 
+/// Makes the kind known that renewals are of.
+pub fn define() {
+    let crd = Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap();
+    apply(&succeeded(&crd, "meshcert crd"));
+    kubectl(&["wait", "--for=condition=Established", "crd/certificaterenewals.meshcert.dev", "--timeout=20s"]);
+}
+
 /// Who meshcert is in a namespace: an account with just the rights that docs/OPERATIONS.md lists.
 pub fn account(namespace: &str) -> PathBuf {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md")).unwrap();
@@ -82,9 +89,6 @@ pub fn account(namespace: &str) -> PathBuf {
          subjects: [{{kind: ServiceAccount, name: meshcert, namespace: {namespace}}}]\n---\n{role}"
     );
     apply(&account);
-    let crd = Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap();
-    apply(&succeeded(&crd, "meshcert crd"));
-    kubectl(&["wait", "--for=condition=Established", "crd/certificaterenewals.meshcert.dev", "--timeout=20s"]);
     let token = kubectl(&["-n", namespace, "create", "token", "meshcert", "--duration=2h"]);
     let config = kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
     let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();

@@ -48,6 +48,7 @@ impl Mesh {
             .output()
             .unwrap();
         succeeded(&output, "e2e/mesh.sh");
+        crate::cluster::define();
         mesh
     }
 

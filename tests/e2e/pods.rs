@@ -55,34 +55,35 @@ fn the_chart_renews_with_three_roles_of_least_rights() {
         "cluster.namespaces={pods}",
         "image.repository=meshcert.test/meshcert",
         "image.tag=e2e",
-        "policy.mode=auto",
         "observe.replicas=1",
         "webhook.enabled=true",
         "webhook.replicas=1",
-        "act.enabled=true",
         "act.replicas=1",
     ];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
     // Other cases have applied the definition by hand.
     let install =
         ["upgrade", "--install", "--take-ownership", "meshcert", CHART, "-n", NAMESPACE, "--create-namespace"];
-    helm(&[&install[..], &sets].concat());
+    let install = |more: &[&str]| helm(&[&install[..], &sets, more].concat());
+    // Whoever acts would ask as soon as it has read the mesh; it is to be the alert, so nobody acts before.
+    install(&[]);
     let _release = Release;
     // Where there is no DNS, the webhook is told the address of those that know the meshes.
     let address = kubectl(&["-n", NAMESPACE, "get", "service", "meshcert-observe", "-o", "jsonpath={.spec.clusterIP}"]);
     let observe = format!("webhook.meshesFrom.url=http://{address}:9794");
-    helm(&[&install[..], &sets, &["--set", &observe]].concat());
-    for role in ["observe", "webhook", "act"] {
-        kubectl(&["-n", NAMESPACE, "rollout", "status", &format!("deployment/meshcert-{role}"), "--timeout=120s"]);
-    }
-
-    rights_are_those_of_each_role(&mesh);
+    let observe = ["--set", &observe];
+    install(&observe);
     let token = kubectl(&["-n", NAMESPACE, "get", "secret", "meshcert-webhook", "-o", "jsonpath={.data.token}"]);
     let token = String::from_utf8(STANDARD.decode(token).unwrap()).unwrap();
     let webhook = kubectl(&["-n", NAMESPACE, "get", "service", "meshcert-webhook", "-o", "jsonpath={.spec.clusterIP}"]);
-    let answered = until(60, "the webhook takes the alert", || post(&format!("{webhook}:9795"), &token, &mesh));
+    let answered = until(120, "the webhook takes the alert", || post(&format!("{webhook}:9795"), &token, &mesh));
     assert!(answered.contains("asked for a renewal"), "{answered}");
 
+    install(&[observe, ["--set", "act.enabled=true,policy.mode=auto"]].concat());
+    for role in ["observe", "webhook", "act"] {
+        kubectl(&["-n", NAMESPACE, "rollout", "status", &format!("deployment/meshcert-{role}"), "--timeout=120s"]);
+    }
+    rights_are_those_of_each_role(&mesh);
     let renewal = mesh.wait_for("Succeeded", 240);
     assert_eq!(mesh.kubectl(&["get", "crn", &renewal, "-o", "jsonpath={.spec.trigger}"]), "Alert");
     assert_eq!(mesh.status(&renewal, "attempt"), "1");

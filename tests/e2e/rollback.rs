@@ -37,9 +37,9 @@ fn new_certificates_that_the_server_refuses_are_taken_back_and_the_former_ones_p
     mesh.prove();
     let stored = || SECRETS.map(|(secret, key)| mesh.stored(secret, key));
     let before = stored();
-    let _meshcert = Daemon::start("refusing", "mode: auto, verifyDeadline: 10s");
     mesh.ask(false);
     let start = std::time::Instant::now();
+    let _meshcert = Daemon::start("refusing", "mode: auto, verifyDeadline: 10s");
     mesh.wait_for("Verifying", 120);
     let new = stored();
     for (before, new) in before.iter().zip(&new) {
