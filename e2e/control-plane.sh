@@ -33,11 +33,12 @@ start_control_plane() {
     --kubelet-client-certificate "$PKI/apiserver-kubelet-client.crt" --kubelet-client-key "$PKI/apiserver-kubelet-client.key" \
     --kubelet-preferred-address-types InternalIP --service-account-issuer https://kubernetes.default.svc \
     --service-account-key-file "$PKI/sa.pub" --service-account-signing-key-file "$PKI/sa.key" \
-    --audit-policy-file "$SOURCE/e2e/audit-policy.yaml" --audit-log-path "$LOGS/audit.log"
+    --audit-policy-file "$SOURCE/e2e/audit-policy.yaml" --audit-log-path "$LOGS/audit.log" --audit-log-maxsize 4000
   until_true 60 "API server" kubectl get --raw /readyz
+  # With the usual limits, the pods of a fleet take minutes to be made and to be placed.
   component kube-controller-manager kube-controller-manager --kubeconfig "$STATE/controller-manager.conf" --leader-elect=false \
-    --use-service-account-credentials --service-account-private-key-file "$PKI/sa.key" --root-ca-file "$PKI/ca.crt"
-  component kube-scheduler kube-scheduler --kubeconfig "$STATE/scheduler.conf" --leader-elect=false
+    --use-service-account-credentials --service-account-private-key-file "$PKI/sa.key" --root-ca-file "$PKI/ca.crt" --kube-api-qps 500 --kube-api-burst 1000
+  component kube-scheduler kube-scheduler --kubeconfig "$STATE/scheduler.conf" --leader-elect=false --kube-api-qps 500 --kube-api-burst 1000
   # So that `kubectl logs` works.
   kubectl create clusterrolebinding kubelet-api --clusterrole system:kubelet-api-admin --user kube-apiserver-kubelet-client
 }

@@ -16,6 +16,7 @@ use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
 
 pub use access::Grant;
+pub use stand_in::{Data, Hosted, StandIn};
 
 mod access;
 mod admission;
@@ -36,6 +37,7 @@ mod pki;
 mod scale;
 mod schema;
 mod selector;
+mod stand_in;
 mod status;
 mod store;
 mod table;

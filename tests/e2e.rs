@@ -16,6 +16,10 @@ mod acting;
 mod alerting;
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/fake.rs"]
+mod fake;
+#[path = "e2e/fleet.rs"]
+mod fleet;
 #[path = "e2e/harm.rs"]
 mod harm;
 #[path = "e2e/job.rs"]

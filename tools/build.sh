@@ -102,6 +102,17 @@ build_containerd() {
   go_build containerd '' -tags no_btrfs,no_zfs,no_devmapper "${commands[@]/#/github.com/containerd/containerd/v2/cmd/}"
 }
 
+build_kwok() {
+  local stages stage
+  go_build kwok '' sigs.k8s.io/kwok/cmd/kwok
+  # What it plays is data: nodes that are ready and stay so, pods that run as soon as they are placed and end as soon as they are deleted.
+  stages=$(module_folder kwok sigs.k8s.io/kwok)/kustomize/stage
+  for stage in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease pod/fast/pod-ready pod/fast/pod-delete; do
+    cat "$stages/$stage.yaml"
+    echo ---
+  done >"$cache/kwok-stages.yaml"
+}
+
 build_python() {
   rm -rf "$cache/venv"
   python3 -m venv "$cache/venv"
@@ -184,6 +195,7 @@ case ${1:-test} in
     install_node_packages
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}
     once containerd '1 minute' tools/containerd/go.{mod,sum}
+    once kwok '1 minute' tools/kwok/go.{mod,sum}
     ;;
   *)
     echo "tools/build.sh: no such target: $1" >&2

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
 use crate::demo::forward::Nodes;
-use crate::demo::hosted_api::{self, Identity};
+use crate::demo::stand_in::{Data, Hosted, StandIn};
 use crate::demo::store::{Key, Store};
 use crate::demo::workloads::pod_key;
 use crate::ports::Clock;
@@ -23,10 +23,6 @@ use crate::ports::Clock;
 pub(super) const SERVES: &str = "demo.meshcert.dev/serves";
 /// The annotation of a pod template that says `hidden` where the pods' addresses lead nowhere, as they do outside a cluster.
 const ADDRESS: &str = "demo.meshcert.dev/address";
-/// Ports by the names that containers give them: of the hosted API, and of etcd's clients and members with the names of their certificates.
-pub(super) const API_PORT: (&str, u16) = ("https", 6443);
-pub(super) const ETCD_PORTS: [(&str, u16); 2] = [("client", 2379), ("peer", 2380)];
-const ETCD_CERTIFICATES: [&str; 2] = ["server", "peer"];
 /// Every pod gets an address of its own below 127.64.0.0/10, as it would have in a cluster.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 const ADDRESSES: u32 = 1 << 22;
@@ -37,8 +33,8 @@ pub(super) struct Endpoints {
     clock: Arc<dyn Clock>,
     nodes: Arc<Nodes>,
     running: BTreeMap<String, Running>,
-    /// What each mesh's hosted API stores; it outlives its pods, as etcd's volume does.
-    stored: BTreeMap<String, Arc<Store>>,
+    /// By mesh.
+    hosted: BTreeMap<String, Hosted>,
     next: u32,
 }
 
@@ -51,7 +47,7 @@ impl Endpoints {
     pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, nodes: Arc<Nodes>) -> Self {
         // Embedded clusters beside each other begin in different places; a taken address is passed over anyway.
         let next = std::process::id().wrapping_mul(2_654_435_761) % ADDRESSES;
-        Self { store, clock, nodes, running: BTreeMap::new(), stored: BTreeMap::new(), next }
+        Self { store, clock, nodes, running: BTreeMap::new(), hosted: BTreeMap::new(), next }
     }
 
     /// Starts what a pod serves and returns the address that its status shows.
@@ -60,11 +56,14 @@ impl Endpoints {
     /// A Secret that it mounts is missing or cannot be loaded.
     pub(super) async fn start(&mut self, pod: &Value) -> anyhow::Result<String> {
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        let mut tasks = Vec::new();
-        let address = match pod["metadata"]["annotations"][SERVES].as_str() {
-            Some("kube-apiserver") => self.start_api(pod, &mut tasks).await?,
-            Some("etcd") => self.start_etcd(pod, &mut tasks).await?,
-            _ => self.next_address(),
+        let stand_in = match pod["metadata"]["annotations"][SERVES].as_str() {
+            Some("kube-apiserver") => Some(self.kube_apiserver(pod)?),
+            Some("etcd") => Some(StandIn::etcd(&self.mounted(pod, "etcd-certs")?, &self.clock)?),
+            _ => None,
+        };
+        let (address, tasks) = match stand_in {
+            Some(stand_in) => self.listen_for(pod, stand_in).await?,
+            None => (self.next_address(), Vec::new()),
         };
         self.nodes.runs(&uid, address);
         // Nothing listens at the next one.
@@ -95,40 +94,22 @@ impl Endpoints {
         });
     }
 
-    async fn start_api(&mut self, pod: &Value, tasks: &mut Vec<AbortHandle>) -> anyhow::Result<Ipv4Addr> {
+    fn kube_apiserver(&mut self, pod: &Value) -> anyhow::Result<StandIn> {
         let kube = self.mounted(pod, "kube-certs")?;
         let mesh = pod["metadata"]["labels"]["mesh"].as_str().unwrap_or_default().to_owned();
-        let clock = Arc::clone(&self.clock);
-        let stored = self.stored.entry(mesh).or_insert_with(|| new_hosted_store(clock));
-        let api = hosted_api::kube_apiserver(
-            Identity::read(&kube, "apiserver")?,
-            entry(&kube, "ca.crt")?,
-            entry(&kube, "apiserver-etcd-client.crt")?,
-            Arc::clone(stored),
-            Arc::clone(&self.clock),
-        )?;
-        let (address, mut listeners) = self.listen(&[port(pod, API_PORT)]).await?;
-        if let Some(listener) = listeners.pop() {
-            tasks.push(tokio::spawn(api.serve(listener)).abort_handle());
-        }
-        Ok(address)
+        let clock = &self.clock;
+        let hosted = self.hosted.entry(mesh).or_insert_with(|| Hosted::new(Arc::clone(clock)));
+        StandIn::kube_apiserver(&kube, hosted, Arc::clone(clock))
     }
 
-    async fn start_etcd(&mut self, pod: &Value, tasks: &mut Vec<AbortHandle>) -> anyhow::Result<Ipv4Addr> {
-        let etcd = self.mounted(pod, "etcd-certs")?;
-        let ca = entry(&etcd, "ca.crt")?;
-        let identities: Vec<Identity> =
-            ETCD_CERTIFICATES.iter().map(|name| Identity::read(&etcd, name)).collect::<Result<_, _>>()?;
-        let (address, listeners) = self.listen(&ETCD_PORTS.map(|one| port(pod, one))).await?;
-        for (listener, identity) in listeners.into_iter().zip(identities) {
-            let server = hosted_api::etcd(identity, ca, Arc::clone(&self.clock))?;
-            tasks.push(tokio::spawn(server.serve(listener)).abort_handle());
-        }
-        Ok(address)
+    async fn listen_for(&mut self, pod: &Value, stand_in: StandIn) -> anyhow::Result<(Ipv4Addr, Vec<AbortHandle>)> {
+        let ports: Vec<u16> = stand_in.ports().map(|usual| port(pod, usual)).collect();
+        let (address, listeners) = self.listen(&ports).await?;
+        Ok((address, stand_in.serve(listeners).map(|server| tokio::spawn(server).abort_handle()).collect()))
     }
 
     /// The data of the Secret that a pod mounts as the volume of this name.
-    fn mounted(&self, pod: &Value, volume: &str) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    fn mounted(&self, pod: &Value, volume: &str) -> anyhow::Result<Data> {
         let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
         let name = volumes
             .filter(|one| one["name"] == volume)
@@ -179,18 +160,4 @@ fn port(pod: &Value, (name, usual): (&str, u16)) -> u16 {
     let mut ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
     let said = ports.find(|port| port["name"] == name).and_then(|port| port["containerPort"].as_u64());
     said.and_then(|number| u16::try_from(number).ok()).unwrap_or(usual)
-}
-
-fn entry<'a>(data: &'a BTreeMap<String, Vec<u8>>, key: &str) -> anyhow::Result<&'a [u8]> {
-    data.get(key).map(Vec::as_slice).with_context(|| format!("the Secret has no {key}"))
-}
-
-fn new_hosted_store(clock: Arc<dyn Clock>) -> Arc<Store> {
-    let store = Arc::new(Store::new(clock));
-    for name in ["default", "kube-system", "istio-system"] {
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name }, "status": { "phase": "Active" } });
-        // The store is new: nothing is there already.
-        let _ = store.create(("/namespaces".into(), "".into(), name.into()), namespace);
-    }
-    store
 }

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::demo::Scenario;
 use crate::demo::admission::complete;
-use crate::demo::endpoints::{API_PORT, ETCD_PORTS, SERVES};
+use crate::demo::endpoints::SERVES;
 use crate::demo::kinds;
 use crate::demo::pki::{Pki, Validity, kubeconfig, self_signed};
+use crate::demo::stand_in::{API_PORT, ETCD_PORTS};
 use crate::demo::store::Store;
 use crate::time::{DAY, UnixTime};
 

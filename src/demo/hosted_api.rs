@@ -22,7 +22,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::demo::access::Access;
@@ -123,7 +123,7 @@ impl Server {
     }
 
     /// Serves until it is aborted.
-    pub(super) async fn serve(self, listener: TcpListener) {
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
@@ -132,17 +132,19 @@ impl Server {
                 continue;
             };
             while connections.try_join_next().is_some() {}
-            let (acceptor, router) = (self.acceptor.clone(), self.router.clone());
-            connections.spawn(async move {
-                // A handshake that fails is the client's to report.
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let client = stream.get_ref().1.peer_certificates().and_then(|all| all.first().cloned());
-                let router = router.layer(axum::Extension(Client(client.map(CertificateDer::into_owned))));
-                let service = TowerToHyperService::new(router);
-                let _ =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
+            let server = Arc::clone(&self);
+            connections.spawn(async move { server.answer(stream).await });
         }
+    }
+
+    /// Answers one connection until the client ends it.
+    pub(super) async fn answer(&self, stream: TcpStream) {
+        // A handshake that fails is the client's to report.
+        let Ok(stream) = self.acceptor.accept(stream).await else { return };
+        let client = stream.get_ref().1.peer_certificates().and_then(|all| all.first().cloned());
+        let router = self.router.clone().layer(axum::Extension(Client(client.map(CertificateDer::into_owned))));
+        let service = TowerToHyperService::new(router);
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
 }
 

@@ -98,9 +98,15 @@ pub fn account(namespace: &str) -> PathBuf {
     path
 }
 
+/// The program that `make image` puts into the image.
+fn shipped() -> PathBuf {
+    let folder = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/image").join(folder).join("meshcert")
+}
+
 /// `meshcert serve` on one namespace.
 pub struct Daemon {
-    _process: Process,
+    process: Process,
     /// Address of its page, metrics and webhook.
     pub address: String,
     kubeconfig: PathBuf,
@@ -122,11 +128,20 @@ impl Daemon {
         Self::start_as(namespace, roles, policy, kubeconfig)
     }
 
+    /// As it is deployed: the program of the image, which reaches pods by their addresses.
+    pub fn shipped(namespace: &str, roles: &str, policy: &str) -> Self {
+        Self::launch(&shipped(), "direct", namespace, roles, policy, account(namespace))
+    }
+
     fn start_as(namespace: &str, roles: &str, policy: &str, kubeconfig: PathBuf) -> Self {
+        Self::launch(Path::new(env!("CARGO_BIN_EXE_meshcert")), "auto", namespace, roles, policy, kubeconfig)
+    }
+
+    fn launch(program: &Path, reach: &str, namespace: &str, roles: &str, policy: &str, kubeconfig: PathBuf) -> Self {
         let token = state().join(format!("{namespace}.token"));
         std::fs::write(&token, TOKEN).unwrap();
         let config = format!(
-            "clusters: [{{name: real, kubeconfig: '{}', namespaces: [{namespace}]}}]\npolicy: {{{policy}}}\nwebhook: {{bearerTokenFile: '{}'}}\n",
+            "clusters: [{{name: real, kubeconfig: '{}', namespaces: [{namespace}], reach: {reach}}}]\npolicy: {{{policy}}}\nwebhook: {{bearerTokenFile: '{}'}}\n",
             kubeconfig.display(),
             token.display()
         );
@@ -134,14 +149,14 @@ impl Daemon {
         std::fs::write(&path, config).unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let log = File::options().create(true).append(true).open(log(&format!("meshcert-{namespace}.log"))).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        let child = Command::new(program)
             .args(["serve", "--roles", roles, "--listen", &address, "--config"])
             .arg(&path)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
-        let daemon = Self { _process: Process(child), address, kubeconfig, namespace: namespace.to_owned() };
+        let daemon = Self { process: Process(child), address, kubeconfig, namespace: namespace.to_owned() };
         until(30, "meshcert is ready", || daemon.get("/-/ready").filter(|answer| answer.starts_with("HTTP/1.1 200")));
         daemon
     }
@@ -151,6 +166,13 @@ impl Daemon {
         let (kubeconfig, namespace) = (self.kubeconfig.clone(), self.namespace.clone());
         drop(self);
         Self::start_as(&namespace, "observe,webhook,act", policy, kubeconfig)
+    }
+
+    /// The most memory that it had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1024 * peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     }
 
     /// The answer to a GET, with its head.
@@ -170,4 +192,34 @@ pub fn meshcert(namespace: &str, arguments: &[&str]) -> Output {
         .args(["--namespace", namespace, "--kubeconfig", &state().join("kubeconfig").display().to_string()])
         .output()
         .unwrap()
+}
+
+/// Alertmanager's notification about these meshes; the answer where it was taken.
+pub fn notify(address: &str, token: &str, namespace: &str, meshes: &[String]) -> Option<String> {
+    let alert = |mesh: &String| {
+        serde_json::json!({ "status": "firing", "labels": {
+            "alertname": "MspiderHostedKubeAPICertExpiration", "mesh_cluster": "real", "mesh_namespace": namespace, "mesh_id": mesh
+        } })
+    };
+    let alerts: Vec<_> = meshes.iter().map(alert).collect();
+    let body = serde_json::json!({ "version": "4", "status": "firing", "receiver": "r", "alerts": alerts }).to_string();
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(
+        stream,
+        "POST /webhook HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/1.1 200").then_some(answer)
+}
+
+/// Requests of an account in the control plane cluster's audit log, and how many were refused.
+pub fn requests(account: &str) -> (usize, usize) {
+    let text = std::fs::read_to_string(log("audit.log")).unwrap();
+    let user = format!("\"username\":\"{account}\"");
+    let mine: Vec<&str> = text.lines().filter(|line| line.contains(&user)).collect();
+    let refused = mine.iter().filter(|line| line.contains("\"code\":403")).count();
+    (mine.len(), refused)
 }

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
-use crate::cluster::{Daemon, figure, log};
+use crate::cluster::{Daemon, figure, requests};
 use crate::mesh::{Mesh, Shape};
 
 /// Asks ten times a second, each time on a new connection, until told to stop; when each question was asked, and whether it was answered.
@@ -55,15 +55,6 @@ fn outages(answers: &[(Duration, bool)]) -> Vec<f64> {
     }
     assert!(since.is_none(), "it is answered again in the end");
     found
-}
-
-/// Requests of an account in the control plane cluster's audit log, and how many were refused.
-fn requests(account: &str) -> (usize, usize) {
-    let text = std::fs::read_to_string(log("audit.log")).unwrap();
-    let user = format!("\"username\":\"{account}\"");
-    let mine: Vec<&str> = text.lines().filter(|line| line.contains(&user)).collect();
-    let refused = mine.iter().filter(|line| line.contains("\"code\":403")).count();
-    (mine.len(), refused)
 }
 
 async fn measured(namespace: &'static str, shape: Shape) {

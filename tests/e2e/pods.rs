@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::cluster::{kubectl, state, succeeded, until};
+use crate::cluster::{kubectl, notify, state, succeeded, until};
 use crate::mesh::{Mesh, Shape};
 use crate::support::helm::{CHART, Helm};
 use crate::support::tools;
@@ -76,7 +76,9 @@ fn the_chart_renews_with_three_roles_of_least_rights() {
     let token = kubectl(&["-n", NAMESPACE, "get", "secret", "meshcert-webhook", "-o", "jsonpath={.data.token}"]);
     let token = String::from_utf8(STANDARD.decode(token).unwrap()).unwrap();
     let webhook = kubectl(&["-n", NAMESPACE, "get", "service", "meshcert-webhook", "-o", "jsonpath={.spec.clusterIP}"]);
-    let answered = until(120, "the webhook takes the alert", || post(&format!("{webhook}:9795"), &token, &mesh));
+    let answered = until(120, "the webhook takes the alert", || {
+        notify(&format!("{webhook}:9795"), &token, &mesh.namespace, std::slice::from_ref(&mesh.id))
+    });
     assert!(answered.contains("asked for a renewal"), "{answered}");
 
     install(&[observe, ["--set", "act.enabled=true,policy.mode=auto"]].concat());
@@ -128,23 +130,4 @@ fn rights_are_those_of_each_role(mesh: &Mesh) {
         let written = as_account(account, &patch);
         assert!(written.contains("Forbidden"), "{account}: {written}");
     }
-}
-
-/// Alertmanager's notification about the mesh; the answer where it was taken.
-fn post(address: &str, token: &str, mesh: &Mesh) -> Option<String> {
-    use std::io::{Read, Write};
-    let body = format!(
-        r#"{{"version":"4","status":"firing","receiver":"r","alerts":[{{"status":"firing","labels":{{"alertname":"MspiderHostedKubeAPICertExpiration","mesh_cluster":"real","mesh_namespace":"{}","mesh_id":"{}"}}}}]}}"#,
-        mesh.namespace, mesh.id
-    );
-    let mut stream = std::net::TcpStream::connect(address).ok()?;
-    write!(
-        stream,
-        "POST /webhook HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.starts_with("HTTP/1.1 200").then_some(answer)
 }

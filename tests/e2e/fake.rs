@@ -1,0 +1,268 @@
+//! Hosted meshes by the hundred: kwok plays their nodes and kubelets, and what listens behind their pods' addresses is the embedded API's.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use meshcert::clock::SystemClock;
+use meshcert::cluster::api::Api;
+use meshcert::demo::{Data, Hosted, Options, Scenario, StandIn};
+use meshcert::ports::Clock;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::cluster::{apply, define, kubectl, log, state, succeeded};
+use crate::support::daemon::Process;
+use crate::support::tools;
+
+pub const NAMESPACE: &str = "fleet";
+const NODES: usize = 20;
+/// Of the fake pods; everything in it is this machine's, as if it were routed to the pods.
+const ADDRESSES: &str = "10.90.0.0/16";
+/// The pods' ports by their names. The node's own API server and etcd have the usual ones.
+const PORTS: [(&str, u16); 3] = [("https", 16443), ("client", 12379), ("peer", 12380)];
+/// What kwok does with them.
+const STAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/kwok-stages.yaml");
+/// Objects that are created at the same time.
+const ABREAST: usize = 16;
+
+/// The meshes with all that plays their parts.
+pub struct Fleet {
+    api: Api,
+    pods: Arc<Pods>,
+    kwok: Process,
+    _tasks: JoinSet<()>,
+    _watch: Child,
+}
+
+/// What listens behind the pods' addresses.
+struct Pods {
+    answering: Mutex<HashMap<IpAddr, Arc<StandIn>>>,
+    /// Meshes whose pods go on showing what their predecessors showed.
+    stubborn: Mutex<HashSet<String>>,
+}
+
+impl Fleet {
+    /// Makes the meshes of `demo --scenario fleet`, of which three in ten are due, and waits until all their pods are ready.
+    pub async fn make(meshes: usize) -> Self {
+        define();
+        apply(&nodes());
+        let kwok = play();
+        succeeded(
+            &Command::new("ip").args(["route", "replace", "local", ADDRESSES, "dev", "lo"]).output().unwrap(),
+            "ip",
+        );
+        let api = connect(Kubeconfig::read_from(state().join("kubeconfig")).unwrap()).await;
+        copy(&api, meshes).await;
+        let pods = Arc::new(Pods { answering: Mutex::default(), stubborn: Mutex::default() });
+        let mut tasks = JoinSet::new();
+        for (name, port) in PORTS {
+            let listener = TcpListener::bind(("0.0.0.0", port)).await.unwrap();
+            tasks.spawn(Arc::clone(&pods).listen(name, listener));
+        }
+        let (watch, lines) = watch(
+            "pods",
+            "{.metadata.uid} {.status.podIP} {.metadata.labels.mesh} {.metadata.annotations.demo\\.meshcert\\.dev/serves} {.metadata.deletionTimestamp}",
+        );
+        tasks.spawn(Arc::clone(&pods).follow(lines, api.clone()));
+        let mut fleet = Self { api, pods, kwok, _tasks: tasks, _watch: watch };
+        fleet.wait_for_pods(2 * meshes).await;
+        fleet
+    }
+
+    /// Waits until something listens for so many pods, and all workloads are available.
+    async fn wait_for_pods(&mut self, count: usize) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
+        loop {
+            let listening = self.pods.answering.lock().unwrap().len();
+            if listening >= count {
+                break;
+            }
+            assert_eq!(self.kwok.0.try_wait().unwrap(), None, "kwok runs; see its log");
+            assert!(tokio::time::Instant::now() < deadline, "{listening} of {count} pods listen");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        kubectl(&["-n", NAMESPACE, "wait", "deployments", "--all", "--for=condition=Available", "--timeout=120s"]);
+    }
+
+    /// From now on new pods of these meshes show the certificates of their predecessors.
+    pub fn make_stubborn(&self, meshes: &[String]) {
+        self.pods.stubborn.lock().unwrap().extend(meshes.iter().cloned());
+    }
+
+    /// Which version of each Secret is stored, by name.
+    pub async fn versions(&self) -> BTreeMap<String, String> {
+        let secrets = self.api.list(&format!("/api/v1/namespaces/{NAMESPACE}/secrets")).await.unwrap();
+        let versions = secrets.iter().map(|secret| &secret["metadata"]);
+        versions.map(|one| (text(&one["name"]), text(&one["resourceVersion"]))).collect()
+    }
+}
+
+impl Pods {
+    /// Hands each connection to the pod whose address it came to.
+    async fn listen(self: Arc<Self>, port: &'static str, listener: TcpListener) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let address = stream.local_addr().unwrap().ip();
+            let answering = self.answering.lock().unwrap().get(&address).cloned();
+            // Without one it is closed: nothing listens there.
+            if let Some(stand_in) = answering {
+                tokio::spawn(async move { stand_in.answer(port, stream).await });
+            }
+        }
+    }
+
+    /// Has something listen for every new pod, with what its mesh's Secret holds at that moment.
+    async fn follow(self: Arc<Self>, mut lines: Lines<BufReader<ChildStdout>>, api: Api) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (mut seen, mut hosted, mut former) = (HashSet::new(), HashMap::new(), HashMap::new());
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let parts: Vec<&str> = line.split(' ').collect();
+            let [uid, address, mesh, serves, ""] = parts[..] else { continue };
+            if address.is_empty() || serves.is_empty() || !seen.insert(uid.to_owned()) {
+                continue;
+            }
+            let role = (mesh.to_owned(), serves.to_owned());
+            let stubborn = self.stubborn.lock().unwrap().contains(mesh);
+            let stand_in = match former.get(&role) {
+                Some(former) if stubborn => Arc::clone(former),
+                _ if serves == "etcd" => {
+                    Arc::new(StandIn::etcd(&secret(&api, mesh, "etcd-certs").await, &clock).unwrap())
+                }
+                _ => {
+                    let hosted = hosted.entry(mesh.to_owned()).or_insert_with(|| Hosted::new(Arc::clone(&clock)));
+                    let data = secret(&api, mesh, "kube-certs").await;
+                    Arc::new(StandIn::kube_apiserver(&data, hosted, Arc::clone(&clock)).unwrap())
+                }
+            };
+            former.insert(role, Arc::clone(&stand_in));
+            self.answering.lock().unwrap().insert(address.parse().unwrap(), stand_in);
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+async fn connect(kubeconfig: Kubeconfig) -> Api {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Api::new(kube::Client::try_from(config).unwrap())
+}
+
+async fn secret(api: &Api, mesh: &str, name: &str) -> Data {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{mesh}-{name}");
+    let secret: Value = api.get(&path).await.unwrap().unwrap();
+    let data = secret["data"].as_object().unwrap();
+    data.iter().map(|(key, value)| (key.clone(), STANDARD.decode(value.as_str().unwrap()).unwrap())).collect()
+}
+
+/// What kubectl shows of each object of a kind as it is and whenever it changes, a line at a time.
+pub fn watch(kind: &str, format: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = tokio::process::Command::new(tools::kubectl())
+        .args(["--kubeconfig", &state().join("kubeconfig").display().to_string(), "-n", NAMESPACE])
+        .args(["get", kind, "--watch", "-o", &format!("jsonpath={format}{{\"\\n\"}}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
+/// Nodes on which only who tolerates it lands.
+fn nodes() -> String {
+    let node = |number: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("fake-{number}"), "labels": { "meshcert.test/fake": "true" } },
+            "spec": { "taints": [{ "key": "meshcert.test/fake", "effect": "NoSchedule" }] }
+        })
+    };
+    json!({ "apiVersion": "v1", "kind": "List", "items": (0..NODES).map(node).collect::<Vec<_>>() }).to_string()
+}
+
+/// kwok, on the fake nodes alone.
+fn play() -> Process {
+    let log = std::fs::File::create(log("kwok.log")).unwrap();
+    let child = Command::new(tools::built("kwok").unwrap())
+        .args([
+            "--kubeconfig",
+            &state().join("kubeconfig").display().to_string(),
+            "--cidr",
+            ADDRESSES,
+            "--config",
+            STAGES,
+        ])
+        .args([
+            "--manage-nodes-with-label-selector",
+            "meshcert.test/fake=true",
+            "--node-lease-duration-seconds",
+            "40",
+            "-v",
+            "WARN",
+        ])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+/// Copies the embedded API's fleet to the real one.
+async fn copy(real: &Api, meshes: usize) {
+    let options = Options {
+        scenario: Scenario::Fleet,
+        meshes: Some(meshes),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        pace: Duration::ZERO,
+        clock: Arc::new(SystemClock),
+    };
+    let demo = meshcert::demo::start(options).await.unwrap();
+    let embedded = connect(Kubeconfig::from_yaml(&demo.kubeconfig()).unwrap()).await;
+    kubectl(&["create", "namespace", NAMESPACE]);
+    for (version, kind) in [("v1", "Secret"), ("apps/v1", "Deployment"), ("apps/v1", "StatefulSet")] {
+        let group = if version == "v1" { "/api" } else { "/apis" };
+        let path = |namespace| format!("{group}/{version}/namespaces/{namespace}/{}s", kind.to_lowercase());
+        let path_there = path(NAMESPACE);
+        let (mut creating, abreast) = (JoinSet::new(), Arc::new(Semaphore::new(ABREAST)));
+        for object in embedded.list(&path("istio-system")).await.unwrap() {
+            let object = adapted(version, kind, object);
+            let (real, path, abreast) = (real.clone(), path_there.clone(), Arc::clone(&abreast));
+            creating.spawn(async move {
+                let _permit = abreast.acquire().await.unwrap();
+                real.create(&path, &object).await.unwrap();
+            });
+        }
+        creating.join_all().await;
+    }
+}
+
+/// The object as somebody would write it anew, for fake nodes and with the fake pods' ports.
+fn adapted(version: &str, kind: &str, mut object: Value) -> Value {
+    let mut new = json!({ "apiVersion": version, "kind": kind, "metadata": { "name": object["metadata"]["name"] } });
+    for field in ["type", "data", "spec"] {
+        if let Some(value) = object.get_mut(field) {
+            new[field] = value.take();
+        }
+    }
+    let Some(pod) = new.pointer_mut("/spec/template/spec") else { return new };
+    pod["nodeSelector"] = json!({ "meshcert.test/fake": "true" });
+    pod["tolerations"] = json!([{ "key": "meshcert.test/fake", "operator": "Exists" }]);
+    pod["automountServiceAccountToken"] = json!(false);
+    for port in pod["containers"][0]["ports"].as_array_mut().into_iter().flatten() {
+        let number = PORTS.iter().find(|(name, _)| port["name"] == *name).unwrap().1;
+        port["containerPort"] = json!(number);
+    }
+    new
+}
