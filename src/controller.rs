@@ -25,6 +25,7 @@ mod act;
 mod leader;
 mod look;
 mod prove;
+mod queue;
 mod reach;
 mod scan;
 mod sweep;
@@ -231,17 +232,18 @@ impl Actor {
     async fn drive_all(self: &Arc<Self>, renewals: Vec<Renewal>) -> bool {
         let now = self.around.clock.now();
         let all = Arc::new(renewals);
-        let mut driving = JoinSet::new();
-        for index in 0..all.len() {
-            let renewal = &all[index];
-            let asleep = renewal.status.phase.is_terminal()
+        let is_asleep = |renewal: &Renewal| {
+            renewal.status.phase.is_terminal()
                 && renewal.status.cleaned_up
                 && renewal.status.next_attempt_at.is_none_or(|at| at > now)
-                && renewal.generation == renewal.status.observed_generation;
-            if !asleep && !self.is_dozing(renewal) {
-                let (actor, all) = (Arc::clone(self), Arc::clone(&all));
-                driving.spawn(async move { actor.drive(&all[index], &all).await });
-            }
+                && renewal.generation == renewal.status.observed_generation
+        };
+        let awake: Vec<&Renewal> =
+            all.iter().filter(|renewal| !is_asleep(renewal) && !self.is_dozing(renewal)).collect();
+        let mut driving = JoinSet::new();
+        for position in queue::in_turn(&awake, self.acting.policy.max_concurrent) {
+            let (actor, all, renewal) = (Arc::clone(self), Arc::clone(&all), awake[position].clone());
+            driving.spawn(async move { actor.drive(&renewal, &all).await });
         }
         let mut busy = false;
         while let Some(result) = driving.join_next().await {
@@ -285,6 +287,10 @@ impl Actor {
                 Err(error) if error.kind == ErrorKind::Conflict => {}
                 Err(error) => {
                     warn!(namespace, name, %error, "the renewal waits");
+                    // Whoever cannot be looked at keeps nobody from his turn.
+                    if queue::waits(renewal) {
+                        self.doze(renewal);
+                    }
                     return true;
                 }
             }
@@ -325,7 +331,10 @@ impl Actor {
                 }
                 Ok(Some(true))
             }
-            Next::Wait(_) | Next::Act(_) => {
+            Next::Note(_) | Next::Wait(_) | Next::Act(_) => {
+                if let Next::Note(status) = next {
+                    self.api.write_status(&seen.renewal, &status).await?;
+                }
                 let phase = seen.renewal.status.phase;
                 let busy = phase >= Phase::BackingUp && !phase.is_terminal();
                 if !busy {

@@ -168,7 +168,7 @@ impl World {
         let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
         let mut left = MeshSecrets::default();
         for role in SecretRole::ALL {
-            left[role as usize] = self.api.copy(NAMESPACE, &staged[role as usize], STAGED).await.unwrap();
+            left[role as usize] = self.api.secret(NAMESPACE, &staged[role as usize]).await.unwrap();
         }
         let said = std::fs::read_to_string(said).unwrap_or_default();
         Run { succeeded: output.status.success(), log, said, staged: left }

@@ -383,6 +383,10 @@ proptest! {
         match next {
             Next::Act(effect) => allowed(&seen, &effect)?,
             Next::Journal(after) => turned(&seen, &after)?,
+            Next::Note(after) => {
+                turned(&seen, &after)?;
+                prop_assert_eq!(after.phase, status.phase, "what waits stays where it is");
+            }
             Next::Wait(_) => {}
         }
         let settled = status.phase.is_terminal() && status.cleaned_up && status.next_attempt_at.is_none_or(|at| at > FIXTURE.now)

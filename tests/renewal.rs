@@ -57,6 +57,7 @@ struct World {
     plan: Arc<Plan>,
     killed: mpsc::UnboundedReceiver<()>,
     naming: Naming,
+    timing: Timing,
 }
 
 impl World {
@@ -66,11 +67,16 @@ impl World {
 
     /// A cluster whose clocks show another time than meshcert's.
     async fn at_the_time_of(clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {
+        Self::at_a_pace(Duration::from_millis(5), clock, at).await
+    }
+
+    /// A cluster whose controllers take this time for each step.
+    async fn at_a_pace(pace: Duration, clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {
         let options = Options {
             scenario: Scenario::Expiring,
             meshes: Some(1),
             listen: "127.0.0.1:0".parse().unwrap(),
-            pace: Duration::from_millis(5),
+            pace,
             clock,
         };
         let demo = demo::start(options).await.unwrap();
@@ -78,7 +84,7 @@ impl World {
         let plan = Arc::new(Plan::new(demo.router(), at, kill));
         let api = Api::new(kube::Client::new(demo.router(), NAMESPACE));
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
-        Self { demo, api, plan, killed, naming: Naming::default() }
+        Self { demo, api, plan, killed, naming: Naming::default(), timing: TIMING }
     }
 
     /// A process that acts.
@@ -96,7 +102,7 @@ impl World {
             naming: self.naming.clone(),
             policy,
             tiers: Config::default().policy.restart_tiers,
-            timing: TIMING,
+            timing: self.timing,
             identity: identity.to_owned(),
         };
         let around = Surroundings {
@@ -319,6 +325,27 @@ async fn every_fault_at_every_mutation_of_a_renewal_by_the_job_ends_in_the_same_
     // Of a time when kubeadm kept the admin's organization: nothing has to be made again, which takes an RSA key each time.
     "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
     harm(policy, &[Fault::KilledBefore, Fault::KilledAfter, Fault::Conflict, Fault::Error]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_asks_the_api_server_for_little_and_for_nothing_that_is_not_there() {
+    let mut world = World::at_a_pace(Duration::from_millis(300), Arc::new(SystemClock), None).await;
+    // As many looks while a workload restarts as beside a real cluster.
+    world.timing.busy = Duration::from_millis(100);
+    let name = world.ask().await;
+    let renewal = world.run_until(&name, auto(), is_finished).await;
+    world.assert_renewed(&renewal).await;
+    let asked = world.plan.asked.lock().unwrap().clone();
+    let of = |right: &str| asked.get(right).copied().unwrap_or_default();
+    let (looks, rounds) = (of("get certificaterenewals"), of("list certificaterenewals"));
+    let (mutations, total) = (world.plan.mutations.lock().unwrap().len(), asked.values().sum::<usize>());
+    println!("{total} requests, {mutations} of them mutations, in {looks} looks: {asked:#?}");
+    assert!(looks < mutations + rounds, "one for each mutation, and one each time it waits");
+    // The renewal, its three Secrets, lock and slot; the copies, or a workload with its pods and Services.
+    assert!(total - mutations - rounds <= 9 * looks, "{asked:#?}");
+    // A StatefulSet, three Deployments: looked for once, and then where they were found.
+    assert!(of("get statefulsets") + of("get deployments") <= 7 + looks, "{asked:#?}");
+    assert_eq!(of("get daemonsets"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::renewals::label_value;
+use crate::job::RENEWAL_UID;
 use crate::material::{Material, StoredSecret};
 
 /// Type of backup Secrets.
@@ -103,13 +104,24 @@ impl Api {
         Ok(secret.map(StoredSecret::from))
     }
 
-    /// A backup or staged copy, if there is one of this type.
+    /// All backups and staged copies of a renewal, by type and name.
     ///
     /// # Errors
     /// The request failed.
-    pub async fn copy(&self, namespace: &str, name: &str, kind: &str) -> Result<Option<StoredSecret>, ApiError> {
-        let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
-        Ok(secret.filter(|secret| secret.kind == kind).map(StoredSecret::from))
+    pub async fn copies_of(
+        &self,
+        namespace: &str,
+        renewal_uid: &str,
+    ) -> Result<BTreeMap<(String, String), StoredSecret>, ApiError> {
+        #[derive(Deserialize)]
+        struct List {
+            items: Vec<Secret>,
+        }
+        let selector = format!("{}%3D{renewal_uid}", RENEWAL_UID.replace('/', "%2F"));
+        let list: Option<List> =
+            self.get(&format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={selector}")).await?;
+        let copies = list.into_iter().flat_map(|list| list.items);
+        Ok(copies.map(|copy| ((copy.kind.clone(), copy.metadata.name.clone()), StoredSecret::from(copy))).collect())
     }
 
     /// Copies of a type in a namespace.
@@ -126,7 +138,7 @@ impl Api {
             Copy {
                 name: text(&metadata["name"]),
                 mesh: text(&metadata["labels"]["meshcert.dev/mesh"]),
-                renewal_uid: text(&metadata["labels"]["meshcert.dev/renewal-uid"]),
+                renewal_uid: text(&metadata["labels"][RENEWAL_UID]),
                 created: text(&metadata["creationTimestamp"]),
             }
         };
@@ -149,7 +161,7 @@ impl Api {
             "apiVersion": "v1", "kind": "Secret", "type": kind, "immutable": seal == Seal::Closed,
             "metadata": {
                 "name": name, "namespace": namespace,
-                "labels": { "meshcert.dev/mesh": label_value(mesh), "meshcert.dev/renewal-uid": renewal_uid },
+                "labels": { "meshcert.dev/mesh": label_value(mesh), RENEWAL_UID: renewal_uid },
             },
         });
         #[derive(Serialize)]

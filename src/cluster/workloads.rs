@@ -27,6 +27,25 @@ fn path(namespace: &str, kind: Kind, name: &str) -> String {
     format!("/apis/apps/v1/namespaces/{namespace}/{}/{name}", kind.plural())
 }
 
+/// What is known of workloads, and what is wanted of them, beside their names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hints<'a> {
+    /// Of which kinds they were: these are tried first.
+    pub kinds: &'a [(&'a str, Kind)],
+    /// Whether it matters where their pods listen.
+    pub ports: Ports,
+}
+
+/// Where the pods of a workload listen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ports {
+    /// As their Services say, which are read.
+    #[default]
+    Named,
+    /// Of no interest.
+    Unread,
+}
+
 impl Api {
     /// The workloads of a mesh, tier by tier; in words, which one is missing.
     ///
@@ -37,13 +56,14 @@ impl Api {
         namespace: &str,
         mesh: &str,
         tiers: &[Vec<Target>],
+        hints: Hints<'_>,
     ) -> Result<Result<Vec<Vec<Workload>>, String>, ApiError> {
         let mut found = Vec::new();
         for tier in tiers {
             let mut workloads = Vec::new();
             for target in tier {
                 let name = target.name.replace("{mesh}", mesh);
-                match self.workload(namespace, &name, target).await? {
+                match self.workload(namespace, &name, target, hints).await? {
                     Some(workload) => workloads.push(workload),
                     None if target.optional => {}
                     None => {
@@ -58,13 +78,24 @@ impl Api {
         Ok(Ok(found))
     }
 
-    async fn workload(&self, namespace: &str, name: &str, target: &Target) -> Result<Option<Workload>, ApiError> {
-        for kind in Kind::ALL {
+    async fn workload(
+        &self,
+        namespace: &str,
+        name: &str,
+        target: &Target,
+        Hints { kinds, ports }: Hints<'_>,
+    ) -> Result<Option<Workload>, ApiError> {
+        let known = kinds.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let others = Kind::ALL.into_iter().filter(|kind| Some(*kind) != known);
+        for kind in known.into_iter().chain(others) {
             if let Some(object) = self.get::<WorkloadObject>(&path(namespace, kind, name)).await? {
                 let selector = object.spec.selector.query();
                 let pods = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}");
                 let pods = self.get::<Pods>(&pods).await?.unwrap_or_default().items;
-                let services = self.services(namespace, &object, target).await?;
+                let services = match ports {
+                    Ports::Named => self.services(namespace, &object, target).await?,
+                    Ports::Unread => Vec::new(),
+                };
                 let services: Vec<&ServiceObject> = services.iter().collect();
                 return Ok(Some(object.read(target, kind, &services, pods.iter())));
             }

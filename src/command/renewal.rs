@@ -9,6 +9,7 @@ use crate::app::acting::acting;
 use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
+use crate::cluster::workloads::Hints;
 use crate::command::progress::Progress;
 use crate::command::{Tone, table};
 use crate::controller::{Acting, Timing};
@@ -63,7 +64,7 @@ impl Found {
     /// Its workloads, tier by tier.
     pub(super) async fn workloads(&self) -> anyhow::Result<Vec<Vec<Workload>>> {
         let key = &self.mesh.key;
-        let tiers = self.api.workloads(&key.namespace, key.id.as_str(), &self.acting.tiers).await?;
+        let tiers = self.api.workloads(&key.namespace, key.id.as_str(), &self.acting.tiers, Hints::default()).await?;
         tiers.map_err(anyhow::Error::msg)
     }
 

@@ -3,6 +3,7 @@
 use crate::cluster::api::ApiError;
 use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
+use crate::cluster::workloads::{Hints, Ports};
 use crate::controller::{Actor, prove};
 use crate::digest;
 use crate::job::SeenJob;
@@ -12,7 +13,7 @@ use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
 use crate::renewal::{Digests, Phase, Renewal};
-use crate::rollout::Members;
+use crate::rollout::{Members, Serves, Target};
 use crate::time::{DAY, UnixTime, in_words};
 
 /// A clock that is further off than this would make certificates that are not valid yet.
@@ -27,45 +28,48 @@ impl Actor {
         let mesh = assemble(&self.acting.naming, key, &secrets);
         let (mut backups, mut staged, mut staged_names) = ([None, None, None], MeshSecrets::default(), Vec::new());
         let terminal = phase.is_terminal();
+        let ends = terminal && !renewal.status.cleaned_up;
         // Once all is written, the copies matter only where somebody else has written since.
         let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
-        if begun && !(phase > Phase::Committing && is_as_journalled(&renewal, &mesh, &secrets)) {
+        if ends || begun && !(phase > Phase::Committing && is_as_journalled(&renewal, &mesh, &secrets)) {
+            let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
+            let staged_ones = copies.keys().filter(|(kind, _)| kind == STAGED);
+            staged_names = staged_ones.map(|(_, name)| name.clone()).collect();
+            let mut take = |kind: &str, name| copies.remove(&(kind.to_owned(), name));
             for role in SecretRole::ALL {
-                let backup = self.api.copy(namespace, &copy_name(&renewal, role, 0), BACKUP).await?;
+                let backup = take(BACKUP, copy_name(&renewal, role, 0));
                 backups[role as usize] = backup.filter(|copy| copy.immutable).map(|copy| copy.material);
-                if let Some(attempt) = renewal.status.staged_attempt {
-                    let name = copy_name(&renewal, role, attempt);
-                    staged[role as usize] = self.api.copy(namespace, &name, STAGED).await?;
-                }
+                let attempt = renewal.status.staged_attempt;
+                staged[role as usize] = attempt.and_then(|attempt| take(STAGED, copy_name(&renewal, role, attempt)));
             }
-        } else if terminal && !renewal.status.cleaned_up {
-            let copies = self.api.copies(namespace, STAGED).await?;
-            staged_names =
-                copies.into_iter().filter(|copy| copy.renewal_uid == renewal.uid).map(|copy| copy.name).collect();
         }
         let job = match &renewal.status.job {
-            Some(record) if phase == Phase::Staging || (terminal && !renewal.status.cleaned_up) => {
+            Some(record) if phase == Phase::Staging || ends => {
                 self.api.job(namespace, &record.name, &renewal.uid).await?
             }
             _ => SeenJob::default(),
         };
-        let wants_leases = phase >= Phase::BackingUp && !(terminal && renewal.status.cleaned_up);
         let (mut lock, mut slots) = (Lease::default(), Vec::new());
-        if wants_leases {
+        if begun || ends {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
             lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), &renewal, all).await?;
-            for number in 0..self.acting.policy.max_concurrent {
-                slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
+            // Whoever has a slot needs no other one, and gives back all there may be in the end.
+            let has_one = |slots: &[Lease]| !ends && slots.iter().any(|slot: &Lease| slot.holder == Holder::Mine);
+            for number in (0..self.acting.policy.max_concurrent).filter(|_| phase != Phase::Verifying) {
+                if !has_one(&slots) {
+                    slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
+                }
             }
         }
-        let wants_workloads =
-            matches!(phase, Phase::Preflight | Phase::AwaitingApproval | Phase::Restarting | Phase::Verifying);
-        let tiers = if wants_workloads {
-            self.api.workloads(namespace, key.id.as_str(), &self.acting.tiers).await?
-        } else {
-            Ok(Vec::new())
+        let tiers = match self.needed_tiers(&renewal) {
+            Some((tiers, ports)) => {
+                let planned = renewal.status.plan.iter().flat_map(|plan| &plan.restarts);
+                let kinds: Vec<_> = planned.map(|planned| (planned.name.as_str(), planned.kind)).collect();
+                self.api.workloads(namespace, key.id.as_str(), &tiers, Hints { kinds: &kinds, ports }).await?
+            }
+            None => Ok(Vec::new()),
         };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
@@ -102,6 +106,29 @@ impl Actor {
             members,
             proof,
         })
+    }
+
+    /// The workloads that the renewal's phase looks at, each tier in its place.
+    fn needed_tiers(&self, renewal: &Renewal) -> Option<(Vec<Vec<Target>>, Ports)> {
+        let all = &self.acting.tiers;
+        let serves = |target: &&Target| target.serves != Serves::Nothing;
+        match renewal.status.phase {
+            Phase::Preflight | Phase::AwaitingApproval => Some((all.clone(), Ports::Named)),
+            Phase::Restarting => {
+                let present = renewal.status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+                let mut tiers = vec![Vec::new(); all.len()];
+                let tier = all.get(present)?;
+                tiers[present].clone_from(tier);
+                // etcd's members are asked for their health meanwhile.
+                let asked = tier.iter().any(|target| target.serves == Serves::Etcd);
+                Some((tiers, if asked { Ports::Named } else { Ports::Unread }))
+            }
+            Phase::Verifying => {
+                let serving = all.iter().map(|tier| tier.iter().filter(serves).cloned().collect());
+                Some((serving.collect(), Ports::Named))
+            }
+            _ => None,
+        }
     }
 
     async fn secrets(&self, key: &MeshKey) -> Result<MeshSecrets, ApiError> {

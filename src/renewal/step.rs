@@ -24,6 +24,8 @@ mod stage;
 pub enum Next {
     /// The journal is written, and nothing else.
     Journal(Box<Status>),
+    /// The journal says what is waited for, and nothing else is to be done until something changes.
+    Note(Box<Status>),
     /// One mutation.
     Act(Effect),
     /// Nothing, until something changes or this moment comes.

@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "only tests use it")]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -63,6 +64,8 @@ pub struct Plan {
     pub at: Option<(usize, Fault)>,
     /// The mutations so far, as method and path.
     pub mutations: Mutex<Vec<String>>,
+    /// How often what was asked: `get secrets`.
+    pub asked: Mutex<BTreeMap<String, usize>>,
     /// Told when the process is to die.
     pub kill: mpsc::UnboundedSender<()>,
     /// The path of a workload whose pod template somebody else manages: what is added to it is gone at once.
@@ -86,13 +89,33 @@ pub fn client(plan: &Arc<Plan>) -> kube::Client {
 
 impl Plan {
     pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        Self { at, mutations: Mutex::default(), kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
+        let (mutations, asked) = Default::default();
+        Self { at, mutations, asked, kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
     }
 
     /// The next process may speak.
     pub fn revive(&self) {
         self.dead.store(false, Ordering::SeqCst);
     }
+}
+
+/// Verb and resource, as RBAC names them.
+fn right(request: &Request<Bytes>) -> String {
+    let path = request.uri().path();
+    let segments: Vec<&str> = path.split('/').skip_while(|segment| *segment != "namespaces").skip(2).collect();
+    let (plural, named, sub) = match segments[..] {
+        [] => (path, true, String::new()),
+        [plural] => (plural, false, String::new()),
+        [plural, _] => (plural, true, String::new()),
+        [plural, _, sub, ..] => (plural, true, format!("/{sub}")),
+    };
+    let verb = match (request.method().as_str(), named) {
+        ("GET", false) => "list",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        (other, _) => &other.to_lowercase(),
+    };
+    format!("{verb} {plural}{sub}")
 }
 
 /// Leadership and Events are no part of the protocol.
@@ -116,6 +139,10 @@ struct Cut;
 async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>, Cut> {
     if plan.dead.load(Ordering::SeqCst) {
         return Err(Cut);
+    }
+    // Leadership costs the same whether anything is renewed or not.
+    if !request.uri().path().ends_with("/leases/meshcert-leader") {
+        *plan.asked.lock().unwrap().entry(right(&request)).or_default() += 1;
     }
     let fault = is_mutation(&request).then(|| {
         let mut mutations = plan.mutations.lock().unwrap();

@@ -70,7 +70,7 @@ pub(super) fn note(seen: &Observed, reason: &str, message: &str) -> Next {
     }
     (status.reason, status.message) = (reason.to_owned(), message.chars().take(LONGEST_MESSAGE).collect());
     status.observed_generation = seen.renewal.generation;
-    Next::Journal(Box::new(status))
+    Next::Note(Box::new(status))
 }
 
 /// Ends.
