@@ -28,7 +28,7 @@ use meshcert::metrics::renewals::RenewalMetrics;
 use meshcert::native;
 use meshcert::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy};
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal, Spec, Trigger};
+use meshcert::renewal::{Phase, Renewal, Spec, Status, Trigger};
 use meshcert::requests::{Asked, Sight, ask};
 use meshcert::rollout::Reach;
 use meshcert::time::DAY;
@@ -255,6 +255,13 @@ fn by_job() -> Policy {
     Policy { engine: Engine::Job, key_type: Some(KeyType::Rsa2048), ..auto() }
 }
 
+/// The same in a time when kubeadm kept the admin's organization: nothing has to be made again, which takes an RSA key each time.
+fn by_job_of_old() -> Policy {
+    let mut policy = by_job();
+    "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
+    policy
+}
+
 fn is_finished(renewal: &Renewal) -> bool {
     renewal.status.phase.is_terminal() && renewal.status.cleaned_up
 }
@@ -319,12 +326,90 @@ async fn every_fault_at_every_mutation_ends_in_the_same_state() {
     harm(auto(), &Fault::ALL).await;
 }
 
+/// Whether this writes a live Secret.
+fn is_write(mutation: &str) -> bool {
+    let live = ["etcd-certs", "kube-certs", "apiserver-admin-kubeconfig"];
+    mutation.starts_with("PATCH") && live.iter().any(|name| mutation.ends_with(&format!("/secrets/{MESH}-{name}")))
+}
+
+/// Has all staged copies removed at every mutation of a renewal until a live Secret is written, or until its end.
+async fn remove_staged_everywhere(policy: Policy, until_written: bool) {
+    let calm = run_with(policy.clone(), None).await;
+    let first_write = calm.iter().position(|one| is_write(one)).unwrap();
+    let mut left: Vec<usize> = (0..if until_written { first_write } else { calm.len() }).collect();
+    let mut running = tokio::task::JoinSet::new();
+    let mut outcomes = BTreeMap::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some(index) = left.pop()
+        {
+            let policy = policy.clone();
+            running.spawn(async move { (index, run_without_copies(policy, index).await) });
+        }
+        let Some(result) = running.join_next().await else { break };
+        let (index, outcome) = result.unwrap();
+        outcomes.insert(index, outcome);
+    }
+    for (index, (phase, written)) in &outcomes {
+        let expected: &[Phase] = match written {
+            0 => &[Phase::Succeeded, Phase::Failed],
+            1 | 2 => &[Phase::RolledBack],
+            _ => &[Phase::Succeeded],
+        };
+        assert!(expected.contains(phase), "removed at {index} ({}): {phase:?}, {written} written", calm[*index]);
+    }
+    let failed = outcomes.values().filter(|(phase, _)| *phase == Phase::Failed).count();
+    let turned = outcomes.values().filter(|(phase, _)| *phase == Phase::RolledBack).count();
+    assert!(failed >= 3, "while they are judged, and before the first write: {outcomes:#?}");
+    assert!(until_written || turned >= 2, "between two writes: {outcomes:#?}");
+}
+
+/// One run in which the staged copies are removed: how it ended, and how many live Secrets held something new until somebody went on without the copies.
+async fn run_without_copies(policy: Policy, index: usize) -> (Phase, usize) {
+    let mut world = World::new(Some((index, Fault::StagedRemoved))).await;
+    let (_, before) = world.mesh().await;
+    let name = world.ask().await;
+    let renewal = world.run_until(&name, policy, is_finished).await;
+    let mutations = world.plan.mutations.lock().unwrap().clone();
+    // The copies go just before the request, which is carried out.
+    let written = mutations.iter().take(index + 1).filter(|one| is_write(one)).count();
+    let Status { phase, reason, message, next_attempt_at, commits, .. } = &renewal.status;
+    if *phase == Phase::Succeeded {
+        world.assert_renewed(&renewal).await;
+        return (*phase, written);
+    }
+    let (_, after) = world.mesh().await;
+    for role in SecretRole::ALL {
+        let [before, after] =
+            [&before, &after].map(|secrets| secrets[role as usize].as_ref().unwrap().material.digest());
+        assert_eq!(before, after, "{}", role.as_str());
+    }
+    let restarts = i64::from(*phase == Phase::RolledBack);
+    for deployment in [format!("{MESH}-hosted-apiserver"), format!("istiod-{MESH}-hosted")] {
+        assert_eq!(world.generation("deployments", &deployment).await, 1 + restarts, "{deployment}: {message}");
+    }
+    world.assert_nothing_left_over().await;
+    if *phase == Phase::Failed {
+        assert_eq!((reason.as_str(), commits.len()), ("StagedChanged", 0), "{message}");
+        assert!(next_attempt_at.is_some() && message.contains("nothing was touched"), "{message}");
+    }
+    (*phase, written)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_somebody_removes_cost_an_attempt_before_the_first_write_and_no_restart() {
+    remove_staged_everywhere(auto(), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_somebody_removes_under_the_job_cost_an_attempt_too() {
+    // Afterwards nothing depends on who made the material.
+    remove_staged_everywhere(by_job_of_old(), true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_mutation_of_a_renewal_by_the_job_ends_in_the_same_state() {
-    let mut policy = by_job();
-    // Of a time when kubeadm kept the admin's organization: nothing has to be made again, which takes an RSA key each time.
-    "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
-    harm(policy, &[Fault::KilledBefore, Fault::KilledAfter, Fault::Conflict, Fault::Error]).await;
+    harm(by_job_of_old(), &[Fault::KilledBefore, Fault::KilledAfter, Fault::Conflict, Fault::Error]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

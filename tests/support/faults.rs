@@ -38,6 +38,8 @@ pub enum Fault {
     CutAfter,
     /// Another writer touches the object just before.
     ForeignWriter,
+    /// A person removes all staged copies just before: not among those that pass.
+    StagedRemoved,
     /// Another process leads from then on, and dies.
     LeadershipLost,
 }
@@ -194,6 +196,10 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
             }
             send(plan, request).await
         }
+        Some(Fault::StagedRemoved) => {
+            remove_staged(plan).await;
+            send(plan, request).await
+        }
         Some(Fault::LeadershipLost) => {
             let lease = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases/meshcert-leader";
             merge(plan, lease, r#"{"spec":{"holderIdentity":"another"}}"#).await;
@@ -205,6 +211,12 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
 async fn merge(plan: &Plan, path: &str, patch: &'static str) {
     let request = Request::patch(path).header("host", "api").header("content-type", "application/merge-patch+json");
     let _ = send(plan, request.body(Bytes::from_static(patch.as_bytes())).unwrap()).await;
+}
+
+async fn remove_staged(plan: &Plan) {
+    let secrets = "/api/v1/namespaces/istio-system/secrets?fieldSelector=type%3Dmeshcert.dev%2Fstaged";
+    let delete = Request::delete(secrets).header("host", "api").body(Bytes::new()).unwrap();
+    assert_eq!(send(plan, delete).await.unwrap().status(), StatusCode::OK);
 }
 
 fn refuse(code: StatusCode) -> Response<Body> {

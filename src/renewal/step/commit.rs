@@ -27,6 +27,13 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
             .unwrap_or_else(|| go(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now));
     }
     let Some((goal, content)) = goal(seen) else {
+        // All that is left to do with the copies is to compare, and that the journal can do.
+        if holds(seen, status.goal()) {
+            return committed(seen, now);
+        }
+        if holds(seen, status.before.as_ref()) && !status.rolling_back {
+            return staged_changed(seen, now);
+        }
         let backed_up = seen.backups.iter().all(Option::is_some);
         if !status.rolling_back && backed_up {
             return roll_back(
@@ -110,6 +117,23 @@ pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
         }
         _ => None,
     }
+}
+
+/// Whether the live Secrets hold just this.
+fn holds(seen: &Observed, digests: Option<&Digests>) -> bool {
+    digests
+        .is_some_and(|digests| SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == digests.of(role)))
+}
+
+/// The end of an attempt whose copies somebody removed or replaced before anything was written; the next one makes its own.
+pub(super) fn staged_changed(seen: &Observed, now: UnixTime) -> Next {
+    let message = "somebody removed or replaced the staged Secrets before they were used; nothing was touched";
+    let Next::Journal(mut status) = fail(seen, "StagedChanged", message, Retry::Later, now) else {
+        return Next::Wait(None);
+    };
+    // What was intended was not done: nothing is half written.
+    status.commits.clear();
+    Next::Journal(status)
 }
 
 /// Whether a live Secret holds neither what was before nor what is to be.

@@ -7,6 +7,7 @@ use crate::native;
 use crate::plan::Plan;
 use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Observed, copy_name};
+use crate::renewal::step::commit::staged_changed;
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase};
@@ -152,7 +153,7 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     };
     let staged = seen.sealed().map(Option::unwrap_or_default);
     if SecretRole::ALL.iter().any(|role| staged[*role as usize].digest() != target.of(*role)) {
-        return fail(seen, "StagedChanged", "the staged material is not the one that was made", Retry::Later, now);
+        return staged_changed(seen, now);
     }
     let after = material::overlay(&seen.secrets, &staged);
     let mesh = material::assemble_like(&seen.mesh, &after);

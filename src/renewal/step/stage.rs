@@ -4,6 +4,7 @@ use crate::job::{self, Orders, Verdict};
 use crate::mesh::SecretRole;
 use crate::policy::Engine;
 use crate::renewal::observed::{Observed, copy_name};
+use crate::renewal::step::commit::staged_changed;
 use crate::renewal::step::journal::{self, Retry, fail, note};
 use crate::renewal::step::prepare::no_longer;
 use crate::renewal::step::{Effect, Next, held};
@@ -59,11 +60,14 @@ fn in_a_job(seen: &Observed, now: UnixTime) -> Next {
     if record.completed_at.is_some() {
         return seal(seen, now);
     }
-    for role in SecretRole::ALL {
-        if seen.staged[role as usize].is_none() {
-            let name = staged_name(seen, role);
-            return Next::Act(Effect::PrepareCopy { name, material: seen.written(role) });
+    let is_missing = |role: &SecretRole| seen.staged[*role as usize].is_none();
+    if let Some(role) = SecretRole::ALL.into_iter().find(is_missing) {
+        // The Job may have written what is gone, and would not write it again.
+        if seen.job.job.as_ref().is_some_and(|job| job.renewal_uid == renewal.uid) {
+            return staged_changed(seen, now);
         }
+        let name = staged_name(seen, role);
+        return Next::Act(Effect::PrepareCopy { name, material: seen.written(role) });
     }
     match job::judge(&name, &renewal.uid, &seen.job, &policy.job, now) {
         // A pod of a former Job would write into the copies beside this one's.
@@ -91,10 +95,7 @@ fn seal(seen: &Observed, now: UnixTime) -> Next {
     }
     for role in SecretRole::ALL {
         match &seen.staged[role as usize] {
-            None => {
-                let message = "a staged copy was removed by somebody else before it was judged";
-                return fail(seen, "StagedChanged", message, Retry::Later, now);
-            }
+            None => return staged_changed(seen, now),
             Some(copy) if !copy.immutable => {
                 let resource_version = copy.resource_version.clone();
                 return Next::Act(Effect::Seal { role, name: copy.name.clone(), resource_version });
