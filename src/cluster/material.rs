@@ -191,13 +191,7 @@ impl Api {
         resource_version: &str,
         material: &Material,
     ) -> Result<(), ApiError> {
-        #[derive(Serialize)]
-        struct Patch<'a> {
-            metadata: serde_json::Value,
-            data: Data<'a>,
-        }
-        let patch = Patch { metadata: json!({ "resourceVersion": resource_version }), data: encoded(material) };
-        self.merge(&path(namespace, name), &patch).await
+        self.write(namespace, name, resource_version, material, Seal::Open).await
     }
 
     /// Writes entries of a copy, on the version that was read, and closes it for good.
@@ -211,14 +205,27 @@ impl Api {
         resource_version: &str,
         material: &Material,
     ) -> Result<(), ApiError> {
+        self.write(namespace, name, resource_version, material, Seal::Closed).await
+    }
+
+    async fn write(
+        &self,
+        namespace: &str,
+        name: &str,
+        resource_version: &str,
+        material: &Material,
+        seal: Seal,
+    ) -> Result<(), ApiError> {
         #[derive(Serialize)]
         struct Patch<'a> {
             metadata: serde_json::Value,
             data: Data<'a>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
             immutable: bool,
         }
         let metadata = json!({ "resourceVersion": resource_version });
-        self.merge(&path(namespace, name), &Patch { metadata, data: encoded(material), immutable: true }).await
+        let patch = Patch { metadata, data: encoded(material), immutable: seal == Seal::Closed };
+        self.merge(&path(namespace, name), &patch).await
     }
 
     /// Deletes a copy; a Secret of another type is never touched.
