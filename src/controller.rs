@@ -16,7 +16,7 @@ use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
 use crate::ports::Clock;
-use crate::renewal::step::{Next, forbidden, step};
+use crate::renewal::step::{Next, forbidden, step, unseen};
 use crate::renewal::{Phase, Renewal};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
@@ -302,7 +302,17 @@ impl Actor {
     async fn pass(&self, key: &MeshKey, name: &str, all: &[Renewal]) -> Result<Option<bool>, ApiError> {
         let Some(renewal) = self.api.renewal(&key.namespace, name).await? else { return Ok(None) };
         let now = self.around.clock.now();
-        let seen = self.look(key, renewal, all).await?;
+        let seen = match self.look(key, &renewal, all).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                if error.kind == ErrorKind::Forbidden
+                    && let Next::Note(status) = unseen(&renewal, &error.message)
+                {
+                    self.api.write_status(&renewal, &status).await?;
+                }
+                return Err(error);
+            }
+        };
         let next = match step(&seen, now) {
             Next::Act(effect) => {
                 let what = act::words(&effect);

@@ -53,6 +53,15 @@ impl Material {
             .collect()
     }
 
+    /// The entries that no renewal changes, whatever certificates there are: CAs and service account keys, by kubeadm's names.
+    pub fn fixed(&self) -> Self {
+        let is_fixed = |key: &str| {
+            let stem = key.rsplit_once('.').map_or(key, |(stem, _)| stem);
+            matches!(stem, "ca" | "sa") || stem.ends_with("-ca")
+        };
+        self.0.iter().filter(|(key, _)| is_fixed(key)).map(|(key, bytes)| (key.clone(), bytes.clone())).collect()
+    }
+
     /// These entries, and the others of `below`.
     pub fn over(&self, below: &Self) -> Self {
         below.0.iter().chain(&self.0).map(|(key, bytes)| (key.clone(), bytes.clone())).collect()

@@ -6,7 +6,7 @@ use crate::admin::AdminKubeconfig;
 use crate::cert::Role;
 use crate::cert::issue::{CaSigner, IssueError, KeyType, key_matches, reissue};
 use crate::material::{Material, MeshSecrets};
-use crate::mesh::{HostedMesh, MeshCertificate, SecretRole};
+use crate::mesh::{HostedMesh, MeshCertificate, Reason, SecretRole};
 use crate::plan::next_end;
 use crate::policy::Policy;
 use crate::time::UnixTime;
@@ -47,6 +47,23 @@ pub fn obstacles(mesh: &HostedMesh, secrets: &MeshSecrets, now: UnixTime) -> Vec
             }
         })
         .collect()
+}
+
+/// Why no login could prove a renewal: the admin kubeconfig does not lead to this hosted API, and its server, its CA and the certificate's names stay what they are.
+pub fn unprovable(mesh: &HostedMesh, secrets: &MeshSecrets) -> Option<Obstacle> {
+    let config = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
+    let admin = config.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok())?;
+    mesh.findings.iter().find_map(|found| {
+        let reason = match found.reason {
+            Reason::KubeconfigWrongCa => "KubeconfigWrongCa",
+            Reason::KubeconfigWrongServer if admin.tls_server_name.is_none() => "KubeconfigWrongServer",
+            Reason::SanMissing if admin.tls_server_name.is_none() => "SanMissing",
+            _ => return None,
+        };
+        let secret = &mesh.secret_names[found.secret_role as usize];
+        let message = format!("{secret}, {}: {}; no login could prove a renewal", found.key, found.message);
+        Some(Obstacle { reason, message })
+    })
 }
 
 /// New content for the entries of one Secret: only what changes.

@@ -173,6 +173,9 @@ pub struct Status {
     /// Digests of the material in force before, by Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Digests>,
+    /// Digests of what no renewal changes, as it was before: CAs and service account keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<Digests>,
     /// Digests of the audited material that the live Secrets are to hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Digests>,

@@ -245,7 +245,16 @@ async fn changes_arrive_by_the_watch_and_deletions_take_exactly_one_mesh() {
         script.requests().iter().any(|uri| uri.ends_with("resourceVersion=90"))
     })
     .await;
+    // Cut in the middle of an event: half of one is none, and the whole of it comes by the next watch.
+    let event = mk_event("ADDED", "c-etcd-certs", 91);
+    third.send(event[..event.len() / 2].to_owned()).unwrap();
+    let fourth = script.watch();
     drop(third);
+    let resumed = || script.requests().iter().filter(|uri| uri.ends_with("resourceVersion=90")).count();
+    until(&registry, "resumed at the bookmark again", |_| resumed() == 2).await;
+    assert_eq!(meshes(&registry), ["one/b", "one/mesh-101"]);
+    fourth.send(event).unwrap();
+    until(&registry, "added after the cut", |r| meshes(r).contains(&"one/c".to_owned())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 #[derive(Clone)]
 pub struct Api {
     client: Client,
+    deadline: Duration,
 }
 
 /// Why a request failed.
@@ -63,7 +64,13 @@ struct List {
 impl Api {
     /// On a client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, deadline: DEADLINE }
+    }
+
+    /// The same, that waits this long for an answer.
+    #[must_use]
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The client, for what is no exchange of JSON.
@@ -167,7 +174,7 @@ impl Api {
             None => Body::empty(),
         };
         let request = request.body(body).map_err(|error| invalid(&asked, &error.to_string()))?;
-        let answered = tokio::time::timeout(DEADLINE, async {
+        let answered = tokio::time::timeout(self.deadline, async {
             let response = self.client.send(request).await.map_err(|error| unavailable(&asked, &chain(&error)))?;
             let date =
                 response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
@@ -178,7 +185,7 @@ impl Api {
         });
         let (status, date, bytes) = match answered.await {
             Ok(answer) => answer?,
-            Err(_) => return Err(unavailable(&asked, &format!("no answer within {} s", DEADLINE.as_secs()))),
+            Err(_) => return Err(unavailable(&asked, &format!("no answer within {} s", self.deadline.as_secs_f32()))),
         };
         if status.is_success() { Ok((bytes, date)) } else { Err(refused(&asked, status, &bytes)) }
     }
@@ -222,7 +229,34 @@ fn refused(asked: &Asked<'_>, status: StatusCode, bytes: &[u8]) -> ApiError {
     };
     let said = serde_json::from_slice::<Status>(bytes).map(|status| status.message).unwrap_or_default();
     let said: String = said.chars().take(512).collect();
-    ApiError { kind, message: format!("{asked}: the API server answered {status}: {said}") }
+    let missing = match status {
+        StatusCode::FORBIDDEN => format!("meshcert may not {}: ", right(asked)),
+        _ => String::new(),
+    };
+    ApiError { kind, message: format!("{missing}{asked}: the API server answered {status}: {said}") }
+}
+
+/// What is asked, as `kubectl auth can-i` and a Role name it: `get deployments.apps in istio-system`.
+fn right(Asked(method, path): &Asked<'_>) -> String {
+    let segments: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
+    let (group, rest) = match &segments[..] {
+        ["apis", group, _, rest @ ..] => (format!(".{group}"), rest),
+        ["api", _, rest @ ..] => (String::new(), rest),
+        _ => return format!("{} {path}", method.as_str().to_lowercase()),
+    };
+    let (place, rest) = match rest {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (format!(" in {namespace}"), rest),
+        rest => (String::new(), rest),
+    };
+    let verb = match (method.as_str(), rest.len()) {
+        ("GET", 1) => "list",
+        ("GET", _) => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        (other, _) => &other.to_lowercase(),
+    };
+    let sub = rest.get(2).map(|sub| format!("/{sub}")).unwrap_or_default();
+    format!("{verb} {}{group}{sub}{place}", rest.first().unwrap_or(&""))
 }
 
 fn invalid(asked: &Asked<'_>, why: &str) -> ApiError {
@@ -245,6 +279,26 @@ fn http_date(text: &str) -> Option<UnixTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_right_is_named_as_a_role_names_it() {
+        let named = |method: Method, path| right(&Asked(&method, path));
+        for (method, path, words) in [
+            (Method::GET, "/api/v1/namespaces/a/secrets/b", "get secrets in a"),
+            (Method::GET, "/api/v1/namespaces/a/pods?labelSelector=b%3Dc", "list pods in a"),
+            (Method::PATCH, "/apis/apps/v1/namespaces/a/deployments/b", "patch deployments.apps in a"),
+            (
+                Method::PUT,
+                "/apis/meshcert.dev/v1alpha1/namespaces/a/certificaterenewals/b/status",
+                "update certificaterenewals.meshcert.dev/status in a",
+            ),
+            (Method::POST, "/apis/batch/v1/namespaces/a/jobs", "create jobs.batch in a"),
+            (Method::GET, "/api/v1/namespaces/a", "get namespaces"),
+            (Method::GET, "/version", "get /version"),
+        ] {
+            assert_eq!(named(method, path), words);
+        }
+    }
 
     #[test]
     fn the_date_header_is_read() {

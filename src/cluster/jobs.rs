@@ -123,8 +123,8 @@ fn pod_state(status: &Value) -> PodState {
             let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
             let unscheduled = conditions.iter().any(|one| one["type"] == "PodScheduled" && one["status"] == "False");
             match problem(status) {
-                Some(why) if unscheduled => PodState::Unschedulable(tail(&why)),
-                Some(why) => PodState::CannotStart(tail(&why)),
+                Some(why) if unscheduled => PodState::Unschedulable(why),
+                Some(why) => PodState::CannotStart(why),
                 None => PodState::Waiting,
             }
         }

@@ -21,7 +21,7 @@ const LARGEST_SKEW: i64 = 240;
 
 impl Actor {
     /// Reads what the renewal's phase needs. `all` are the renewals as they were listed a moment ago.
-    pub(super) async fn look(&self, key: &MeshKey, renewal: Renewal, all: &[Renewal]) -> Result<Observed, ApiError> {
+    pub(super) async fn look(&self, key: &MeshKey, renewal: &Renewal, all: &[Renewal]) -> Result<Observed, ApiError> {
         let (phase, namespace) = (renewal.status.phase, &*key.namespace);
         let now = self.around.clock.now();
         let secrets = self.secrets(key).await?;
@@ -31,16 +31,16 @@ impl Actor {
         let ends = terminal && !renewal.status.cleaned_up;
         // Once all is written, the copies matter only where somebody else has written since.
         let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
-        if ends || begun && !(phase > Phase::Committing && is_as_journalled(&renewal, &mesh, &secrets)) {
+        if ends || begun && !(phase > Phase::Committing && is_as_journalled(renewal, &mesh, &secrets)) {
             let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
             let staged_ones = copies.keys().filter(|(kind, _)| kind == STAGED);
             staged_names = staged_ones.map(|(_, name)| name.clone()).collect();
             let mut take = |kind: &str, name| copies.remove(&(kind.to_owned(), name));
             for role in SecretRole::ALL {
-                let backup = take(BACKUP, copy_name(&renewal, role, 0));
+                let backup = take(BACKUP, copy_name(renewal, role, 0));
                 backups[role as usize] = backup.filter(|copy| copy.immutable).map(|copy| copy.material);
                 let attempt = renewal.status.staged_attempt;
-                staged[role as usize] = attempt.and_then(|attempt| take(STAGED, copy_name(&renewal, role, attempt)));
+                staged[role as usize] = attempt.and_then(|attempt| take(STAGED, copy_name(renewal, role, attempt)));
             }
         }
         let job = match &renewal.status.job {
@@ -54,16 +54,16 @@ impl Actor {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
-            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), &renewal, all).await?;
+            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), renewal, all).await?;
             // Whoever has a slot needs no other one, and gives back all there may be in the end.
             let has_one = |slots: &[Lease]| !ends && slots.iter().any(|slot: &Lease| slot.holder == Holder::Mine);
             for number in (0..self.acting.policy.max_concurrent).filter(|_| phase != Phase::Verifying) {
                 if !has_one(&slots) {
-                    slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), &renewal, all).await?);
+                    slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), renewal, all).await?);
                 }
             }
         }
-        let tiers = match self.needed_tiers(&renewal) {
+        let tiers = match self.needed_tiers(renewal) {
             Some((tiers, ports)) => {
                 let planned = renewal.status.plan.iter().flat_map(|plan| &plan.restarts);
                 let kinds: Vec<_> = planned.map(|planned| (planned.name.as_str(), planned.kind)).collect();
@@ -89,10 +89,10 @@ impl Actor {
             obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
         }
         Ok(Observed {
-            about: circumstances(&renewal, &secrets, mesh.expiration, all, now),
-            others_under_way: all.iter().any(|other| comes_this_far(other, &renewal)),
+            about: circumstances(renewal, &secrets, mesh.expiration, all, now),
+            others_under_way: all.iter().any(|other| comes_this_far(other, renewal)),
             policy: self.acting.policy.clone(),
-            renewal,
+            renewal: renewal.clone(),
             mesh,
             secrets,
             tiers,

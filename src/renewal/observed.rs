@@ -96,6 +96,11 @@ impl Observed {
         native::written(&self.mesh, &self.secrets, role)
     }
 
+    /// The entries of a live Secret that no renewal changes.
+    pub fn fixed(&self, role: SecretRole) -> Material {
+        self.live(role).map(|secret| secret.material.fixed()).unwrap_or_default()
+    }
+
     /// The digest of what a live Secret holds where another material has entries.
     pub fn live_digest(&self, role: SecretRole, like: &Material) -> String {
         self.live(role).map(|secret| secret.material.same_entries(like).digest()).unwrap_or_default()

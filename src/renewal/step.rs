@@ -8,7 +8,7 @@ use crate::mesh::SecretRole;
 use crate::native::Obstacle;
 use crate::policy::Mode;
 use crate::renewal::observed::{Holder, Lease, Observed};
-use crate::renewal::{Phase, ReplacedLeaf, Status};
+use crate::renewal::{Phase, Renewal, ReplacedLeaf, Status};
 use crate::rollout::Serves;
 use crate::time::UnixTime;
 
@@ -120,6 +120,9 @@ pub enum Effect {
     DeleteCopy(String),
 }
 
+/// The reason where a right is missing.
+const FORBIDDEN: &str = "Forbidden";
+
 /// Decides.
 pub fn step(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
@@ -141,8 +144,19 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
 
 /// What a failed effect means: a refusal that no repetition changes ends the attempt, anything else is tried again by the next pass.
 pub fn forbidden(seen: &Observed, what: &str, now: UnixTime) -> Next {
-    let message = format!("{what}; grant meshcert this right in the namespace (docs/OPERATIONS.md lists them)");
-    journal::fail(seen, "Forbidden", &message, journal::Retry::Later, now)
+    journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now)
+}
+
+/// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.
+pub fn unseen(renewal: &Renewal, what: &str) -> Next {
+    if renewal.status.phase.is_terminal() {
+        return Next::Wait(None);
+    }
+    journal::note(renewal, FORBIDDEN, &grant(what))
+}
+
+fn grant(what: &str) -> String {
+    format!("{what}; grant meshcert this right in the namespace (docs/OPERATIONS.md lists them)")
 }
 
 /// What it means that the engine made nothing: nothing live was touched, and what preflight did not see may pass.
@@ -165,7 +179,11 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
             ));
         }
         Holder::Other => {
-            return Some(journal::note(seen, "Locked", "another renewal of this mesh is under way; it is waited for"));
+            return Some(journal::note(
+                &seen.renewal,
+                "Locked",
+                "another renewal of this mesh is under way; it is waited for",
+            ));
         }
     }
     if !needs_slot(seen) || seen.slots.iter().any(|slot| slot.holder == Holder::Mine) {
@@ -173,7 +191,7 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
     Some(match seen.slots.iter().find(|slot| slot.holder == Holder::Free) {
         Some(free) => Next::Act(Effect::TakeLease(free.clone())),
-        None => journal::note(seen, "NoSlot", "as many renewals as policy.maxConcurrent allows are under way"),
+        None => journal::note(&seen.renewal, "NoSlot", "as many renewals as policy.maxConcurrent allows are under way"),
     })
 }
 

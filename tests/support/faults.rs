@@ -36,6 +36,10 @@ pub enum Fault {
     CutBefore,
     /// The connection breaks, but done.
     CutAfter,
+    /// It never arrives, and no answer comes until the client gives up.
+    TimeoutBefore,
+    /// Done, but no answer comes until the client gives up.
+    TimeoutAfter,
     /// Another writer touches the object just before.
     ForeignWriter,
     /// A person removes all staged copies just before: not among those that pass.
@@ -46,7 +50,7 @@ pub enum Fault {
 
 impl Fault {
     /// Those after which a renewal goes on.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::KilledBefore,
         Self::KilledAfter,
         Self::Conflict,
@@ -55,6 +59,8 @@ impl Fault {
         Self::Throttled,
         Self::CutBefore,
         Self::CutAfter,
+        Self::TimeoutBefore,
+        Self::TimeoutAfter,
         Self::ForeignWriter,
         Self::LeadershipLost,
     ];
@@ -72,6 +78,8 @@ pub struct Plan {
     pub kill: mpsc::UnboundedSender<()>,
     /// The path of a workload whose pod template somebody else manages: what is added to it is gone at once.
     pub managed: Mutex<Option<String>>,
+    /// What nobody may do, as verb and resource.
+    pub withheld: Mutex<Option<&'static str>>,
     api: Router,
     dead: AtomicBool,
 }
@@ -91,8 +99,8 @@ pub fn client(plan: &Arc<Plan>) -> kube::Client {
 
 impl Plan {
     pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        let (mutations, asked) = Default::default();
-        Self { at, mutations, asked, kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
+        let (mutations, asked, withheld) = Default::default();
+        Self { at, mutations, asked, withheld, kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
     }
 
     /// The next process may speak.
@@ -146,6 +154,9 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
     if !request.uri().path().ends_with("/leases/meshcert-leader") {
         *plan.asked.lock().unwrap().entry(right(&request)).or_default() += 1;
     }
+    if plan.withheld.lock().unwrap().is_some_and(|withheld| withheld == right(&request)) {
+        return Ok(refuse(StatusCode::FORBIDDEN));
+    }
     let fault = is_mutation(&request).then(|| {
         let mut mutations = plan.mutations.lock().unwrap();
         mutations.push(format!("{} {}", request.method(), request.uri().path()));
@@ -187,6 +198,11 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
         Some(Fault::CutAfter) => {
             let _ = send(plan, request).await;
             Err(Cut)
+        }
+        Some(Fault::TimeoutBefore) => std::future::pending().await,
+        Some(Fault::TimeoutAfter) => {
+            let _ = send(plan, request).await;
+            std::future::pending().await
         }
         Some(Fault::ForeignWriter) => {
             if request.method() != Method::POST {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cluster::workloads::ports::{self, Container, ServicePort};
 use crate::cluster::workloads::selector::Selector;
+use crate::job::tail;
 use crate::rollout::{DIGEST_ANNOTATION, Kind, PARTITION_BEFORE, Pod, Target, Workload};
 use crate::time::UnixTime;
 
@@ -263,14 +264,13 @@ impl PodStatus {
             let ContainerStatus { state, last_state } = container;
             for said in [&state.waiting, &state.terminated, &last_state.terminated].into_iter().flatten() {
                 if !matches!(said.reason.as_str(), "" | "ContainerCreating" | "PodInitializing" | "Completed") {
-                    let message: String = said.message.chars().take(300).collect();
-                    return Some(format!("{} {message}", said.reason).trim_end().to_owned());
+                    return Some(format!("{} {}", said.reason, tail(&said.message)).trim_end().to_owned());
                 }
             }
         }
         let unscheduled = |condition: &&Condition| condition.kind == "PodScheduled" && condition.status == "False";
         let condition = self.conditions.iter().find(unscheduled)?;
-        Some(format!("{}: {}", condition.reason, condition.message))
+        Some(format!("{}: {}", condition.reason, tail(&condition.message)))
     }
 }
 
@@ -285,6 +285,12 @@ mod tests {
         let problem = |status| serde_json::from_value::<PodStatus>(status).unwrap().problem();
         let waiting = json!({ "containerStatuses": [{ "state": { "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } } }] });
         assert_eq!(problem(waiting).as_deref(), Some("ImagePullBackOff no such image"));
+        let key = "MC4CAQAwBQYDK2VwBCIEIAnYl0Gx6ZJkCkCkCkCkCkCkCkCkCkCkCkCkCkCkCkCk";
+        let said = format!("cannot start\n-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\nkey={key}\n");
+        let ended =
+            json!({ "containerStatuses": [{ "lastState": { "terminated": { "reason": "Error", "message": said } } }] });
+        let words = problem(ended).unwrap();
+        assert!(words.starts_with("Error cannot start") && !words.contains(&key[..12]), "{words}");
         let pending = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
         assert_eq!(problem(pending).as_deref(), Some("Unschedulable: 0/1 nodes"));
         let creating = json!({ "containerStatuses": [{ "state": { "waiting": { "reason": "ContainerCreating" } } }], "initContainerStatuses": null });

@@ -1,6 +1,6 @@
 //! Replacing the live Secrets. From the first write on the way leads forward, or back by a rollback as a whole.
 
-use crate::audit::audit;
+use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
 use crate::renewal::observed::Observed;
@@ -66,12 +66,13 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
             "the Secret {} is gone; restore it, and the renewal goes on",
             seen.mesh.secret_names[role as usize]
         );
-        return note(seen, "SecretMissing", &message);
+        return note(&seen.renewal, "SecretMissing", &message);
     };
     // The CAs may have been replaced while this waited: what does not fit any more is not written.
     let after = material::overlay(&seen.secrets, &content);
     if let Some(plan) = &status.plan {
         let mut objections = audit(plan, &seen.secrets, &after, &material::assemble_like(&seen.mesh, &after), now);
+        objections.extend(changed_beside(seen));
         objections.retain(|one| !status.rolling_back || FATAL.contains(&one.reason));
         if !objections.is_empty() {
             let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
@@ -147,12 +148,25 @@ pub(super) fn is_foreign(seen: &Observed) -> bool {
     })
 }
 
+/// What somebody else changed of that which no renewal changes: new leaves do not make up for it, and whoever trusts the former CAs or accounts is cut off.
+pub(super) fn changed_beside(seen: &Observed) -> Option<Objection> {
+    let fixed = seen.renewal.status.fixed.as_ref()?;
+    let is_changed = |role: &SecretRole| seen.live(*role).is_some() && seen.fixed(*role).digest() != fixed.of(*role);
+    let changed = SecretRole::ALL.into_iter().filter(is_changed);
+    let names: Vec<&str> = changed.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
+    let message = format!(
+        "somebody else changed CAs or service account keys (ca.*, *-ca.*, sa.*) in {}; restore them, or make a new renewal for what is there",
+        names.join(", ")
+    );
+    (!names.is_empty()).then_some(Objection { reason: "OtherEntryChanged", message })
+}
+
 /// The journal with somebody else's certificates as the target, if they are good.
 pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Status> {
     let plan = seen.renewal.status.plan.as_ref()?;
     let backups = seen.backups.clone().map(Option::unwrap_or_default);
     let before: MeshSecrets = material::overlay(&seen.secrets, &backups);
-    if !audit(plan, &before, &seen.secrets, &seen.mesh, now).is_empty() {
+    if changed_beside(seen).is_some() || !audit(plan, &before, &seen.secrets, &seen.mesh, now).is_empty() {
         return None;
     }
     let mut status = journal::enter(

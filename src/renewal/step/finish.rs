@@ -18,7 +18,7 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
             Some(leaf) => {
                 let message =
                     format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at);
-                note(seen, "RollbackRefused", &message)
+                note(&seen.renewal, "RollbackRefused", &message)
             }
             None => restart::roll_back(seen, "a person asks for the former certificates", now),
         };

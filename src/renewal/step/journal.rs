@@ -2,7 +2,7 @@
 
 use crate::renewal::observed::Observed;
 use crate::renewal::step::Next;
-use crate::renewal::{Condition, Phase, Status, StepRecord};
+use crate::renewal::{Condition, Phase, Renewal, Status, StepRecord};
 use crate::time::{DAY, UnixTime};
 
 /// Entries that are kept.
@@ -62,14 +62,15 @@ pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) ->
 }
 
 /// Stays in the phase and says why; written once.
-pub(super) fn note(seen: &Observed, reason: &str, message: &str) -> Next {
-    let mut status = seen.renewal.status.clone();
-    let is_seen = status.observed_generation == seen.renewal.generation;
+pub(super) fn note(renewal: &Renewal, reason: &str, message: &str) -> Next {
+    let mut status = renewal.status.clone();
+    let message: String = message.chars().take(LONGEST_MESSAGE).collect();
+    let is_seen = status.observed_generation == renewal.generation;
     if status.reason == reason && status.message == message && is_seen {
         return Next::Wait(None);
     }
-    (status.reason, status.message) = (reason.to_owned(), message.chars().take(LONGEST_MESSAGE).collect());
-    status.observed_generation = seen.renewal.generation;
+    (status.reason, status.message) = (reason.to_owned(), message);
+    status.observed_generation = renewal.generation;
     Next::Note(Box::new(status))
 }
 

@@ -3,11 +3,11 @@
 use crate::audit::audit;
 use crate::material;
 use crate::mesh::SecretRole;
-use crate::native;
+use crate::native::{self, Obstacle};
 use crate::plan::Plan;
 use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Observed, copy_name};
-use crate::renewal::step::commit::staged_changed;
+use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase};
@@ -24,7 +24,7 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
             let message = format!("{message}; set spec.force to renew all the same");
             refuse(seen, "NotDue", &message, due.map_or(Retry::Never, Retry::At), now)
         }
-        Some((hold, message)) => note(seen, hold.as_str(), &message),
+        Some((hold, message)) => note(&seen.renewal, hold.as_str(), &message),
         None => go(seen, Phase::Preflight, "the policy allows it", now),
     }
 }
@@ -54,8 +54,14 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
         Ok(tiers) => tiers,
         Err(message) => return refuse(seen, "WorkloadUnresolved", message, Retry::Later, now),
     };
-    if let Some(message) = unready(seen, tiers, now) {
-        return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
+    if has_time(seen, now) {
+        if let Some(message) = unready(tiers) {
+            return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
+        }
+        if let Some(Obstacle { reason, message }) = native::unprovable(&seen.mesh, &seen.secrets) {
+            let message = format!("{message}; correct it first, or insist with spec.force");
+            return refuse(seen, reason, &message, Retry::Later, now);
+        }
     }
     if seen.mesh.leaves().next().is_none() {
         return refuse(seen, "NoCertificates", "no certificate was found in the mesh's Secrets", Retry::Later, now);
@@ -77,13 +83,14 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     Next::Journal(Box::new(status))
 }
 
-/// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work. With time left, a person mends that
-/// first; with none left, nothing is lost by it.
-fn unready(seen: &Observed, tiers: &[Vec<Workload>], now: UnixTime) -> Option<String> {
+/// Whether a person may mend something first; with no time left, nothing is lost by going on.
+fn has_time(seen: &Observed, now: UnixTime) -> bool {
     let Circumstances { expiration, forced, .. } = seen.about;
-    if forced || expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.urgent_before) {
-        return None;
-    }
+    !forced && expiration.is_some_and(|end| now.seconds_until(end) >= seen.policy.urgent_before)
+}
+
+/// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work.
+fn unready(tiers: &[Vec<Workload>]) -> Option<String> {
     let serving = tiers.iter().flatten().filter(|workload| workload.target.serves != Serves::Nothing);
     let unready: Vec<String> = serving.filter_map(Workload::unready).collect();
     let remedy = "a restart would end the pods that still work: repair it first, or insist with spec.force";
@@ -108,7 +115,7 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     let other = agreed.map(|digest| format!("spec.approval is about another plan ({digest}); ")).unwrap_or_default();
     let (mesh, namespace) = (&seen.renewal.spec.mesh_id, &seen.renewal.namespace);
     let message = format!("{other}look at the plan, then: meshcert approve {mesh} -n {namespace}");
-    note(seen, "AwaitingApproval", &message)
+    note(&seen.renewal, "AwaitingApproval", &message)
 }
 
 pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
@@ -141,6 +148,7 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     status.staged_attempt = Some(status.attempt);
     status.target = None;
     status.before = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
+    status.fixed = Some(Digests::new(SecretRole::ALL.map(|role| seen.fixed(role).digest())));
     Next::Journal(Box::new(status))
 }
 
@@ -157,7 +165,8 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     }
     let after = material::overlay(&seen.secrets, &staged);
     let mesh = material::assemble_like(&seen.mesh, &after);
-    let objections = audit(plan, &seen.secrets, &after, &mesh, now);
+    let mut objections = audit(plan, &seen.secrets, &after, &mesh, now);
+    objections.extend(changed_beside(seen));
     if !objections.is_empty() {
         let all: Vec<String> = objections.iter().map(|one| format!("{} ({})", one.message, one.reason)).collect();
         let mut message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
@@ -177,7 +186,7 @@ pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
     let (hold, message) = seen.policy.holds(&seen.about, now)?;
     Some(match seen.renewal.status.phase {
-        Phase::AwaitingApproval => note(seen, hold.as_str(), &message),
+        Phase::AwaitingApproval => note(&seen.renewal, hold.as_str(), &message),
         // Nothing was touched yet: it starts over once it may.
         _ => give_back(seen).unwrap_or_else(|| go(seen, Phase::Pending, &message, now)),
     })

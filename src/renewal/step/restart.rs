@@ -2,7 +2,7 @@
 
 use crate::mesh::SecretRole;
 use crate::renewal::observed::{Holder, Observed};
-use crate::renewal::step::commit::adopted;
+use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
 use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
@@ -92,7 +92,7 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
-    (patient && seen.others_under_way).then(|| note(seen, "Coalescing", &message))
+    (patient && seen.others_under_way).then(|| note(&seen.renewal, "Coalescing", &message))
 }
 
 /// Whether the present tier consists of what all meshes share.
@@ -120,7 +120,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     let words = words.join("; ");
     let since = status.phase_since.unwrap_or(now);
     if since.seconds_until(now) < seen.policy.verify_deadline {
-        return note(seen, "Verifying", &words);
+        return note(&seen.renewal, "Verifying", &words);
     }
     let first_end = status.plan.as_ref().and_then(|plan| plan.leaves.iter().map(|leaf| leaf.ends_at).min());
     let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
@@ -149,6 +149,9 @@ pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
 /// Somebody wrote the live Secrets after the commit: good certificates are taken over, anything else ends this.
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let goal = seen.renewal.status.goal()?;
+    if let Some(objection) = changed_beside(seen) {
+        return Some(fail(seen, "ForeignOwner", &objection.message, Retry::Never, now));
+    }
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
     }
@@ -165,7 +168,7 @@ fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
     // What is shared may have waited for others first.
     let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
-        return note(seen, "Restarting", words);
+        return note(&seen.renewal, "Restarting", words);
     }
     let message = format!(
         "not restarted within {}: {words}; the new certificates stay, and nothing is restarted a second time",

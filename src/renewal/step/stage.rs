@@ -45,7 +45,7 @@ fn in_process(seen: &Observed) -> Next {
             Some(_) => {}
         }
     }
-    note(seen, "JobPodRemains", "the pod of a Job that made the material before is awaited")
+    note(&seen.renewal, "JobPodRemains", "the pod of a Job that made the material before is awaited")
 }
 
 fn in_a_job(seen: &Observed, now: UnixTime) -> Next {
@@ -78,7 +78,9 @@ fn in_a_job(seen: &Observed, now: UnixTime) -> Next {
             overdue(seen, "the Job is not there", now)
                 .unwrap_or_else(|| Next::Act(Effect::StartJob(Box::new(job::manifest(&orders)))))
         }),
-        Verdict::Working(reason, words) => overdue(seen, &words, now).unwrap_or_else(|| note(seen, reason, &words)),
+        Verdict::Working(reason, words) => {
+            overdue(seen, &words, now).unwrap_or_else(|| note(&seen.renewal, reason, &words))
+        }
         Verdict::Failed(reason, message) => fail(seen, reason, &message, Retry::Later, now),
         Verdict::Complete(said) => {
             let repairs = job::repairs(&seen.mesh, &seen.staged, policy);
@@ -130,7 +132,7 @@ fn end_pods(seen: &Observed, now: UnixTime) -> Option<Next> {
         None if is_orphan => return None,
         None => "the Job is being deleted".to_owned(),
     };
-    Some(overdue(seen, &words, now).unwrap_or_else(|| note(seen, "JobPodRemains", &words)))
+    Some(overdue(seen, &words, now).unwrap_or_else(|| note(&seen.renewal, "JobPodRemains", &words)))
 }
 
 /// The end of patience with the whole of it.
