@@ -66,14 +66,29 @@ topologySpread: {topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: Do
 priorityClassName: high
 uninstallHooks: {enabled: false}
 ";
-const MATRIX: [(&str, &str); 8] = [
+/// TLS everywhere, and scraped by an operator.
+const SECURE: &str = "
+tls: {existingSecret: meshcert-tls}
+webhook: {enabled: true, credentials: {existingSecret: meshcert-webhook}}
+act: {enabled: true}
+policy: {mode: approve}
+monitoring: {operator: prometheus}
+";
+/// Everything is watched; what writes keeps to its namespaces.
+const WIDE: &str = "{cluster: {observeAllNamespaces: true}, act: {enabled: true}, secretRules: [{namespaces: [shop]}]}";
+const MATRIX: [(&str, &str); 10] = [
     ("default", ""),
     ("roles", ROLES),
     ("combined", COMBINED),
     ("operator", OPERATOR),
     ("fleet", FLEET),
     ("locked", LOCKED),
-    ("wide", "{cluster: {observeAllNamespaces: true}, act: {enabled: true}, secretRules: [{namespaces: [shop]}]}"),
+    ("secure", SECURE),
+    (
+        "secure in one",
+        "{tls: {existingSecret: t, serverName: meshcert.example.org}, combined: {enabled: true}, webhook: {enabled: true, credentials: {existingSecret: c}}, monitoring: {operator: victoriametrics}}",
+    ),
+    ("wide", WIDE),
     (
         "webhook",
         "{observe: {enabled: false}, webhook: {enabled: true, meshesFrom: {url: 'https://other:9794', caSecret: ca}, tls: {existingSecret: t, clientCertificates: []}}}",
@@ -171,7 +186,7 @@ fn every_pod_is_restricted_and_fits_its_memory() {
 #[test]
 fn the_rendering_is_the_golden_one() {
     let Some(helm) = Helm::find() else { return };
-    for (case, values) in [("combined", COMBINED), ("fleet", FLEET), ("locked", LOCKED)] {
+    for (case, values) in [("combined", COMBINED), ("fleet", FLEET), ("locked", LOCKED), ("secure", SECURE)] {
         // The definition and the rules have files of their own that are compared.
         let text = helm.try_template(values, &["--set", "crd.install=false,monitoring.rules.enabled=false"]).unwrap();
         golden(&format!("tests/golden/chart/{case}.yaml"), &text);
@@ -306,7 +321,7 @@ fn each_role_has_the_rights_that_it_needs_and_no_other() {
     let all: BTreeSet<String> = [OBSERVE, WEBHOOK, ACT].iter().flat_map(|rules| one(rules)).collect();
     assert_eq!(rights(&helm.objects(COMBINED))["meshcert"], all, "one account has the rights of all");
 
-    let wide = rights(&helm.objects(MATRIX[6].1));
+    let wide = rights(&helm.objects(WIDE));
     assert_eq!(wide["meshcert-observe"], in_namespace("", OBSERVE), "everywhere, on request");
     assert_eq!(wide["meshcert-act"], one(ACT), "what writes keeps to its namespaces");
 
@@ -365,6 +380,40 @@ fn alert_thresholds_follow_renew_before() {
     let first = &found["groups"][0]["rules"];
     assert!(first[0]["expr"].as_str().unwrap().contains("< 45 * 86400"), "the warning comes when a renewal is due");
     assert!(first[1]["expr"].as_str().unwrap().contains("< 907200 > 0"));
+}
+
+#[test]
+fn with_tls_everybody_comes_by_https_and_verifies_who_answers() {
+    let Some(helm) = Helm::find() else { return };
+    for values in [SECURE.to_owned(), SECURE.replace("operator: prometheus", "operator: victoriametrics")] {
+        let objects = helm.objects(&values);
+        for deployment in of_kind(&objects, "Deployment") {
+            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+            for probe in ["livenessProbe", "readinessProbe"] {
+                assert_eq!(container[probe]["httpGet"]["scheme"], "HTTPS", "{}", name(deployment));
+            }
+        }
+        let scrape =
+            objects.iter().find(|one| matches!(one["kind"].as_str(), Some("ServiceMonitor" | "VMServiceScrape")));
+        let endpoint = &scrape.unwrap()["spec"]["endpoints"][0];
+        let ca = json!({ "secret": { "name": "meshcert-tls", "key": "ca.crt" } });
+        let verified = json!({ "ca": ca, "serverName": "meshcert-observe.meshcert.svc" });
+        assert_eq!((&endpoint["scheme"], &endpoint["tlsConfig"]), (&json!("https"), &verified));
+        let maps = of_kind(&objects, "ConfigMap");
+        let config = maps.iter().find(|map| map["metadata"]["name"] == "meshcert-webhook").unwrap();
+        let config: Value = serde_saphyr::from_str(config["data"]["meshcert.yaml"].as_str().unwrap()).unwrap();
+        let from = json!({ "url": "https://meshcert-observe.meshcert.svc:9794", "caFile": "/etc/meshcert/tls/ca.crt" });
+        assert_eq!(config["webhook"]["meshesFrom"], from);
+    }
+    // Plain Prometheus goes by annotations.
+    let plain = helm.objects(&SECURE.replace("operator: prometheus", "operator: none"));
+    for deployment in of_kind(&plain, "Deployment") {
+        let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations["prometheus.io/scheme"], "https", "{}", name(deployment));
+    }
+    // Another release's observe pods are whatever they are.
+    let elsewhere = helm.template(&SECURE.replace("webhook: {", "webhook: {meshesFrom: {url: 'http://other:9794'}, "));
+    assert!(elsewhere.contains("url: http://other:9794") && !elsewhere.contains("caFile: /etc/meshcert/tls"));
 }
 
 #[test]

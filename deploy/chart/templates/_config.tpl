@@ -28,6 +28,10 @@ meshcert.yaml of a process; takes (context, process). Each process gets a file o
 {{- end -}}
 {{- with $values.naming -}}{{- $_ := set $config "naming" . -}}{{- end -}}
 {{- with $values.policy -}}{{- $_ := set $config "policy" . -}}{{- end -}}
+{{- /* The Jobs of uninstalling read the same configuration and listen nowhere. */ -}}
+{{- if and $values.tls.existingSecret $process.component -}}
+  {{- $_ := set $config "tls" (dict "certFile" "/etc/meshcert/tls/tls.crt" "keyFile" "/etc/meshcert/tls/tls.key") -}}
+{{- end -}}
 {{- if has "webhook" $process.roles -}}
   {{- $_ := set $config "webhook" (include "meshcert.webhookConfig" . | fromYaml) -}}
 {{- end -}}
@@ -58,9 +62,16 @@ clientCertificates: {{ .clientCertificates | toJson }}
 {{- end }}{{ end }}
 {{- if not (has "observe" $process.roles) }}
 meshesFrom:
-  url: {{ .meshesFrom.url | default (printf "http://%s-observe.%s.svc:9794" (include "meshcert.fullname" $context) $context.Release.Namespace) }}
+  {{- $tls := $context.Values.tls }}
+  {{- if .meshesFrom.url }}
+  url: {{ .meshesFrom.url }}
+  {{- else }}
+  url: {{ ternary "https" "http" (ne $tls.existingSecret "") }}://{{ include "meshcert.observeHost" $context }}:9794
+  {{- end }}
   {{- if .meshesFrom.caSecret }}
   caFile: /etc/meshcert/observe-ca/ca.crt
+  {{- else if and $tls.existingSecret (not .meshesFrom.url) }}
+  caFile: /etc/meshcert/tls/ca.crt
   {{- end }}
 {{- end }}
 {{- with .alertNames }}

@@ -59,6 +59,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- ternary $full (printf "%s-%s" $full (index . 1)) (index . 0).Values.combined.enabled -}}
 {{- end -}}
 
+{{- /* The name by which the observing pods are asked inside the cluster. */ -}}
+{{- define "meshcert.observeHost" -}}
+{{ include "meshcert.fullname" . }}-observe.{{ .Release.Namespace }}.svc
+{{- end -}}
+
 {{- /* The Secret of the webhook's credential. */ -}}
 {{- define "meshcert.credentials" -}}
 {{- .Values.webhook.credentials.existingSecret | default (printf "%s-webhook" (include "meshcert.fullname" .)) -}}

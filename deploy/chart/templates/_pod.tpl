@@ -43,6 +43,9 @@ priorityClassName: {{ . }}
 - {name: {{ printf "kubeconfig-%s-%s" .role (include "meshcert.volume" $cluster) }}, mountPath: {{ dir .path }}, readOnly: true}
 {{- end }}
 {{- end }}
+{{- if and (index . 0).Values.tls.existingSecret (index . 1).component }}
+- {name: tls, mountPath: /etc/meshcert/tls, readOnly: true}
+{{- end }}
 {{- if has "webhook" (index . 1).roles }}
 {{- if eq (include "meshcert.usesCredentials" (index . 0)) "true" }}
 - {name: webhook, mountPath: /etc/meshcert/webhook, readOnly: true}
@@ -64,6 +67,12 @@ priorityClassName: {{ . }}
 {{- range .roles }}
 - name: {{ printf "kubeconfig-%s-%s" .role (include "meshcert.volume" $cluster) }}
   secret: {secretName: {{ .secret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+{{- if (index . 1).component }}
+{{- with (index . 0).Values.tls.existingSecret }}
+- name: tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- if has "webhook" (index . 1).roles }}
