@@ -5,10 +5,10 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test lint fmt bench tools golden manifests image e2e e2e-fleet e2e-tools e2e-up e2e-down
+.PHONY: help demo test quick lint fmt bench tools golden manifests image reproducible e2e e2e-fleet e2e-tools e2e-up e2e-down
 
 help: ## Say what can be made.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: ## Show meshcert at work on hosted meshes in an embedded cluster; needs nothing but Rust.
 	cargo run --quiet -- demo
@@ -16,13 +16,15 @@ demo: ## Show meshcert at work on hosted meshes in an embedded cluster; needs no
 tools: ## Build and install the real Prometheus, Alertmanager, kubectl, Kubernetes API and checkers, once, into .cache.
 	tools/build.sh
 
-lint: ## Formatting, clippy, licences, shell scripts, YAML.
+quick: ## Formatting, clippy and the shape of the house: what needs no tools.
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
+	cargo test --quiet --test architecture
+
+lint: quick tools ## The same, and licences, shell scripts, YAML.
 	tools/lint.sh
 
-test: tools lint image ## Everything that is checked, quick checks first.
-	$(WITH_TOOLS) cargo test --quiet --test architecture
+test: lint image ## Everything that is checked, quick checks first.
 	$(WITH_TOOLS) cargo test
 
 e2e: e2e-tools image ## Renew real hosted meshes on a real Kubernetes; needs root on a Debian.
@@ -47,8 +49,11 @@ golden: ## Write the golden files anew; look at the difference before committing
 manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test chart --test chart_rendering
 
-image: ## Build the container image and its SBOM into target/image, with buildah; a static release build takes minutes.
+image: ## Build the container image and its SBOM into target/image, with buildah; ARCH=arm64 for that; a static release build takes minutes.
 	nice tools/image.sh
+
+reproducible: ## Build the image's program twice, in two places, and compare every byte; takes two builds from nothing.
+	nice tools/reproducible.sh
 
 bench: tools ## Measure, each beside its yardstick in the same run.
 	$(WITH_TOOLS) cargo bench

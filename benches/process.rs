@@ -21,15 +21,23 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bundles::octets;
 use child::Process;
 use client::Client;
 use secrets::mk_secret;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::real_api::{self, RealApi};
 use table::{Table, bytes, median, milliseconds, percentile};
 
 const SECRETS: u64 = 10_000;
 const NAMESPACES: u64 = 100;
+/// What Helm keeps of its releases, and how large each is before base64.
+const RELEASES: u64 = 9_000;
+const RELEASE_BYTES: usize = 20_000;
+/// Beside so many certificates.
+const FEW: u64 = 1_000;
 const MESHES: u64 = 1_000;
 /// Starts of the daemon, each between two raw reads.
 const STARTS: usize = 7;
@@ -78,6 +86,7 @@ fn main() {
     for scene in [secrets_scene(), meshes_scene()] {
         measure(&scene, folder.path());
     }
+    beside_releases(folder.path());
 }
 
 fn secrets_scene() -> Scene {
@@ -109,7 +118,7 @@ fn measure(scene: &Scene, folder: &Path) {
     let kubeconfig = folder.join("kubeconfig");
     let api = start_api(scene, &kubeconfig);
     if scene.series > SECRETS as usize {
-        fill(&mut Origin::Plain(&api).client());
+        fill(&mut Origin::Plain(&api).client(), SECRETS);
     }
     let pages = paced::pages(&mut Client::connect(api.address).unwrap(), scene.secrets);
     let size: usize = pages.iter().map(|(_, page)| page.len()).sum();
@@ -139,10 +148,28 @@ fn measure(scene: &Scene, folder: &Path) {
         && let Some(real) = RealApi::start()
     {
         let real = Origin::Real(&real);
-        fill(&mut real.client());
+        fill(&mut real.client(), SECRETS);
         let scene = Scene { series: SECRETS as usize * 3, ..secrets_scene() };
         starts(&mut table, &scene, "real kube-apiserver", &real, folder);
     }
+    table.print();
+}
+
+/// Few certificates among much that holds none. The raw read reads it all; meshcert has the API server leave it out.
+fn beside_releases(folder: &Path) {
+    let title = format!("{FEW} kubernetes.io/tls Secrets x 3 certificates beside {RELEASES} Helm releases of 20 KB");
+    let scene = Scene { title, series: FEW as usize * 3 + 2, targets: None, ..secrets_scene() };
+    let api = start_api(&scene, &folder.join("kubeconfig-of-releases"));
+    let mut client = Origin::Plain(&api).client();
+    fill(&mut client, FEW);
+    for n in 0..RELEASES {
+        let path = format!("/api/v1/namespaces/team-{}/secrets", n % NAMESPACES);
+        client.post(&path, &mk_release(n).to_string());
+    }
+    let mut table = Table::new(&scene.title);
+    let (_, _, mut peaks) = starts(&mut table, &scene, "embedded API", &Origin::Plain(&api), folder);
+    peaks.sort_unstable();
+    table.bound("resident memory, peak, median of the starts", peaks[peaks.len() / 2], Some(30_000_000));
     table.print();
 }
 
@@ -191,7 +218,7 @@ fn starts(
         paced::pages(&mut api.client(), scene.secrets).into_iter().map(|(token, _)| token).collect();
     for _ in 0..STARTS {
         reads.push(raw_read(api, scene.secrets));
-        compact.extend(raw_read_of_protobuf(api, scene.secrets, &tokens));
+        compact.extend((!tokens.is_empty()).then(|| raw_read_of_protobuf(api, scene.secrets, &tokens)));
         drop(last.take());
         let (daemon, took, body) = first_scrape(&config, scene);
         firsts.push(took);
@@ -231,15 +258,24 @@ fn start_api(scene: &Scene, kubeconfig: &Path) -> Process {
     api
 }
 
-fn fill(client: &mut Client) {
+fn fill(client: &mut Client, secrets: u64) {
     for n in 0..NAMESPACES {
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": format!("team-{n}") } });
         client.post("/api/v1/namespaces", &namespace.to_string());
     }
-    for n in 0..SECRETS {
+    for n in 0..secrets {
         let path = format!("/api/v1/namespaces/team-{}/secrets", n % NAMESPACES);
         client.post(&path, &mk_secret(n, NAMESPACES).to_string());
     }
+}
+
+/// What Helm keeps of a release: octets that no compressor makes smaller.
+fn mk_release(number: u64) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1",
+        "metadata": { "name": format!("sh.helm.release.v1.web-{number}.v1"), "labels": { "owner": "helm", "status": "deployed" } },
+        "data": { "release": STANDARD.encode(octets(number, RELEASE_BYTES)) }
+    })
 }
 
 /// How long it takes to read all pages and do nothing with them.
@@ -253,15 +289,14 @@ fn raw_read(api: &Origin<'_>, path: &str) -> Duration {
     start.elapsed()
 }
 
-/// The same pages in the form that meshcert asks for, where there is one.
-fn raw_read_of_protobuf(api: &Origin<'_>, path: &str, tokens: &[String]) -> Option<Duration> {
-    let Origin::Real(_) = api else { return None };
+/// The same pages in the form that meshcert asks for, which a real API server has.
+fn raw_read_of_protobuf(api: &Origin<'_>, path: &str, tokens: &[String]) -> Duration {
     let start = Instant::now();
     let mut client = api.client();
     for token in tokens {
         client.get(&paced::uri(path, token), "Accept: application/vnd.kubernetes.protobuf\r\n");
     }
-    Some(start.elapsed())
+    start.elapsed()
 }
 
 /// Starts the daemon and scrapes it as soon as it is ready: the process, the time since its start, the body.

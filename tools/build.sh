@@ -126,6 +126,13 @@ build_node() {
   (cd "$cache/node" && npm ci --silent --ignore-scripts --no-audit --no-fund)
 }
 
+# What the manuals' commands call.
+install_jq() {
+  command -v jq >/dev/null && return
+  can_install || need jq jq
+  install_packages jq
+}
+
 can_install() {
   [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null
 }
@@ -190,6 +197,7 @@ case ${1:-test} in
     need npm "Node.js 20 or newer"
     once node '1 minute' tools/node/package{,-lock}.json
     install_browser
+    install_jq
     ;;
   e2e)
     install_node_packages

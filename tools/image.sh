@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Builds the container image and its SBOM into target/image, with buildah and without a base image: the program is built here, beside it.
+#   ARCH=arm64 tools/image.sh    for another architecture than this machine's (amd64, arm64)
 # On a machine with a container engine and a network `docker build .` does the same, building within.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/image
-case $(uname -m) in
-  x86_64) arch=amd64 ;;
-  aarch64) arch=arm64 ;;
-  *) echo "tools/image.sh: no image for $(uname -m)" >&2; exit 1 ;;
+case ${ARCH:-$(uname -m)} in
+  x86_64 | amd64) arch=amd64 target=x86_64-unknown-linux-gnu ;;
+  aarch64 | arm64) arch=arm64 target=aarch64-unknown-linux-gnu ;;
+  *) echo "tools/image.sh: no image for ${ARCH:-$(uname -m)}; amd64 and arm64 there are" >&2; exit 1 ;;
 esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse HEAD)
@@ -27,7 +28,7 @@ if [[ ! -x .cache/venv/bin/syft ]]; then
   exit 1
 fi
 
-tools/binary.sh "$out/$arch/meshcert"
+tools/binary.sh "$out/$arch/meshcert" "$target"
 
 # What is in the program: of the lock file, what it is linked from.
 linked=$(cargo tree --locked --no-default-features --edges normal --prefix none --format '{p}' | awk '{ print $1, substr($2, 2) }' | sort -u)
@@ -45,7 +46,8 @@ export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 storage=(--root "$PWD/$out/storage" --runroot "$PWD/$out/run")
 buildah "${storage[@]}" build --quiet --platform "linux/$arch" --timestamp "$SOURCE_DATE_EPOCH" --build-arg BINARY=prebuilt \
   --build-arg "VERSION=$version" --build-arg "REVISION=$revision" --tag "meshcert:$version" . >/dev/null
-rm -f "$out/meshcert.oci.tar"
-buildah "${storage[@]}" push --quiet "meshcert:$version" "oci-archive:$out/meshcert.oci.tar:meshcert:$version"
+archive=$out/meshcert${ARCH:+-$arch}.oci.tar
+rm -f "$archive"
+buildah "${storage[@]}" push --quiet "meshcert:$version" "oci-archive:$archive:meshcert:$version"
 buildah "${storage[@]}" rmi --all --force >/dev/null
-echo "$out/meshcert.oci.tar: $(stat -c %s "$out/meshcert.oci.tar") bytes, linux/$arch"
+echo "$archive: $(stat -c %s "$archive") bytes, linux/$arch"
