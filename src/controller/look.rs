@@ -29,6 +29,13 @@ impl Actor {
         let (mut backups, mut staged, mut staged_names) = ([None, None, None], MeshSecrets::default(), Vec::new());
         let terminal = phase.is_terminal();
         let ends = terminal && !renewal.status.cleaned_up;
+        // Before the copies: those of a Job that is seen to be done are what it left.
+        let job = match &renewal.status.job {
+            Some(record) if phase == Phase::Staging || ends => {
+                self.api.job(namespace, &record.name, &renewal.uid).await?
+            }
+            _ => SeenJob::default(),
+        };
         // Once all is written, the copies matter only where somebody else has written since.
         let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
         if ends || begun && !(phase > Phase::Committing && is_as_journalled(renewal, &mesh, &secrets)) {
@@ -43,12 +50,6 @@ impl Actor {
                 staged[role as usize] = attempt.and_then(|attempt| take(STAGED, copy_name(renewal, role, attempt)));
             }
         }
-        let job = match &renewal.status.job {
-            Some(record) if phase == Phase::Staging || ends => {
-                self.api.job(namespace, &record.name, &renewal.uid).await?
-            }
-            _ => SeenJob::default(),
-        };
         let (mut lock, mut slots) = (Lease::default(), Vec::new());
         if begun || ends {
             // Names of Leases are shorter than mesh ids may be.
