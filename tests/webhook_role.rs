@@ -47,7 +47,8 @@ fn configure(cluster: &Cluster, name: &str, from: &str) -> PathBuf {
 }
 
 async fn mk_webhook(cluster: &Cluster, teller: SocketAddr) -> Served {
-    let config = configure(cluster, "webhook.yaml", &format!("{{url: 'http://{teller}'}}"));
+    // A file of its own: a process takes over what changes in it.
+    let config = configure(cluster, &format!("webhook-{}.yaml", teller.port()), &format!("{{url: 'http://{teller}'}}"));
     Served::start(&config, Roles::WEBHOOK).await.ready().await
 }
 
@@ -168,7 +169,8 @@ async fn it_learns_over_mutual_tls() {
         (format!("{{url: '{url}', caFile: '{client_ca}'}}"), Some("unreachable")),
         (format!("{{url: 'http://{}'}}", observe.main), Some("unreachable")),
     ] {
-        let webhook = Served::start(&configure(&cluster, "webhook.yaml", &from), Roles::WEBHOOK).await.ready().await;
+        let config = configure(&cluster, &format!("webhook-{}.yaml", reason.unwrap_or("none")), &from);
+        let webhook = Served::start(&config, Roles::WEBHOOK).await.ready().await;
         let up = webhook.metric(&plain, r#"meshcert_source_up{source="webhook.meshesFrom"}"#).await;
         let (status, words) = post(&webhook, &notification(&["expiring-1"])).await;
         let Some(reason) = reason else {
