@@ -14,6 +14,8 @@
 mod acting;
 #[path = "e2e/alerting.rs"]
 mod alerting;
+#[path = "support/client.rs"]
+mod client;
 #[path = "e2e/cluster.rs"]
 mod cluster;
 #[path = "e2e/fake.rs"]

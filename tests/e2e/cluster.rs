@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::client::Client;
 use crate::support::daemon::Process;
 use crate::support::tools;
 
@@ -195,7 +196,7 @@ pub fn meshcert(namespace: &str, arguments: &[&str]) -> Output {
 }
 
 /// Alertmanager's notification about these meshes; the answer where it was taken.
-pub fn notify(address: &str, token: &str, namespace: &str, meshes: &[String]) -> Option<String> {
+pub async fn notify(client: &Client, address: &str, token: &str, namespace: &str, meshes: &[String]) -> Option<String> {
     let alert = |mesh: &String| {
         serde_json::json!({ "status": "firing", "labels": {
             "alertname": "MspiderHostedKubeAPICertExpiration", "mesh_cluster": "real", "mesh_namespace": namespace, "mesh_id": mesh
@@ -203,16 +204,9 @@ pub fn notify(address: &str, token: &str, namespace: &str, meshes: &[String]) ->
     };
     let alerts: Vec<_> = meshes.iter().map(alert).collect();
     let body = serde_json::json!({ "version": "4", "status": "firing", "receiver": "r", "alerts": alerts }).to_string();
-    let mut stream = TcpStream::connect(address).ok()?;
-    write!(
-        stream,
-        "POST /webhook HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.starts_with("HTTP/1.1 200").then_some(answer)
+    let bearer = format!("Bearer {token}");
+    let (status, words) = client.post(address.parse().unwrap(), &[("authorization", &bearer)], body).await.ok()?;
+    (status == 200).then_some(words)
 }
 
 /// Requests of an account in the control plane cluster's audit log, and how many were refused.

@@ -101,7 +101,7 @@ impl Fleet {
 
     /// Which version of each Secret is stored, by name.
     pub async fn versions(&self) -> BTreeMap<String, String> {
-        let secrets = self.api.list(&format!("/api/v1/namespaces/{NAMESPACE}/secrets")).await.unwrap();
+        let secrets: Vec<Value> = self.api.list(&format!("/api/v1/namespaces/{NAMESPACE}/secrets")).await.unwrap();
         let versions = secrets.iter().map(|secret| &secret["metadata"]);
         versions.map(|one| (text(&one["name"]), text(&one["resourceVersion"]))).collect()
     }
@@ -236,7 +236,7 @@ async fn copy(real: &Api, meshes: usize) {
         let path = |namespace| format!("{group}/{version}/namespaces/{namespace}/{}s", kind.to_lowercase());
         let path_there = path(NAMESPACE);
         let (mut creating, abreast) = (JoinSet::new(), Arc::new(Semaphore::new(ABREAST)));
-        for object in embedded.list(&path("istio-system")).await.unwrap() {
+        for object in embedded.list::<Value>(&path("istio-system")).await.unwrap() {
             let object = adapted(version, kind, object);
             let (real, path, abreast) = (real.clone(), path_there.clone(), Arc::clone(&abreast));
             creating.spawn(async move {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::client::Client;
 use crate::cluster::{Daemon, TOKEN, apply, figure, kubectl, notify, requests, state};
 use crate::fake::{Fleet, NAMESPACE, watch};
 
@@ -149,7 +150,7 @@ async fn a_storm_renews_what_is_due_and_leaves_the_rest_alone() {
     let flood = Instant::now();
     // Twice, as from a pair of Alertmanagers; and again until it is taken, as they do.
     for _ in 0..2 {
-        while notify(&asking.address, TOKEN, NAMESPACE, &due).is_none() {
+        while notify(&Client::default(), &asking.address, TOKEN, NAMESPACE, &due).await.is_none() {
             assert!(flood.elapsed().as_secs() < 120, "the flood is taken");
         }
     }

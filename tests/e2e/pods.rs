@@ -1,11 +1,15 @@
 //! meshcert as pods from its chart: three roles with the rights of each, and no more.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rcgen::SanType;
+use serde_json::json;
 
-use crate::cluster::{kubectl, notify, state, succeeded, until};
+use crate::client::{Ca, Client};
+use crate::cluster::{apply, kubectl, notify, state, succeeded};
 use crate::mesh::{Mesh, Shape};
 use crate::support::helm::{CHART, Helm};
 use crate::support::tools;
@@ -46,9 +50,26 @@ impl Drop for Release {
     }
 }
 
-#[test]
+/// A Secret as cert-manager writes it, for the pods of the release at these addresses; who trusts its CA.
+fn make_tls(addresses: &[&str]) -> Client {
+    let ca = Ca::new("e2e");
+    let services = ["observe", "webhook"].map(|role| format!("meshcert-{role}.{NAMESPACE}.svc"));
+    let names = services.iter().map(String::as_str).chain(["localhost"]);
+    let mut names: Vec<SanType> = names.map(|name| SanType::DnsName(name.try_into().unwrap())).collect();
+    names.extend(addresses.iter().map(|address| SanType::IpAddress(address.parse().unwrap())));
+    let pair = ca.issue("meshcert", &names, 20);
+    let data = json!({ "tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": ca.pem });
+    let metadata = json!({ "name": "meshcert-tls", "namespace": NAMESPACE });
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "stringData": data,
+    });
+    apply(&secret.to_string());
+    Client::tls(&ca.pem, None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the cluster of `make e2e`"]
-fn the_chart_renews_with_three_roles_of_least_rights() {
+async fn the_chart_renews_over_tls_with_three_roles_of_least_rights() {
     let mesh = Mesh::make("pods", Shape::EXPIRING);
     let sets = [
         "cluster.name=real",
@@ -69,19 +90,35 @@ fn the_chart_renews_with_three_roles_of_least_rights() {
     install(&[]);
     let _release = Release;
     // Where there is no DNS, the webhook is told the address of those that know the meshes.
-    let address = kubectl(&["-n", NAMESPACE, "get", "service", "meshcert-observe", "-o", "jsonpath={.spec.clusterIP}"]);
-    let observe = format!("webhook.meshesFrom.url=http://{address}:9794");
-    let observe = ["--set", &observe];
-    install(&observe);
+    let address = |role: &str| {
+        let service = format!("meshcert-{role}");
+        kubectl(&["-n", NAMESPACE, "get", "service", &service, "-o", "jsonpath={.spec.clusterIP}"])
+    };
+    let (observe, webhook) = (address("observe"), address("webhook"));
+    let client = make_tls(&[&observe, &webhook]);
+    let tls = format!(
+        "tls.existingSecret=meshcert-tls,webhook.meshesFrom.url=https://{observe}:9794,webhook.meshesFrom.caSecret=meshcert-tls"
+    );
+    let tls = ["--set", &tls];
+    install(&tls);
     let token = kubectl(&["-n", NAMESPACE, "get", "secret", "meshcert-webhook", "-o", "jsonpath={.data.token}"]);
     let token = String::from_utf8(STANDARD.decode(token).unwrap()).unwrap();
-    let webhook = kubectl(&["-n", NAMESPACE, "get", "service", "meshcert-webhook", "-o", "jsonpath={.spec.clusterIP}"]);
-    let answered = until(120, "the webhook takes the alert", || {
-        notify(&format!("{webhook}:9795"), &token, &mesh.namespace, std::slice::from_ref(&mesh.id))
-    });
+    let (webhook, id) = (format!("{webhook}:9795"), std::slice::from_ref(&mesh.id));
+    let start = Instant::now();
+    let answered = loop {
+        if let Some(answer) = notify(&client, &webhook, &token, &mesh.namespace, id).await {
+            break answer;
+        }
+        assert!(start.elapsed().as_secs() < 120, "the webhook takes the alert");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
     assert!(answered.contains("asked for a renewal"), "{answered}");
+    let observe = format!("{observe}:9794").parse().unwrap();
+    assert!(Client::default().get(observe, "/metrics").await.is_err(), "nothing is said in the clear");
+    let (status, text) = client.get(observe, "/metrics").await.unwrap();
+    assert!(status == 200 && text.contains("meshcert_tls_certificate_not_after_timestamp_seconds"), "{text}");
 
-    install(&[observe, ["--set", "act.enabled=true,policy.mode=auto"]].concat());
+    install(&[tls, ["--set", "act.enabled=true,policy.mode=auto"]].concat());
     for role in ["observe", "webhook", "act"] {
         kubectl(&["-n", NAMESPACE, "rollout", "status", &format!("deployment/meshcert-{role}"), "--timeout=120s"]);
     }
