@@ -16,7 +16,6 @@ use crate::app::clusters::{connection, places, selection, watched};
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
-use crate::app::task::Task;
 use crate::clock::SystemClock;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::Config;
@@ -30,6 +29,7 @@ use crate::ports::Clock;
 use crate::requests::told::{Listener, Teller};
 use crate::requests::{Desk, Place};
 use crate::server::{self, App};
+use crate::tasks::Tasks;
 
 pub use clusters::{Plane, Sources, clusters};
 
@@ -39,7 +39,6 @@ mod doors;
 mod knowledge;
 mod permissions;
 pub mod process;
-mod task;
 
 /// What can be used once requests are answered.
 pub struct Listening<'a> {
@@ -170,8 +169,8 @@ struct Parts {
     supervisor: Supervisor,
     followers: Followers,
     crew: Crew,
-    telling: Task<Teller>,
-    permissions: Task<Vec<Check>>,
+    telling: Tasks<Teller>,
+    permissions: Tasks<Vec<Check>>,
 }
 
 impl Parts {
@@ -197,8 +196,8 @@ impl Parts {
             supervisor: Supervisor::new(Arc::clone(&registry), Arc::clone(&clock)),
             followers: Followers::new(followed, Arc::clone(&clock)),
             crew: Crew::new(around),
-            telling: Task::new(),
-            permissions: Task::new(),
+            telling: Tasks::default(),
+            permissions: Tasks::default(),
             clock,
             registry,
             knowledge,

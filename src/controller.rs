@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
 use crate::controller::reach::Way;
+use crate::follower::{Followed, SourceHealth, View, follow_all};
 use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
@@ -117,9 +118,19 @@ pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
     let home = acting.namespaces.first().cloned().unwrap_or_default();
     let Acting { identity, timing, .. } = acting.clone();
     tasks.spawn(leader::elect(api.clone(), home, identity, timing.lease, Arc::clone(&around.clock), lead));
+    let followed = follow_all(api.client(), &acting.name, &acting.namespaces, &around.clock, &mut tasks);
     let way = Way::new(acting.reach, &acting.connection, &api);
     let (asked, dozing, memory) = Default::default();
-    Arc::new(Actor { acting, around, api, way, leading, asked, dozing, memory }).work().await;
+    let actor = Arc::new(Actor { acting, around, api, way, leading, followed, asked, dozing, memory });
+    tokio::select! {
+        () = actor.work() => {}
+        // The others never end by themselves: a panic in them is one of this task.
+        Some(Err(error)) = tasks.join_next() => {
+            if let Ok(panic) = error.try_into_panic() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
 }
 
 struct Actor {
@@ -128,6 +139,7 @@ struct Actor {
     api: Api,
     way: Way,
     leading: watch::Receiver<bool>,
+    followed: Arc<Followed>,
     /// Told when a scan has asked for a renewal.
     asked: Notify,
     /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
@@ -143,48 +155,36 @@ impl Actor {
     async fn work(self: Arc<Self>) {
         let timing = self.acting.timing;
         let mut leading = self.leading.clone();
+        let mut changes = self.followed.changes();
         let mut schedule = scan::Schedule::new(timing);
-        let mut said = String::new();
         let mut scans = JoinSet::new();
         loop {
             let leads = *leading.borrow_and_update();
+            changes.mark_unchanged();
+            let view = self.followed.view();
+            let is_known = view.sources.iter().any(|source| source.listed);
             self.around.metrics.leader(&self.acting.name, leads);
+            self.show(&view);
             let mut busy = false;
-            match self.renewals().await {
-                Ok(renewals) => {
-                    said.clear();
-                    self.show(&renewals);
-                    if leads {
-                        let sight = (self.around.sights)(&self.acting.name);
-                        let nothing_read = sight.read == 0;
-                        while scans.try_join_next().is_some() {}
-                        if scans.is_empty() && schedule.is_due(sight.read, Instant::now()) {
-                            // Endpoints that do not answer must not keep renewals waiting.
-                            let actor = Arc::clone(&self);
-                            scans.spawn(async move { actor.scan(&sight.meshes).await });
-                        }
-                        busy = self.drive_all(renewals).await || nothing_read;
-                    }
+            if leads && is_known {
+                let sight = (self.around.sights)(&self.acting.name);
+                while scans.try_join_next().is_some() {}
+                if scans.is_empty() && schedule.is_due(sight.read, Instant::now()) {
+                    // Endpoints that do not answer must not keep renewals waiting.
+                    let actor = Arc::clone(&self);
+                    let meshes = sight.meshes;
+                    scans.spawn(async move { actor.scan(&meshes).await });
                 }
-                Err(error) => {
-                    self.around.metrics.unreadable(&self.acting.name);
-                    let message = match error.kind {
-                        ErrorKind::NotFound => {
-                            "the cluster does not know CertificateRenewal: meshcert crd | kubectl apply -f -".to_owned()
-                        }
-                        _ => error.message,
-                    };
-                    if message != said {
-                        error!(cluster = %self.acting.name, "cannot act: {message}");
-                        said = message;
-                    }
-                }
+                busy = self.drive_all(&view).await || sight.read == 0;
             }
             if !leads {
                 schedule = scan::Schedule::new(timing);
             }
+            // What changes is looked at soon, and what changes often not each time.
+            let rest = if is_known { timing.busy } else { Duration::ZERO };
             tokio::select! {
                 () = sleep(if busy { timing.busy } else { timing.idle }) => {}
+                () = async { sleep(rest).await; let _ = changes.changed().await; } => {}
                 () = self.asked.notified() => {}
                 Ok(()) = leading.changed() => {}
             }
@@ -195,29 +195,13 @@ impl Actor {
         *self.leading.borrow()
     }
 
-    /// The renewals of all namespaces.
-    async fn renewals(&self) -> Result<Vec<Renewal>, ApiError> {
-        let mut all = Vec::new();
-        for namespace in &self.acting.namespaces {
-            let (renewals, unreadable) = self.api.renewals(namespace).await?;
-            for message in unreadable {
-                warn!(cluster = %self.acting.name, namespace, "a renewal cannot be read: {message}");
-            }
-            all.extend(renewals);
+    /// Exports the newest renewal of each mesh, and whether all can be read. Before the first answer there is nothing to say.
+    fn show(&self, view: &View) {
+        let is_read = |source: &SourceHealth| source.listed && source.failure.is_none();
+        if view.sources.iter().all(|source| !source.listed && source.failure.is_none()) {
+            return;
         }
-        Ok(all)
-    }
-
-    /// Exports the newest renewal of each mesh.
-    fn show(&self, renewals: &[Renewal]) {
-        let mut newest: BTreeMap<(&str, &str), &Renewal> = BTreeMap::new();
-        for renewal in renewals {
-            let known = newest.entry((&renewal.namespace, &renewal.spec.mesh_id)).or_insert(renewal);
-            if known.rank() < renewal.rank() {
-                *known = renewal;
-            }
-        }
-        let states = newest.into_iter().map(|((namespace, mesh), renewal)| RenewalState {
+        let states = view.by_mesh().into_iter().map(|((_, namespace, mesh), renewal)| RenewalState {
             namespace: namespace.to_owned(),
             mesh: mesh.to_owned(),
             phase: renewal.status.phase,
@@ -225,21 +209,21 @@ impl Actor {
             retry: renewal.status.next_attempt_at,
             since: renewal.status.phase_since,
         });
-        self.around.metrics.renewals(&self.acting.name, states.collect());
+        self.around.metrics.renewals(&self.acting.name, states.collect(), view.sources.iter().all(is_read));
     }
 
     /// Takes every unfinished renewal as far as it goes; whether one is under way.
-    async fn drive_all(self: &Arc<Self>, renewals: Vec<Renewal>) -> bool {
+    async fn drive_all(self: &Arc<Self>, view: &View) -> bool {
         let now = self.around.clock.now();
-        let all = Arc::new(renewals);
+        let all: Arc<[Arc<Renewal>]> = view.renewals.iter().map(|known| Arc::clone(&known.renewal)).collect();
         let is_asleep = |renewal: &Renewal| {
             renewal.status.phase.is_terminal()
                 && renewal.status.cleaned_up
                 && renewal.status.next_attempt_at.is_none_or(|at| at > now)
                 && renewal.generation == renewal.status.observed_generation
         };
-        let awake: Vec<&Renewal> =
-            all.iter().filter(|renewal| !is_asleep(renewal) && !self.is_dozing(renewal)).collect();
+        let is_awake = |renewal: &&Renewal| !is_asleep(renewal) && !self.is_dozing(renewal);
+        let awake: Vec<&Renewal> = all.iter().map(|renewal| &**renewal).filter(is_awake).collect();
         let mut driving = JoinSet::new();
         for position in queue::in_turn(&awake, self.acting.policy.max_concurrent) {
             let (actor, all, renewal) = (Arc::clone(self), Arc::clone(&all), awake[position].clone());
@@ -268,7 +252,7 @@ impl Actor {
     }
 
     /// Takes one renewal as far as it goes; whether it is under way.
-    async fn drive(&self, renewal: &Renewal, all: &[Renewal]) -> bool {
+    async fn drive(&self, renewal: &Renewal, all: &[Arc<Renewal>]) -> bool {
         let (namespace, name) = (&renewal.namespace, &renewal.name);
         let Ok(mesh) = renewal.spec.mesh_id.parse() else {
             warn!(namespace, name, "spec.meshId is no mesh id; delete the object");
@@ -299,7 +283,7 @@ impl Actor {
     }
 
     /// One look and at most one mutation: `Some(true)` after a mutation, `Some(false)` while waiting in the middle, `None` where nothing is to be done.
-    async fn pass(&self, key: &MeshKey, name: &str, all: &[Renewal]) -> Result<Option<bool>, ApiError> {
+    async fn pass(&self, key: &MeshKey, name: &str, all: &[Arc<Renewal>]) -> Result<Option<bool>, ApiError> {
         let Some(renewal) = self.api.renewal(&key.namespace, name).await? else { return Ok(None) };
         let now = self.around.clock.now();
         let seen = match self.look(key, &renewal, all).await {

@@ -1,18 +1,18 @@
-//! Follows the renewals of every cluster for those who show them: reads and remembers, acts on nothing, and disturbs nobody where it may not read.
+//! Follows the renewals of every cluster for those who show them or act on them: reads and remembers, and disturbs nobody where it may not read.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster::connect::{Connection, connect};
 use crate::cluster::feed::backoff;
 use crate::cluster::renewal_watch::{RenewalEvent, follow};
 use crate::ports::{Clock, SourceError, SourceErrorReason};
+use crate::tasks::Tasks;
 
 mod followed;
 
@@ -36,61 +36,69 @@ pub struct Scope {
 pub struct Followers {
     followed: Arc<Followed>,
     clock: Arc<dyn Clock>,
-    running: BTreeMap<Arc<str>, (Scope, CancellationToken)>,
-    tasks: JoinSet<()>,
+    tasks: Tasks<Scope>,
 }
 
 impl Followers {
     /// Nothing is followed yet.
     pub fn new(followed: Arc<Followed>, clock: Arc<dyn Clock>) -> Self {
-        Self { followed, clock, running: BTreeMap::new(), tasks: JoinSet::new() }
+        Self { followed, clock, tasks: Tasks::default() }
     }
 
     /// Makes what is followed that of `scopes`; of two that name the same cluster the last one counts.
     pub fn reconcile(&mut self, scopes: impl IntoIterator<Item = Scope>) {
-        let wanted: BTreeMap<Arc<str>, Scope> =
-            scopes.into_iter().map(|scope| (Arc::clone(&scope.cluster), scope)).collect();
-        self.running.retain(|cluster, (scope, stop)| {
-            let stays = wanted.get(cluster) == Some(scope);
-            if !stays {
-                stop.cancel();
-                self.followed.remove(cluster);
-            }
-            stays
-        });
-        for (cluster, scope) in wanted {
-            if self.running.contains_key(&cluster) {
-                continue;
-            }
-            let stop = CancellationToken::new();
+        let Self { followed, clock, tasks } = self;
+        let wanted = scopes.into_iter().map(|scope| (Arc::clone(&scope.cluster), scope)).collect();
+        let start = |scope: &Scope| {
             let namespaces = match &scope.namespaces {
                 None => vec![None],
                 Some(namespaces) => namespaces.iter().map(|name| Some(name.as_str().into())).collect(),
             };
-            self.followed.add(&cluster, &namespaces);
-            for (index, namespace) in namespaces.into_iter().enumerate() {
-                let (followed, clock, stop) = (Arc::clone(&self.followed), Arc::clone(&self.clock), stop.clone());
-                let source = Source { cluster: Arc::clone(&cluster), namespace, index, followed, clock, said: None };
-                let connection = scope.connection.clone();
-                self.tasks.spawn(async move {
-                    // What is stopped has nothing to finish: all it knows is read again.
-                    let _ = stop.run_until_cancelled(source.run(connection)).await;
-                });
-            }
-            self.running.insert(cluster, (scope, stop));
-        }
+            let sources = sources(&scope.cluster, namespaces, followed, clock).into_iter();
+            sources.map(|source| source.run(scope.connection.clone())).collect()
+        };
+        tasks.reconcile(wanted, |cluster| followed.remove(cluster), start);
     }
 
-    /// Waits until a task panics, which must end the process; tasks that were stopped are cleared away meanwhile.
+    /// Waits until a task panics, which must end the process.
     pub async fn failed(&mut self) -> tokio::task::JoinError {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Err(error)) => return error,
-                Some(Ok(())) => {}
-                None => std::future::pending().await,
-            }
-        }
+        self.tasks.failed().await
     }
+}
+
+/// Follows the renewals of one cluster on this client, until the tasks end.
+pub fn follow_all(
+    client: &Client,
+    cluster: &Arc<str>,
+    namespaces: &[String],
+    clock: &Arc<dyn Clock>,
+    tasks: &mut JoinSet<()>,
+) -> Arc<Followed> {
+    let followed = Arc::new(Followed::default());
+    let namespaces: Vec<_> = namespaces.iter().map(|name| Some(name.as_str().into())).collect();
+    for source in sources(cluster, namespaces, &followed, clock) {
+        tasks.spawn(source.follow(client.clone()));
+    }
+    followed
+}
+
+/// The sources of a cluster, of which nothing is known yet.
+fn sources(
+    cluster: &Arc<str>,
+    namespaces: Vec<Option<Arc<str>>>,
+    followed: &Arc<Followed>,
+    clock: &Arc<dyn Clock>,
+) -> Vec<Source> {
+    followed.add(cluster, &namespaces);
+    let source = |(index, namespace)| Source {
+        cluster: Arc::clone(cluster),
+        namespace,
+        index,
+        followed: Arc::clone(followed),
+        clock: Arc::clone(clock),
+        said: None,
+    };
+    namespaces.into_iter().enumerate().map(source).collect()
 }
 
 /// One namespace of a cluster, or all of them.
@@ -115,6 +123,10 @@ impl Source {
             sleep(backoff(failures)).await;
             failures += 1;
         };
+        self.follow(client).await;
+    }
+
+    async fn follow(mut self, client: Client) {
         let (sender, mut events) = mpsc::channel(EVENTS);
         let mut following = JoinSet::new();
         following.spawn(follow(client, self.namespace.clone(), sender));
@@ -145,7 +157,7 @@ impl Source {
                 self.followed.change(cluster, *index, |source| source.delete(&namespace, &name, now));
             }
             RenewalEvent::Alive => self.followed.change(cluster, *index, |source| source.succeed(now)),
-            RenewalEvent::Unreadable(what) => warn!(%cluster, "a renewal cannot be read and is not shown: {what}"),
+            RenewalEvent::Unreadable(what) => warn!(%cluster, "a renewal cannot be read and is passed over: {what}"),
             // A watch that only has to start again, with a list, is no failure.
             RenewalEvent::Failed(error) if error.reason == SourceErrorReason::Gone => {}
             RenewalEvent::Failed(error) => self.fail(&error),
@@ -154,7 +166,7 @@ impl Source {
 
     fn fail(&mut self, error: &SourceError) {
         if self.said.as_ref() != Some(&error.message) {
-            warn!(cluster = %self.cluster, reason = error.reason.as_str(), %error, "cannot show renewals");
+            warn!(cluster = %self.cluster, reason = error.reason.as_str(), %error, "cannot follow renewals");
             self.said = Some(error.message.clone());
         }
         self.followed.change(&self.cluster, self.index, |source| source.fail(&error.message));

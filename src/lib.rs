@@ -32,6 +32,7 @@ pub mod requests;
 pub mod rollout;
 pub mod secret;
 pub mod server;
+pub mod tasks;
 pub mod time;
 
 #[cfg(test)]

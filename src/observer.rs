@@ -1,15 +1,13 @@
 //! The observing plane: one task per source follows its Secrets and publishes what they add up to.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cluster::connect::Connection;
 use crate::ports::Clock;
 use crate::secret::Selection;
+use crate::tasks::Tasks;
 
 pub mod discovery;
 mod health;
@@ -35,56 +33,33 @@ pub struct ClusterSpec {
 pub struct Supervisor {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
-    running: BTreeMap<Arc<str>, (ClusterSpec, CancellationToken)>,
-    tasks: JoinSet<()>,
+    tasks: Tasks<ClusterSpec>,
 }
 
 impl Supervisor {
     /// Nothing runs yet.
     pub fn new(registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
-        Self { registry, clock, running: BTreeMap::new(), tasks: JoinSet::new() }
+        Self { registry, clock, tasks: Tasks::default() }
     }
 
-    /// Makes the running tasks those of `specs`: new clusters start, removed ones stop and take their series along, changed ones start again, all others go on
-    /// undisturbed.
+    /// Makes the observed clusters those of `specs`: those that go take their series along.
     pub fn reconcile(&mut self, specs: Vec<ClusterSpec>) {
-        let wanted: BTreeMap<Arc<str>, ClusterSpec> =
-            specs.into_iter().map(|spec| (Arc::clone(&spec.name), spec)).collect();
-        self.running.retain(|name, (spec, stop)| {
-            let stays = wanted.get(name) == Some(spec);
-            if !stays {
-                info!(cluster = %name, "no longer observing");
-                stop.cancel();
-                self.registry.remove(name);
-            }
-            stays
-        });
-        for (name, spec) in wanted {
-            if self.running.contains_key(&name) {
-                continue;
-            }
-            info!(cluster = %name, connection = ?spec.connection, namespaces = ?spec.namespaces, "observing");
-            let stop = CancellationToken::new();
-            for source in self.registry.add(&spec) {
-                let (spec, clock, stop) = (spec.clone(), Arc::clone(&self.clock), stop.clone());
-                let registry = Arc::clone(&self.registry);
-                self.tasks.spawn(async move {
-                    // Whoever is stopped has nothing to finish: all it knows is rebuilt from the cluster.
-                    let _ = stop.run_until_cancelled(source::run(spec, source, registry, clock)).await;
-                });
-            }
-            self.running.insert(name, (spec, stop));
-        }
+        let Self { registry, clock, tasks } = self;
+        let wanted = specs.into_iter().map(|spec| (Arc::clone(&spec.name), spec)).collect();
+        let ended = |name: &str| {
+            info!(cluster = name, "no longer observing");
+            registry.remove(name);
+        };
+        let start = |spec: &ClusterSpec| {
+            info!(cluster = %spec.name, connection = ?spec.connection, namespaces = ?spec.namespaces, "observing");
+            let sources = registry.add(spec).into_iter();
+            sources.map(|source| source::run(spec.clone(), source, Arc::clone(registry), Arc::clone(clock))).collect()
+        };
+        tasks.reconcile(wanted, ended, start);
     }
 
-    /// Waits until a task panics, which must end the process; tasks that were stopped are cleared away meanwhile.
+    /// Waits until a task panics, which must end the process.
     pub async fn failed(&mut self) -> tokio::task::JoinError {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Err(error)) => return error,
-                Some(Ok(())) => {}
-                None => std::future::pending().await,
-            }
-        }
+        self.tasks.failed().await
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest;
 use crate::mesh::{HostedMesh, SecretRole};
 use crate::plan::Plan;
+use crate::policy::Hold;
 use crate::time::UnixTime;
 
 pub mod observed;
@@ -17,6 +18,10 @@ pub const GROUP: &str = "meshcert.dev";
 pub const VERSION: &str = "v1alpha1";
 /// Plural of the kind.
 pub const PLURAL: &str = "certificaterenewals";
+/// The reason where a right is missing.
+pub const FORBIDDEN: &str = "Forbidden";
+/// The reason where as many renewals as may be are under way.
+pub const NO_SLOT: &str = "NoSlot";
 /// Set from before the first commit until the end: the object cannot vanish in between.
 pub const FINALIZER: &str = "meshcert.dev/commit";
 
@@ -142,6 +147,16 @@ impl Phase {
     pub fn is_terminal(self) -> bool {
         self >= Self::Succeeded
     }
+
+    /// Whether a renewal in this phase is held up for this reason: by policy, for want of a slot, or of a right before its work begins.
+    pub fn is_held(self, reason: &str) -> bool {
+        let by_policy = Hold::ALL.iter().any(|hold| hold.as_str() == reason);
+        match self {
+            phase if phase.is_terminal() => false,
+            Self::Pending | Self::AwaitingApproval if reason == FORBIDDEN => true,
+            _ => by_policy || reason == NO_SLOT,
+        }
+    }
 }
 
 /// The journal.
@@ -167,6 +182,9 @@ pub struct Status {
     /// The leaves that are to be replaced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<ReplacedLeaf>,
+    /// The name under which alerts and the clock ask for their renewal; a person may have named this one otherwise.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub request_name: String,
     /// What is going to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,

@@ -51,13 +51,26 @@ enum Certainty {
 /// # Errors
 /// The request failed, nothing is known to be stored.
 pub async fn ask(api: &Api, mesh: &HostedMesh, trigger: Trigger, force: bool) -> Result<Asked, ApiError> {
-    let namespace = &mesh.key.namespace;
-    let (renewals, _) = api.renewals(namespace).await?;
-    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, force, ..Spec::default() };
-    ask_among(api, &renewals, namespace, &name_for(mesh), &spec, Certainty::Current).await
+    let (renewals, _) = api.renewals(&mesh.key.namespace).await?;
+    ask_beside(api, &renewals, mesh, trigger, force).await
 }
 
-/// The same, with the namespace's renewals at hand, under the name of what is replaced.
+/// The same, with the namespace's renewals at hand.
+///
+/// # Errors
+/// The request failed, nothing is known to be stored.
+pub async fn ask_beside(
+    api: &Api,
+    renewals: &[Renewal],
+    mesh: &HostedMesh,
+    trigger: Trigger,
+    force: bool,
+) -> Result<Asked, ApiError> {
+    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, force, ..Spec::default() };
+    ask_among(api, renewals, &mesh.key.namespace, &name_for(mesh), &spec, Certainty::Current).await
+}
+
+/// The same, under the name of what is replaced.
 async fn ask_among(
     api: &Api,
     renewals: &[Renewal],
@@ -73,6 +86,15 @@ async fn ask_among(
             return Ok(Asked::Deleting(running.name.clone()));
         }
         return Ok(Asked::Exists(running.name.clone(), running.status.phase));
+    }
+    // A person may have named the one about these certificates otherwise.
+    let about_these = |renewal: &&Renewal| {
+        renewal.spec.mesh_id == spec.mesh_id && renewal.status.request_name == base && !is_done_with(renewal)
+    };
+    if let Some(known) = renewals.iter().find(about_these)
+        && !known.deleting
+    {
+        return Ok(Asked::Exists(known.name.clone(), known.status.phase));
     }
     for number in 1..=MOST_REPEATS {
         let name = if number == 1 { base.to_owned() } else { format!("{base}-r{number}") };

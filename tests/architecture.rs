@@ -34,15 +34,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cluster", &["cert", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
     ("probe", &["cert"]),
     // Shell.
-    ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "time"]),
-    ("follower", &["cluster", "ports", "renewal", "time"]),
+    ("tasks", &[]),
+    ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "tasks", "time"]),
+    ("follower", &["cluster", "ports", "renewal", "tasks", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
     ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
     (
         "controller",
         &[
-            "admin", "cert", "cluster", "digest", "job", "material", "mesh", "metrics", "native", "policy", "ports",
-            "probe", "renewal", "requests", "rollout", "time",
+            "admin", "cert", "cluster", "digest", "follower", "job", "material", "mesh", "metrics", "native", "policy",
+            "ports", "probe", "renewal", "requests", "rollout", "time",
         ],
     ),
     (
@@ -81,6 +82,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "requests",
             "secret",
             "server",
+            "tasks",
         ],
     ),
     (

@@ -303,7 +303,10 @@ fn an_upgrade_keeps_the_token_and_takes_away_what_is_no_longer_asked_for() {
 fn the_commands_of_the_manual_work_in_their_order() {
     let Some(cluster) = Cluster::start() else { return };
     let definitions = root().join(".cache/schemas/definitions");
-    cluster.api.kubectl(&["create", "-f", &definitions.display().to_string()]);
+    let definitions = definitions.display().to_string();
+    cluster.api.kubectl(&["create", "-f", &definitions]);
+    // Helm remembers which kinds there are.
+    cluster.api.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &definitions]);
     let folder = tempfile::TempDir::new().unwrap();
     std::os::unix::fs::symlink(root().join("deploy"), folder.path().join("deploy")).unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap();

@@ -80,6 +80,40 @@ async fn a_token_or_a_password_admits_and_nothing_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn identical_and_near_identical_notifications_to_two_replicas_make_one_renewal() {
+    let cluster = mk_cluster().await;
+    let token = cluster.put("token", "t0ken");
+    let config = configure(&cluster, &format!("webhook: {{bearerTokenFile: '{token}'}}\n"));
+    let replicas = [
+        Served::start(&config, OBSERVE_AND_WEBHOOK).await.ready().await,
+        Served::start(&config, OBSERVE_AND_WEBHOOK).await.ready().await,
+    ];
+    let same = notification(&[MESH]);
+    let client = Client::default();
+    let bearer = [("authorization", "Bearer t0ken")];
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        // Other replicas of Prometheus add labels of their own.
+        let near = same.replace("\"mesh_cluster\"", &format!("\"replica\":\"{number}\",\"mesh_cluster\""));
+        for (served, body) in replicas.iter().flat_map(|served| [(served, same.clone()), (served, near.clone())]) {
+            let (client, address) = (client.clone(), served.main);
+            flood.spawn(async move { client.post(address, &bearer, body).await.unwrap().0 });
+        }
+    }
+    let answers = flood.join_all().await;
+    assert_eq!(answers.len(), 80);
+    // What is too much at once is sent again, as Alertmanager does.
+    assert!(answers.iter().all(|status| matches!(status, 200 | 503)), "{answers:?}");
+    for served in &replicas {
+        eventually("the last is taken", async || {
+            client.post(served.main, &bearer, same.clone()).await.unwrap().0 == 200
+        })
+        .await;
+    }
+    assert_eq!(cluster.names().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_certificate_admits_by_its_names() {
     let cluster = mk_cluster().await;
     let (servers, clients, others) = (Ca::new("servers"), Ca::new("clients"), Ca::new("others"));

@@ -1,19 +1,17 @@
 //! The roles beside observing: which clusters are acted on, and who may ask.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::app::clusters::{Plane, connection};
-use crate::app::task::panicked;
 use crate::config::{self, Config, ConfigError, WebhookConfig};
 use crate::controller::{self, Acting, Surroundings, Timing};
 use crate::metrics::renewals::RenewalMetrics;
 use crate::notification::Mapping;
 use crate::requests::Desk;
 use crate::server::Webhook;
+use crate::tasks::Tasks;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,39 +98,32 @@ pub(super) fn webhook(config: &WebhookConfig, desk: &Arc<Desk>, metrics: &Arc<Re
 /// The acting tasks, one per cluster.
 pub struct Crew {
     around: Surroundings,
-    running: BTreeMap<Arc<str>, (Acting, AbortHandle)>,
-    tasks: JoinSet<()>,
+    tasks: Tasks<Acting>,
 }
 
 impl Crew {
     /// Nobody acts yet.
     pub fn new(around: Surroundings) -> Self {
-        Self { around, running: BTreeMap::new(), tasks: JoinSet::new() }
+        Self { around, tasks: Tasks::default() }
     }
 
-    /// Makes the running tasks those that are wanted. A task may be ended anywhere: whoever comes next goes on.
+    /// Makes those who act those that are wanted: where one is ended, whoever comes next goes on.
     pub fn reconcile(&mut self, wanted: Vec<Acting>) {
-        let Self { around, running, tasks } = self;
-        running.retain(|name, (acting, task)| {
-            let stays = wanted.contains(acting);
-            if !stays {
-                info!(cluster = %name, "no longer acting");
-                task.abort();
-                around.metrics.remove(name);
-            }
-            stays
-        });
-        for acting in wanted {
-            if !running.contains_key(&acting.name) {
-                info!(cluster = %acting.name, mode = ?acting.policy.mode, namespaces = ?acting.namespaces, "acting");
-                let task = tasks.spawn(controller::run(acting.clone(), around.clone()));
-                running.insert(Arc::clone(&acting.name), (acting, task));
-            }
-        }
+        let Self { around, tasks } = self;
+        let wanted = wanted.into_iter().map(|acting| (Arc::clone(&acting.name), acting)).collect();
+        let ended = |name: &str| {
+            info!(cluster = name, "no longer acting");
+            around.metrics.remove(name);
+        };
+        let start = |acting: &Acting| {
+            info!(cluster = %acting.name, mode = ?acting.policy.mode, namespaces = ?acting.namespaces, "acting");
+            vec![controller::run(acting.clone(), around.clone())]
+        };
+        tasks.reconcile(wanted, ended, start);
     }
 
     /// Waits until a task panics, which must end the process.
     pub async fn failed(&mut self) -> tokio::task::JoinError {
-        panicked(&mut self.tasks).await
+        self.tasks.failed().await
     }
 }

@@ -9,18 +9,24 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cluster::connect::chain;
+use crate::cluster::feed::encode;
 use crate::time::UnixTime;
 
 /// Longer than any single object takes.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Lists of renewals and pods of a namespace stay below it.
+/// No page comes near it.
 const LARGEST_ANSWER: usize = 64 << 20;
+/// Items per page: a renewal takes some twenty kilobytes, a copy of a mesh's certificates as many.
+const PAGE: usize = 250;
+/// Pages of one list: more than a namespace can hold.
+const MOST_PAGES: usize = 2000;
 
 /// A Kubernetes API.
 #[derive(Clone)]
@@ -54,11 +60,19 @@ pub enum ErrorKind {
     Unavailable,
 }
 
-/// A list as it comes.
-#[derive(serde::Deserialize)]
-struct List {
+/// A page of a list, whose items are read one by one.
+#[derive(Deserialize)]
+struct Page<'a> {
     #[serde(default)]
-    items: Vec<Value>,
+    metadata: PageMetadata,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+struct PageMetadata {
+    #[serde(rename = "continue", default)]
+    next: String,
 }
 
 impl Api {
@@ -73,8 +87,8 @@ impl Api {
         Self { deadline, ..self }
     }
 
-    /// The client, for what is no exchange of JSON.
-    pub(super) fn client(&self) -> &Client {
+    /// The client, for what is no exchange of JSON, or goes on and on.
+    pub fn client(&self) -> &Client {
         &self.client
     }
 
@@ -90,13 +104,32 @@ impl Api {
         }
     }
 
-    /// The items of a list.
+    /// The items of a list; of each only what `T` holds.
     ///
     /// # Errors
-    /// The request failed; 404 means that the kind is not known.
-    pub async fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        let (bytes, _) = self.send(Method::GET, path, None).await?;
-        Ok(decode::<List>(path, &bytes)?.items)
+    /// A request failed; 404 means that the kind is not known.
+    pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        self.list_with(path, |item| decode(path, item.get().as_bytes())).await?.into_iter().collect()
+    }
+
+    /// What is made of the items of a list, page by page.
+    ///
+    /// # Errors
+    /// A request failed; 404 means that the kind is not known.
+    pub(super) async fn list_with<T>(&self, path: &str, read: impl Fn(&RawValue) -> T) -> Result<Vec<T>, ApiError> {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let (mut all, mut next) = (Vec::new(), String::new());
+        for _ in 0..MOST_PAGES {
+            let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
+            let (bytes, _) = self.send(Method::GET, &format!("{path}{joint}limit={PAGE}{token}"), None).await?;
+            let Page { metadata, items } = decode(path, &bytes)?;
+            all.extend(items.into_iter().flatten().map(&read));
+            next = metadata.next;
+            if next.is_empty() {
+                return Ok(all);
+            }
+        }
+        Err(unavailable(&Asked(&Method::GET, path), "the list does not end"))
     }
 
     /// Creates an object.
@@ -206,7 +239,7 @@ fn object_bytes(path: &str, object: &impl Serialize) -> Result<Zeroizing<Vec<u8>
         .map_err(|error| invalid(&Asked(&Method::POST, path), &error.to_string()))
 }
 
-fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ApiError> {
+fn decode<'a, T: Deserialize<'a>>(path: &str, bytes: &'a [u8]) -> Result<T, ApiError> {
     // The error's text names places, never values of strings.
     serde_json::from_slice(bytes).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
@@ -215,7 +248,7 @@ fn decode<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, ApiError> 
 }
 
 fn refused(asked: &Asked<'_>, status: StatusCode, bytes: &[u8]) -> ApiError {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Status {
         #[serde(default)]
         message: String,

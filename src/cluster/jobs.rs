@@ -19,7 +19,8 @@ impl Api {
     pub async fn job(&self, namespace: &str, name: &str, renewal_uid: &str) -> Result<SeenJob, ApiError> {
         let job: Option<Value> = self.get(&path(namespace, name)).await?;
         let selector = format!("{}%3D{renewal_uid}", RENEWAL_UID.replace('/', "%2F"));
-        let pods = self.list(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")).await?;
+        let pods: Vec<Value> =
+            self.list(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")).await?;
         Ok(SeenJob { job: job.as_ref().map(read_job), pods: pods.iter().map(read_pod).collect() })
     }
 

@@ -46,7 +46,7 @@ impl Api {
     /// # Errors
     /// The request failed.
     pub async fn own_leases(&self, namespace: &str) -> Result<Vec<String>, ApiError> {
-        let leases = self.list(path(namespace, "").trim_end_matches('/')).await?;
+        let leases: Vec<Value> = self.list(path(namespace, "").trim_end_matches('/')).await?;
         let names = leases.iter().filter_map(|lease| lease["metadata"]["name"].as_str());
         let own = |name: &&str| *name == LEADER || name.starts_with(LOCK_PREFIX) || name.starts_with(SLOT_PREFIX);
         Ok(names.filter(own).map(str::to_owned).collect())

@@ -42,6 +42,22 @@ struct Secret {
     kind: String,
 }
 
+/// What is read of a copy where its content does not matter.
+#[derive(Deserialize)]
+struct Described {
+    metadata: Description,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Description {
+    name: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    creation_timestamp: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
@@ -113,15 +129,13 @@ impl Api {
         namespace: &str,
         renewal_uid: &str,
     ) -> Result<BTreeMap<(String, String), StoredSecret>, ApiError> {
-        #[derive(Deserialize)]
-        struct List {
-            items: Vec<Secret>,
-        }
         let selector = format!("{}%3D{renewal_uid}", RENEWAL_UID.replace('/', "%2F"));
-        let list: Option<List> =
-            self.get(&format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={selector}")).await?;
-        let copies = list.into_iter().flat_map(|list| list.items);
-        Ok(copies.map(|copy| ((copy.kind.clone(), copy.metadata.name.clone()), StoredSecret::from(copy))).collect())
+        let copies: Vec<Secret> =
+            self.list(&format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={selector}")).await?;
+        Ok(copies
+            .into_iter()
+            .map(|copy| ((copy.kind.clone(), copy.metadata.name.clone()), StoredSecret::from(copy)))
+            .collect())
     }
 
     /// Copies of a type in a namespace.
@@ -130,19 +144,15 @@ impl Api {
     /// The request failed.
     pub async fn copies(&self, namespace: &str, kind: &str) -> Result<Vec<Copy>, ApiError> {
         let selector = kind.replace('/', "%2F");
-        let items =
-            self.list(&format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=type%3D{selector}")).await?;
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let copy = |item: &serde_json::Value| {
-            let metadata = &item["metadata"];
-            Copy {
-                name: text(&metadata["name"]),
-                mesh: text(&metadata["labels"]["meshcert.dev/mesh"]),
-                renewal_uid: text(&metadata["labels"][RENEWAL_UID]),
-                created: text(&metadata["creationTimestamp"]),
-            }
+        let path = format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=type%3D{selector}");
+        let copies: Vec<Described> = self.list(&path).await?;
+        let copy = |Described { metadata: Description { name, mut labels, creation_timestamp } }| Copy {
+            name,
+            mesh: labels.remove("meshcert.dev/mesh").unwrap_or_default(),
+            renewal_uid: labels.remove(RENEWAL_UID).unwrap_or_default(),
+            created: creation_timestamp,
         };
-        Ok(items.iter().map(copy).collect())
+        Ok(copies.into_iter().map(copy).collect())
     }
 
     /// Creates a copy that nobody owns: garbage collection must take neither the new keys nor the way back.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
-use crate::cluster::renewals::Object;
+use crate::cluster::renewals::read;
 use crate::cluster::request::{self, Resource};
 use crate::ports::SourceError;
 use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
@@ -162,12 +162,4 @@ impl Feed<Renewals> {
             }
         }
     }
-}
-
-/// A renewal; of what somebody wrote by hand past the schema, its name and what is wrong.
-fn read(object: &RawValue) -> Result<Renewal, String> {
-    serde_json::from_str::<Object>(object.get()).map(Into::into).map_err(|error| {
-        let name = serde_json::from_str::<Brief>(object.get()).unwrap_or_default().metadata.name;
-        format!("{name}: {error}")
-    })
 }

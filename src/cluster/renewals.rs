@@ -1,6 +1,7 @@
 //! `CertificateRenewal` objects.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
@@ -54,6 +55,19 @@ impl From<Object> for Renewal {
     }
 }
 
+/// A renewal; of what somebody wrote by hand past the schema, its name and what is wrong.
+pub(super) fn read(object: &RawValue) -> Result<Renewal, String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Named {
+        metadata: Metadata,
+    }
+    serde_json::from_str::<Object>(object.get()).map(Into::into).map_err(|error| {
+        let name = serde_json::from_str::<Named>(object.get()).unwrap_or_default().metadata.name;
+        format!("{name}: {error}")
+    })
+}
+
 fn path(namespace: &str, name: &str) -> String {
     format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}")
 }
@@ -64,15 +78,14 @@ impl Api {
     /// # Errors
     /// The request failed; [`ErrorKind::NotFound`] where the cluster does not know the kind.
     pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<String>), ApiError> {
-        let items = self.list(path(namespace, "").trim_end_matches('/')).await?;
-        let mut unreadable = Vec::new();
-        let readable = items.into_iter().filter_map(|item| {
-            let name = item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            let object =
-                serde_json::from_value::<Object>(item).map_err(|error| unreadable.push(format!("{name}: {error}")));
-            object.ok().map(Renewal::from)
-        });
-        let readable = readable.collect();
+        let all = self.list_with(path(namespace, "").trim_end_matches('/'), read).await?;
+        let (mut readable, mut unreadable) = (Vec::with_capacity(all.len()), Vec::new());
+        for one in all {
+            match one {
+                Ok(renewal) => readable.push(renewal),
+                Err(why) => unreadable.push(why),
+            }
+        }
         Ok((readable, unreadable))
     }
 

@@ -1,5 +1,7 @@
 //! Reads everything that a pass decides on.
 
+use std::sync::Arc;
+
 use crate::cluster::api::ApiError;
 use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
@@ -20,8 +22,13 @@ use crate::time::{DAY, UnixTime, in_words};
 const LARGEST_SKEW: i64 = 240;
 
 impl Actor {
-    /// Reads what the renewal's phase needs. `all` are the renewals as they were listed a moment ago.
-    pub(super) async fn look(&self, key: &MeshKey, renewal: &Renewal, all: &[Renewal]) -> Result<Observed, ApiError> {
+    /// Reads what the renewal's phase needs. `all` are the renewals of all namespaces that can be read, as they were a moment ago.
+    pub(super) async fn look(
+        &self,
+        key: &MeshKey,
+        renewal: &Renewal,
+        all: &[Arc<Renewal>],
+    ) -> Result<Observed, ApiError> {
         let (phase, namespace) = (renewal.status.phase, &*key.namespace);
         let now = self.around.clock.now();
         let secrets = self.secrets(key).await?;
@@ -146,7 +153,7 @@ impl Actor {
         namespace: &str,
         name: String,
         renewal: &Renewal,
-        all: &[Renewal],
+        all: &[Arc<Renewal>],
     ) -> Result<Lease, ApiError> {
         let stored = self.api.lease(namespace, &name).await?;
         let holder = match &stored {
@@ -204,10 +211,10 @@ fn circumstances(
     renewal: &Renewal,
     secrets: &MeshSecrets,
     expiration: Option<UnixTime>,
-    all: &[Renewal],
+    all: &[Arc<Renewal>],
     now: UnixTime,
 ) -> Circumstances {
-    let others = || all.iter().filter(|other| other.uid != renewal.uid);
+    let others = || all.iter().map(|other| &**other).filter(|other| other.uid != renewal.uid);
     let same_mesh =
         |other: &&Renewal| other.namespace == renewal.namespace && other.spec.mesh_id == renewal.spec.mesh_id;
     let successes = others().filter(same_mesh).filter(|other| other.status.phase == Phase::Succeeded);

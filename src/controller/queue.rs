@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::renewal::{Phase, Renewal};
+use crate::renewal::{NO_SLOT, Phase, Renewal};
 use crate::time::UnixTime;
 
 /// Positions of those that are looked at: all but those that wait for a slot, of which there are as many in each namespace as there are slots. Whoever is in the
@@ -26,7 +26,7 @@ pub(super) fn in_turn(renewals: &[&Renewal], slots: u32) -> Vec<usize> {
 
 /// Whether all that a renewal waits for is a slot.
 pub(super) fn waits(renewal: &Renewal) -> bool {
-    renewal.status.reason == "NoSlot"
+    renewal.status.reason == NO_SLOT
 }
 
 fn urgency(renewal: &Renewal) -> (bool, Option<UnixTime>, &str) {

@@ -12,7 +12,7 @@ use crate::controller::{Actor, Timing};
 use crate::mesh::HostedMesh;
 use crate::policy::Mode;
 use crate::renewal::{Renewal, Trigger};
-use crate::requests::{Asked, ask};
+use crate::requests::{Asked, ask_beside};
 
 /// When a leader scans: soon after it has begun to lead, again when more has been read for the first time, and then by the clock.
 pub(super) struct Schedule {
@@ -42,27 +42,34 @@ impl Schedule {
 impl Actor {
     /// Asks for what is due, removes what is left over, looks at what endpoints serve.
     pub(super) async fn scan(&self, meshes: &[Arc<HostedMesh>]) {
-        let ours =
-            |mesh: &&Arc<HostedMesh>| self.acting.namespaces.iter().any(|namespace| **namespace == *mesh.key.namespace);
-        let meshes: Vec<&Arc<HostedMesh>> = meshes.iter().filter(ours).collect();
-        for mesh in &meshes {
-            if let Err(error) = self.ask_if_due(mesh).await {
+        let mut ours = Vec::new();
+        for namespace in &self.acting.namespaces {
+            let here = ours.len();
+            ours.extend(meshes.iter().filter(|mesh| *mesh.key.namespace == **namespace));
+            if let Err(error) = self.ask_and_tidy(namespace, &ours[here..]).await {
+                warn!(cluster = %self.acting.name, namespace, %error, "cannot look for what is due and what is left over");
+            }
+        }
+        self.sweep(&ours).await;
+    }
+
+    async fn ask_and_tidy(&self, namespace: &str, meshes: &[&Arc<HostedMesh>]) -> Result<(), ApiError> {
+        let (renewals, unreadable) = self.api.renewals(namespace).await?;
+        for mesh in meshes {
+            if let Err(error) = self.ask_if_due(mesh, &renewals).await {
                 warn!(mesh = %mesh.key.id, %error, "cannot ask for a renewal");
             }
         }
-        if let Err(error) = self.tidy().await {
-            warn!(cluster = %self.acting.name, %error, "cannot look for left-over copies");
-        }
-        self.sweep(&meshes).await;
+        if unreadable.is_empty() { self.tidy(namespace, &renewals).await } else { Ok(()) }
     }
 
-    async fn ask_if_due(&self, mesh: &HostedMesh) -> Result<(), ApiError> {
+    async fn ask_if_due(&self, mesh: &HostedMesh, renewals: &[Renewal]) -> Result<(), ApiError> {
         let now = self.around.clock.now();
         let due = mesh.expiration.is_some_and(|end| now.seconds_until(end) < self.acting.policy.renew_before);
         if !due || self.acting.policy.mode == Mode::Observe {
             return Ok(());
         }
-        if let Asked::Created(name) = ask(&self.api, mesh, Trigger::Schedule, false).await? {
+        if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule, false).await? {
             info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
             self.asked.notify_one();
         }
@@ -70,21 +77,14 @@ impl Actor {
     }
 
     /// Removes staged copies whose renewal is gone, and backups beyond those that are kept.
-    async fn tidy(&self) -> Result<(), ApiError> {
-        for namespace in &self.acting.namespaces {
-            let (renewals, unreadable) = self.api.renewals(namespace).await?;
-            if !unreadable.is_empty() {
-                continue;
+    async fn tidy(&self, namespace: &str, renewals: &[Renewal]) -> Result<(), ApiError> {
+        for copy in self.api.copies(namespace, STAGED).await? {
+            if !renewals.iter().any(|renewal| renewal.uid == copy.renewal_uid) {
+                info!(namespace, name = copy.name, "removing a staged copy whose renewal is gone");
+                self.api.delete_copy(namespace, &copy.name).await?;
             }
-            for copy in self.api.copies(namespace, STAGED).await? {
-                if !renewals.iter().any(|renewal| renewal.uid == copy.renewal_uid) {
-                    info!(namespace, name = copy.name, "removing a staged copy whose renewal is gone");
-                    self.api.delete_copy(namespace, &copy.name).await?;
-                }
-            }
-            self.prune_backups(namespace, &renewals).await?;
         }
-        Ok(())
+        self.prune_backups(namespace, renewals).await
     }
 
     async fn prune_backups(&self, namespace: &str, renewals: &[Renewal]) -> Result<(), ApiError> {

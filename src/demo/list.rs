@@ -208,6 +208,9 @@ impl Watcher {
                 if let Some(event) = self.event(&change) {
                     self.send(event).await?;
                 }
+                if self.is_kinds_end(&change) {
+                    return None;
+                }
             }
             version = now;
             tokio::select! {
@@ -226,6 +229,14 @@ impl Watcher {
             self.bookmark(listing.version, json!({ "k8s.io/initial-events-end": "true" })).await?;
         }
         Some(listing.version)
+    }
+
+    /// Whether the definition of what is watched is gone with this change.
+    fn is_kinds_end(&self, change: &Change) -> bool {
+        let (resource, _, name) = &change.key;
+        change.after.is_none()
+            && **resource == *"apiextensions.k8s.io/customresourcedefinitions"
+            && **name == *format!("{}.{}", self.kind.plural, self.kind.group)
     }
 
     /// The event that a change is for this watch: what leaves the selection is deleted for it, what enters is added.

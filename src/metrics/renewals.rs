@@ -14,7 +14,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
 use crate::metrics::family;
-use crate::policy::Hold;
 use crate::renewal::Phase;
 use crate::time::UnixTime;
 
@@ -154,12 +153,12 @@ impl RenewalMetrics {
         self.change(cluster, |state| state.leads = leads);
     }
 
-    /// The newest renewal of each mesh of a cluster.
-    pub fn renewals(&self, cluster: &Arc<str>, renewals: Vec<RenewalState>) {
-        self.change(cluster, |state| (state.readable, state.renewals) = (true, renewals));
+    /// The newest renewal of each mesh of a cluster, and whether all can be read; of those that cannot, what was read last.
+    pub fn renewals(&self, cluster: &Arc<str>, renewals: Vec<RenewalState>, readable: bool) {
+        self.change(cluster, |state| (state.readable, state.renewals) = (readable, renewals));
     }
 
-    /// The renewals of a cluster cannot be read, so nothing is done there; those that were read last are still shown.
+    /// The renewals of a cluster cannot be read, so nothing is done there.
     pub fn unreadable(&self, cluster: &Arc<str>) {
         self.change(cluster, |state| state.readable = false);
     }
@@ -245,15 +244,9 @@ impl Collector for RenewalCollector {
             None,
             phases,
         )?;
-        let held = renewals().filter(|(_, one)| is_held(one));
+        let held = renewals().filter(|(_, one)| one.phase.is_held(&one.reason));
         let held = held.map(|(labels, one)| (with(labels, ("reason", one.reason.as_str())), ConstGauge::new(1_u32)));
-        family(
-            &mut encoder,
-            "meshcert_renewal_held",
-            "1 while the policy holds the mesh's newest renewal up.",
-            None,
-            held,
-        )?;
+        family(&mut encoder, "meshcert_renewal_held", "1 while the mesh's newest renewal is held up.", None, held)?;
         let retries = renewals().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.retry?.0))));
         let help = "When the mesh's newest renewal is tried again.";
         family(&mut encoder, "meshcert_renewal_retry_timestamp", help, Some(Unit::Seconds), retries)?;
@@ -305,10 +298,6 @@ impl Collector for RenewalCollector {
         }
         Ok(())
     }
-}
-
-fn is_held(one: &RenewalState) -> bool {
-    !one.phase.is_terminal() && (one.reason == "NoSlot" || Hold::ALL.iter().any(|hold| hold.as_str() == one.reason))
 }
 
 type Place<'a> = [(&'static str, &'a str); 3];

@@ -8,7 +8,7 @@ use crate::mesh::SecretRole;
 use crate::native::Obstacle;
 use crate::policy::Mode;
 use crate::renewal::observed::{Holder, Lease, Observed};
-use crate::renewal::{Phase, Renewal, ReplacedLeaf, Status};
+use crate::renewal::{FORBIDDEN, NO_SLOT, Phase, Renewal, ReplacedLeaf, Status};
 use crate::rollout::Serves;
 use crate::time::UnixTime;
 
@@ -120,9 +120,6 @@ pub enum Effect {
     DeleteCopy(String),
 }
 
-/// The reason where a right is missing.
-const FORBIDDEN: &str = "Forbidden";
-
 /// Decides.
 pub fn step(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
@@ -191,7 +188,7 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
     Some(match seen.slots.iter().find(|slot| slot.holder == Holder::Free) {
         Some(free) => Next::Act(Effect::TakeLease(free.clone())),
-        None => journal::note(&seen.renewal, "NoSlot", "as many renewals as policy.maxConcurrent allows are under way"),
+        None => journal::note(&seen.renewal, NO_SLOT, "as many renewals as policy.maxConcurrent allows are under way"),
     })
 }
 

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::follower::{Known, SourceHealth, View};
 use crate::plan::Plan;
-use crate::policy::Hold;
 use crate::renewal::{Condition, Phase, Renewal, StepRecord, Trigger};
 use crate::server::{App, sentence};
 use crate::time::UnixTime;
@@ -117,14 +116,8 @@ pub(super) fn runbook(renewal: &Renewal) -> Option<&'static str> {
         Phase::Failed | Phase::RolledBack => Some("MeshcertRenewalFailed"),
         Phase::Refused => Some("MeshcertRenewalRefused"),
         Phase::Succeeded | Phase::Superseded => None,
-        _ => is_held(renewal).then_some("MeshcertRenewalHeld"),
+        phase => phase.is_held(&renewal.status.reason).then_some("MeshcertRenewalHeld"),
     }
-}
-
-/// Whether the policy holds a renewal up.
-pub(super) fn is_held(renewal: &Renewal) -> bool {
-    let reason = &renewal.status.reason;
-    !renewal.status.phase.is_terminal() && (reason == "NoSlot" || Hold::ALL.iter().any(|hold| hold.as_str() == reason))
 }
 
 #[derive(Serialize)]
@@ -285,6 +278,8 @@ mod tests {
         assert_eq!(with(Phase::Failed, "Unproven"), Some("MeshcertRenewalFailed"));
         assert_eq!(with(Phase::Pending, "Paused"), Some("MeshcertRenewalHeld"));
         assert_eq!(with(Phase::Pending, "NoSlot"), Some("MeshcertRenewalHeld"));
+        assert_eq!(with(Phase::Pending, "Forbidden"), Some("MeshcertRenewalHeld"));
+        assert_eq!(with(Phase::Restarting, "Forbidden"), None, "that is stuck");
         assert_eq!(with(Phase::Restarting, "Restarting"), None);
         assert_eq!(with(Phase::Succeeded, "Succeeded"), None);
     }

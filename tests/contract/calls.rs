@@ -28,6 +28,7 @@ pub async fn make_all(server: &Server) -> Notes {
     workloads(server, &mut notes).await;
     renewals(server, &mut notes).await;
     mistakes(server, &mut notes).await;
+    the_end_of_a_kind(server, &mut notes).await;
     notes
 }
 
@@ -360,4 +361,20 @@ async fn mistakes(server: &Server, notes: &mut Notes) {
     note(notes, "another name than the path's", &server.put(&format!("{SECRETS}/l1"), &renamed).await);
     let (code, _) = server.get("/apis/nobody.example.org/v1/things").await;
     notes.push(("a group that nobody serves".to_owned(), json!(code)));
+}
+
+async fn the_end_of_a_kind(server: &Server, notes: &mut Notes) {
+    let list = server.get(RENEWALS).await;
+    let watch = format!("{RENEWALS}?watch=true&timeoutSeconds=120&resourceVersion={}", version(&list));
+    let watch = server.open(&watch).await;
+    let definition = format!("{DEFINITIONS}/certificaterenewals.meshcert.dev");
+    assert_eq!(server.delete(&definition, &json!({})).await.0, 200);
+    let events = Server::read(watch, usize::MAX).await;
+    let all_deleted = events.iter().all(|event| event["type"] == "DELETED");
+    let count = list.1["items"].as_array().unwrap().len();
+    notes.push((
+        "a watch ends with its kind, and tells of each object".to_owned(),
+        json!([all_deleted, events.len() == count]),
+    ));
+    notes.push(("a kind that is gone".to_owned(), json!(server.get(RENEWALS).await.0)));
 }

@@ -57,10 +57,19 @@ impl Server {
         self.send(Method::DELETE, path, "application/json", &options.to_string()).await
     }
 
+    /// A watch that is under way.
+    pub async fn open(&self, path: &str) -> Body {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        self.0.send(request).await.unwrap().into_body()
+    }
+
     /// The first events of a watch.
     pub async fn events(&self, path: &str, count: usize) -> Vec<Value> {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let mut body = self.0.send(request).await.unwrap().into_body();
+        Self::read(self.open(path).await, count).await
+    }
+
+    /// The next events of a watch, or those until it ends.
+    pub async fn read(mut body: Body, count: usize) -> Vec<Value> {
         let mut text = Vec::new();
         let complete = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count() >= count;
         while !complete(&text) {

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tower::{ServiceExt, service_fn};
 
 /// What goes wrong.
@@ -44,13 +45,15 @@ pub enum Fault {
     ForeignWriter,
     /// A person removes all staged copies just before: not among those that pass.
     StagedRemoved,
+    /// Every watch breaks off just after.
+    WatchCut,
     /// Another process leads from then on, and dies.
     LeadershipLost,
 }
 
 impl Fault {
     /// Those after which a renewal goes on.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KilledBefore,
         Self::KilledAfter,
         Self::Conflict,
@@ -62,6 +65,7 @@ impl Fault {
         Self::TimeoutBefore,
         Self::TimeoutAfter,
         Self::ForeignWriter,
+        Self::WatchCut,
         Self::LeadershipLost,
     ];
 }
@@ -80,6 +84,8 @@ pub struct Plan {
     pub managed: Mutex<Option<String>>,
     /// What nobody may do, as verb and resource.
     pub withheld: Mutex<Option<&'static str>>,
+    /// Tells the watches to break off.
+    cut: watch::Sender<()>,
     api: Router,
     dead: AtomicBool,
 }
@@ -99,8 +105,8 @@ pub fn client(plan: &Arc<Plan>) -> kube::Client {
 
 impl Plan {
     pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        let (mutations, asked, withheld) = Default::default();
-        Self { at, mutations, asked, withheld, kill, managed: Mutex::default(), api, dead: AtomicBool::new(false) }
+        let (mutations, asked, withheld, managed, cut, dead) = Default::default();
+        Self { at, mutations, asked, withheld, kill, managed, cut, api, dead }
     }
 
     /// The next process may speak.
@@ -170,7 +176,11 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
         None => {
             let managed = plan.managed.lock().unwrap().clone();
             let managed = managed.filter(|path| request.method() == Method::PATCH && request.uri().path() == path);
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
             let answer = send(plan, request).await;
+            if is_watch {
+                return answer.map(|response| response.map(|body| until_cut(body, plan.cut.subscribe())));
+            }
             if let Some(path) = managed {
                 let theirs = r#"{"spec":{"template":{"metadata":{"annotations":{"meshcert.dev/certificates-digest":null,"kubectl.kubernetes.io/restartedAt":null}}}}}"#;
                 merge(plan, &path, theirs).await;
@@ -216,12 +226,24 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
             remove_staged(plan).await;
             send(plan, request).await
         }
+        Some(Fault::WatchCut) => {
+            let answer = send(plan, request).await;
+            plan.cut.send_replace(());
+            answer
+        }
         Some(Fault::LeadershipLost) => {
             let lease = "/apis/coordination.k8s.io/v1/namespaces/istio-system/leases/meshcert-leader";
             merge(plan, lease, r#"{"spec":{"holderIdentity":"another"}}"#).await;
             send(plan, request).await
         }
     }
+}
+
+/// What comes of a body until it breaks off.
+fn until_cut(body: Body, mut cut: watch::Receiver<()>) -> Body {
+    let data = body.into_data_stream().map(|data| data.map_err(|_| Cut));
+    let cut = async move { cut.changed().await };
+    Body::from_stream(data.take_until(cut).chain(stream::once(async { Err(Cut) })))
 }
 
 async fn merge(plan: &Plan, path: &str, patch: &'static str) {

@@ -33,7 +33,7 @@ pub fn mk_renewals() -> Arc<RenewalMetrics> {
         RenewalState { namespace, mesh, phase, reason: reason.to_owned(), retry: Some(NOW), since: Some(NOW) }
     };
     metrics.leader(&cluster, true);
-    metrics.renewals(&cluster, vec![state(Phase::Pending, "Paused"), state(Phase::Failed, "AuditFailed")]);
+    metrics.renewals(&cluster, vec![state(Phase::Pending, "Paused"), state(Phase::Failed, "AuditFailed")], true);
     let (namespace, mesh) = place();
     let endpoint = "demo-etcd-0:2379".to_owned();
     metrics.endpoints(&cluster, vec![EndpointState { namespace, mesh, endpoint, not_after: Some(NOW), stale: true }]);

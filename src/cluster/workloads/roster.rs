@@ -2,17 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
-use crate::cluster::workloads::objects::{PodObject, ServiceObject, WorkloadObject, or_default};
+use crate::cluster::workloads::objects::{PodObject, ServiceObject, WorkloadObject};
 use crate::rollout::{Kind, Serves, Target, Workload};
-
-/// Objects of a page.
-const PAGE: usize = 500;
-/// Pages of one list; more than a namespace can hold.
-const MOST_PAGES: usize = 2000;
 
 /// What a namespace holds.
 pub struct Roster {
@@ -23,21 +17,6 @@ pub struct Roster {
     labelled: BTreeMap<(String, String), Vec<usize>>,
     /// Why the Services could not be read, where they may not be: then the pods' own words and the usual ports count.
     pub services_withheld: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(bound = "T: DeserializeOwned")]
-struct Page<T> {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(default = "Vec::new", deserialize_with = "or_default")]
-    items: Vec<T>,
-}
-
-#[derive(Default, Deserialize)]
-struct PageMetadata {
-    #[serde(rename = "continue", default)]
-    next: String,
 }
 
 impl Api {
@@ -51,10 +30,10 @@ impl Api {
         };
         let mut workloads = [const { BTreeMap::new() }; Kind::ALL.len()];
         for (kind, found) in Kind::ALL.into_iter().zip(&mut workloads) {
-            *found = by_name(self.pages(&format!("/apis/apps/v1/namespaces/{namespace}/{}", kind.plural())).await?);
+            *found = by_name(self.all(&format!("/apis/apps/v1/namespaces/{namespace}/{}", kind.plural())).await?);
         }
-        let pods: Vec<PodObject> = self.pages(&format!("/api/v1/namespaces/{namespace}/pods")).await?;
-        let services = self.pages::<ServiceObject>(&format!("/api/v1/namespaces/{namespace}/services")).await;
+        let pods: Vec<PodObject> = self.all(&format!("/api/v1/namespaces/{namespace}/pods")).await?;
+        let services = self.all::<ServiceObject>(&format!("/api/v1/namespaces/{namespace}/services")).await;
         let (services, services_withheld) = match services {
             Ok(services) => (services, None),
             Err(error) if error.kind == ErrorKind::Forbidden => (Vec::new(), Some(error.message)),
@@ -70,24 +49,12 @@ impl Api {
         Ok(Roster { workloads, services, pods, labelled, services_withheld })
     }
 
-    /// All items of a list, page by page.
-    async fn pages<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
-        let mut all = Vec::new();
-        let mut next = String::new();
-        for _ in 0..MOST_PAGES {
-            let from = if next.is_empty() { String::new() } else { format!("&continue={next}") };
-            // An unknown path is an empty list: a cluster without the kind has none.
-            let Some(Page { metadata, items }) = self.get::<Page<T>>(&format!("{path}?limit={PAGE}{from}")).await?
-            else {
-                break;
-            };
-            all.extend(items);
-            next = metadata.next;
-            if next.is_empty() {
-                break;
-            }
+    /// All items of a list; a cluster that does not know the kind has none.
+    async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        match self.list(path).await {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
         }
-        Ok(all)
     }
 }
 

@@ -94,7 +94,8 @@ pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry,
     ended(seen, Phase::Refused, reason, message, retry, now)
 }
 
-fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+/// Ends, to be tried again or not.
+pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
     let Next::Journal(mut status) = end(seen, phase, reason, message, now) else { return Next::Wait(None) };
     let tries = status.attempt - 1;
     status.next_attempt_at = match retry {

@@ -10,7 +10,7 @@ use crate::renewal::observed::{Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase};
+use crate::renewal::{Digests, Phase, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -78,6 +78,7 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     let phase = if seen.policy.mode == Mode::Approve { Phase::AwaitingApproval } else { Phase::BackingUp };
     let mut status = journal::enter(seen, phase, "the plan is made", now);
     status.certificates = present_leaves(seen);
+    status.request_name = name_for(&seen.mesh);
     status.ends_at = None;
     status.plan = Some(plan);
     Next::Journal(Box::new(status))

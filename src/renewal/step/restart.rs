@@ -3,7 +3,7 @@
 use crate::mesh::SecretRole;
 use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::commit::{adopted, changed_beside};
-use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
+use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
 use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
 use crate::rollout::{Kind, Members, Progress, Workload};
@@ -108,13 +108,13 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     }
     let status = &seen.renewal.status;
     let Some(unproven) = &seen.proof else { return Next::Wait(None) };
+    let first_end = status.plan.as_ref().and_then(|plan| plan.leaves.iter().map(|leaf| leaf.ends_at).min());
     if unproven.is_empty() {
-        let (phase, message) = if status.rolling_back {
-            (Phase::RolledBack, "the former certificates are in force again, and served by every endpoint")
-        } else {
-            (Phase::Succeeded, "every endpoint serves the stored certificates, and the API was used with them")
-        };
-        return end(seen, phase, phase.as_str(), message, now);
+        if status.rolling_back {
+            return rolled_back(seen, first_end, now);
+        }
+        let message = "every endpoint serves the stored certificates, and the API was used with them";
+        return end(seen, Phase::Succeeded, Phase::Succeeded.as_str(), message, now);
     }
     let words: Vec<&str> = unproven.iter().map(|one| one.message.as_str()).collect();
     let words = words.join("; ");
@@ -122,7 +122,6 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     if since.seconds_until(now) < seen.policy.verify_deadline {
         return note(&seen.renewal, "Verifying", &words);
     }
-    let first_end = status.plan.as_ref().and_then(|plan| plan.leaves.iter().map(|leaf| leaf.ends_at).min());
     let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
     if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refused) {
         return roll_back(seen, &format!("the new certificates are refused: {words}"), now);
@@ -144,6 +143,20 @@ pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
     status.tier = None;
     set_condition(&mut status, "Committed", "False", now);
     Next::Journal(Box::new(status))
+}
+
+/// What was refused once is refused again, at the price of an outage: only when the former certificates have ended nothing is lost by trying.
+fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> Next {
+    let message = "the former certificates are in force again, and served by every endpoint";
+    let (retry, message) = match first_end.filter(|_| !seen.renewal.spec.rollback) {
+        Some(end) => {
+            let mesh = &seen.renewal.spec.mesh_id;
+            let words = format!("{message}; tried again when they end, {end}, or by a person: meshcert renew {mesh}");
+            (Retry::At(end), words)
+        }
+        None => (Retry::Never, message.to_owned()),
+    };
+    ended(seen, Phase::RolledBack, Phase::RolledBack.as_str(), &message, retry, now)
 }
 
 /// Somebody wrote the live Secrets after the commit: good certificates are taken over, anything else ends this.

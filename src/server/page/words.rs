@@ -3,7 +3,7 @@
 use crate::mesh::{Finding, Reason};
 use crate::renewal::{Phase, Renewal};
 use crate::server::overview::State;
-use crate::server::renewals::{is_held, runbook as renewal_runbook};
+use crate::server::renewals::runbook as renewal_runbook;
 use crate::time::{UnixTime, in_words};
 
 /// How something looks: a colour and a mark that mean the same.
@@ -87,7 +87,7 @@ pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&s
     };
     let due = matches!(state, State::Expired | State::Expiring);
     let (tone, title, more) = match status.phase {
-        Phase::Pending if is_held(renewal) => (Tone::Wait, "Held up", status.message.clone()),
+        Phase::Pending if status.phase.is_held(&status.reason) => (Tone::Wait, "Held up", status.message.clone()),
         Phase::AwaitingApproval if renewal.paused => (Tone::Wait, title(status.phase), status.message.clone()),
         Phase::AwaitingApproval => {
             (Tone::Wait, title(status.phase), "The plan is ready; a person has to agree to it.".to_owned())
