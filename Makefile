@@ -31,7 +31,7 @@ e2e: e2e-tools image ## Renew real hosted meshes on a real Kubernetes; needs roo
 	e2e/run.sh --skip fleet::
 
 e2e-fleet: e2e-tools image ## Renew 60 of 200 hosted meshes in one storm there, with fake pods; E2E_MESHES says how many.
-	e2e/run.sh fleet::
+	E2E_PROFILE=release e2e/run.sh fleet::
 
 e2e-tools: tools
 	tools/build.sh e2e

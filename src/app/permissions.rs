@@ -86,9 +86,13 @@ pub(super) async fn watch(checks: Vec<Check>, metrics: Arc<PermissionMetrics>) {
 
 fn say_new(known: &BTreeMap<Permission, bool>, found: &BTreeMap<Permission, bool>) {
     let new = found.iter().filter(|(permission, granted)| **granted && known.get(permission) != Some(&true));
+    let mut together: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for (Permission { cluster, namespace, role, resource, verb }, _) in new {
-        let namespace = namespace.as_deref().unwrap_or("*");
-        warn!(%cluster, namespace, role, resource, verb, "this process has a right that its role must not have: take it away");
+        together.entry((cluster, namespace, role, resource)).or_default().push(verb);
+    }
+    for ((cluster, namespace, role, resource), verbs) in together {
+        let (namespace, verbs) = (namespace.as_deref().unwrap_or("*"), verbs.join(","));
+        warn!(%cluster, namespace, role, resource, verbs, "this process has rights that its role must not have: take them away");
     }
 }
 

@@ -153,10 +153,20 @@ impl Mesh {
                 assert_eq!(one_line(&served), one_line(&stored), "{pod}:{port} serves what is stored");
             }
         }
-        succeeded(&self.hosted(&["get", "namespaces"]), "login");
-        succeeded(&self.hosted(&["create", "configmap", "canary", "-n", "default"]), "an object is made");
-        succeeded(&self.hosted(&["delete", "configmap", "canary", "-n", "default"]), "and deleted");
+        self.use_api(&["get", "namespaces"], "login");
+        self.use_api(&["create", "configmap", "canary", "-n", "default"], "an object is made");
+        self.use_api(&["delete", "configmap", "canary", "-n", "default"], "and deleted");
         self.istiod_works();
+    }
+
+    /// Has the hosted API do something. Right after a rollout its Service may still lead to the former pod for a moment, which refuses.
+    fn use_api(&self, arguments: &[&str], what: &str) {
+        let output = until(20, what, || {
+            let output = self.hosted(arguments);
+            let refused = String::from_utf8_lossy(&output.stderr).contains("connection refused");
+            (!refused).then_some(output)
+        });
+        succeeded(&output, what);
     }
 
     /// Waits until the newest istiod of the mesh counts in the hosted API.
