@@ -309,7 +309,6 @@ impl Workload {
         ))
     }
 
-    /// Whether all replicas are there, of the newest template and available, and no other pod is left.
     /// What of it does not work, in words; `None` where all of it does.
     pub fn unready(&self) -> Option<String> {
         let failing = self.pods.iter().find(|pod| !pod.ready && !pod.deleting);
@@ -321,6 +320,7 @@ impl Workload {
         Some(format!("{} {name}: {available} of {wanted} pods work{}", kind.as_str(), why.unwrap_or_default()))
     }
 
+    /// Whether all replicas are there, of the newest template and available, and no other pod is left.
     fn is_settled(&self) -> bool {
         let counted = self.replicas == self.wanted && self.available >= self.wanted;
         let updated = self.updated >= self.wanted || self.on_delete;

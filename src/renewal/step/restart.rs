@@ -6,11 +6,13 @@ use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
 use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
-use crate::rollout::{Kind, Members, Progress, Workload};
+use crate::rollout::{Kind, Members, Progress, Serves, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
 /// Shared workloads wait this long for other renewals, so that they restart once for all.
 const COALESCE: i64 = 15 * 60;
+/// The hosted API may take this long to be ready again after etcd's restart.
+const RECOVERY: i64 = 20;
 /// A workload whose template has to be written more often has another owner. Its status changes its version too, so this is no small number.
 const MOST_RESTARTS: u32 = 8;
 
@@ -38,7 +40,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         match workload.progress(&digest, since, members) {
             Progress::Done => {}
             Progress::NotBegun => {
-                if let Some(next) = coalesce(seen, workload, now) {
+                if let Some(next) = coalesce(seen, workload, now).or_else(|| recover(seen, workload, now)) {
                     return next;
                 }
                 let stepped = workload.kind == Kind::StatefulSet
@@ -95,6 +97,22 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     (patient && seen.others_under_way).then(|| note(&seen.renewal, "Coalescing", &message))
 }
 
+/// Restarting etcd makes the pods of the hosted API unready for a moment, and the controller of a Deployment that rolls out ends unready pods first, before there is a new one. So they
+/// are waited for, as long as they have certificates with which they can become ready.
+fn recover(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next> {
+    let status = &seen.renewal.status;
+    let since = status.tier.as_ref().map_or(now, |tier| tier.since);
+    let is_surged = workload.kind == Kind::Deployment && workload.target.serves == Serves::KubeApiserver;
+    let patient = since.seconds_until(now) < RECOVERY && former_end(status).is_some_and(|end| now < end);
+    let words = workload.unready().filter(|_| is_surged && patient)?;
+    Some(note(&seen.renewal, "Restarting", &format!("{words}; its rollout waits for it")))
+}
+
+/// When the first of the leaves that were in force before ends.
+fn former_end(status: &Status) -> Option<UnixTime> {
+    status.plan.as_ref()?.leaves.iter().map(|leaf| leaf.ends_at).min()
+}
+
 /// Whether the present tier consists of what all meshes share.
 pub(super) fn at_shared_tier(seen: &Observed) -> bool {
     let index = seen.renewal.status.tier.as_ref().map_or(0, |tier| tier.index as usize);
@@ -108,7 +126,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     }
     let status = &seen.renewal.status;
     let Some(unproven) = &seen.proof else { return Next::Wait(None) };
-    let first_end = status.plan.as_ref().and_then(|plan| plan.leaves.iter().map(|leaf| leaf.ends_at).min());
+    let first_end = former_end(status);
     if unproven.is_empty() {
         if status.rolling_back {
             return rolled_back(seen, first_end, now);
