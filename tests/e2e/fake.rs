@@ -25,7 +25,8 @@ use crate::support::daemon::Process;
 use crate::support::tools;
 
 pub const NAMESPACE: &str = "fleet";
-const NODES: usize = 20;
+/// A node takes 110 pods, a mesh has three.
+const MESHES_PER_NODE: usize = 25;
 /// Of the fake pods; everything in it is this machine's, as if it were routed to the pods.
 const ADDRESSES: &str = "10.90.0.0/16";
 /// The pods' ports by their names. The node's own API server and etcd have the usual ones.
@@ -55,7 +56,7 @@ impl Fleet {
     /// Makes the meshes of `demo --scenario fleet`, of which three in ten are due, and waits until all their pods are ready.
     pub async fn make(meshes: usize) -> Self {
         define();
-        apply(&nodes());
+        apply(&nodes(meshes.div_ceil(MESHES_PER_NODE)));
         let kwok = play();
         succeeded(
             &Command::new("ip").args(["route", "replace", "local", ADDRESSES, "dev", "lo"]).output().unwrap(),
@@ -91,7 +92,7 @@ impl Fleet {
             assert!(tokio::time::Instant::now() < deadline, "{listening} of {count} pods listen");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        kubectl(&["-n", NAMESPACE, "wait", "deployments", "--all", "--for=condition=Available", "--timeout=120s"]);
+        kubectl(&["-n", NAMESPACE, "wait", "deployments", "--all", "--for=condition=Available", "--timeout=300s"]);
     }
 
     /// From now on new pods of these meshes show the certificates of their predecessors.
@@ -181,14 +182,14 @@ pub fn watch(kind: &str, format: &str) -> (Child, Lines<BufReader<ChildStdout>>)
 }
 
 /// Nodes on which only who tolerates it lands.
-fn nodes() -> String {
+fn nodes(count: usize) -> String {
     let node = |number: usize| {
         json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": format!("fake-{number}"), "labels": { "meshcert.test/fake": "true" } },
             "spec": { "taints": [{ "key": "meshcert.test/fake", "effect": "NoSchedule" }] }
         })
     };
-    json!({ "apiVersion": "v1", "kind": "List", "items": (0..NODES).map(node).collect::<Vec<_>>() }).to_string()
+    json!({ "apiVersion": "v1", "kind": "List", "items": (0..count).map(node).collect::<Vec<_>>() }).to_string()
 }
 
 /// kwok, on the fake nodes alone.
