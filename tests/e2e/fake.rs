@@ -82,17 +82,22 @@ impl Fleet {
 
     /// Waits until something listens for so many pods, and all workloads are available.
     async fn wait_for_pods(&mut self, count: usize) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(300);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
+        let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments");
         loop {
             let listening = self.pods.answering.lock().unwrap().len();
-            if listening >= count {
-                break;
+            // One list: kubectl asks for each of thousands.
+            let deployments: Vec<Value> = self.api.list(&path).await.unwrap();
+            let available = |one: &&Value| one["status"]["availableReplicas"] == one["spec"]["replicas"];
+            let (available, all) = (deployments.iter().filter(available).count(), deployments.len());
+            if listening >= count && available == all {
+                return;
             }
+            let there = format!("{listening} of {count} pods listen, {available} of {all} Deployments are available");
             assert_eq!(self.kwok.0.try_wait().unwrap(), None, "kwok runs; see its log");
-            assert!(tokio::time::Instant::now() < deadline, "{listening} of {count} pods listen");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(tokio::time::Instant::now() < deadline, "{there}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        kubectl(&["-n", NAMESPACE, "wait", "deployments", "--all", "--for=condition=Available", "--timeout=300s"]);
     }
 
     /// From now on new pods of these meshes show the certificates of their predecessors.
