@@ -14,10 +14,10 @@ use meshcert::cluster::api::Api;
 use meshcert::demo::{Data, Hosted, Options, Scenario, StandIn};
 use meshcert::ports::Clock;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStdout};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 
 use crate::cluster::{apply, define, kubectl, log, state, succeeded};
@@ -42,7 +42,6 @@ pub struct Fleet {
     pods: Arc<Pods>,
     kwok: Process,
     _tasks: JoinSet<()>,
-    _watch: Child,
 }
 
 /// What listens behind the pods' addresses.
@@ -70,12 +69,13 @@ impl Fleet {
             let listener = TcpListener::bind(("0.0.0.0", port)).await.unwrap();
             tasks.spawn(Arc::clone(&pods).listen(name, listener));
         }
-        let (watch, lines) = watch(
+        let lines = watch(
+            &mut tasks,
             "pods",
             "{.metadata.uid} {.status.podIP} {.metadata.labels.mesh} {.metadata.annotations.demo\\.meshcert\\.dev/serves} {.metadata.deletionTimestamp}",
         );
         tasks.spawn(Arc::clone(&pods).follow(lines, api.clone()));
-        let mut fleet = Self { api, pods, kwok, _tasks: tasks, _watch: watch };
+        let mut fleet = Self { api, pods, kwok, _tasks: tasks };
         fleet.wait_for_pods(2 * meshes).await;
         fleet
     }
@@ -128,10 +128,10 @@ impl Pods {
     }
 
     /// Has something listen for every new pod, with what its mesh's Secret holds at that moment.
-    async fn follow(self: Arc<Self>, mut lines: Lines<BufReader<ChildStdout>>, api: Api) {
+    async fn follow(self: Arc<Self>, mut lines: UnboundedReceiver<String>, api: Api) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (mut seen, mut hosted, mut former) = (HashSet::new(), HashMap::new(), HashMap::new());
-        while let Some(line) = lines.next_line().await.unwrap() {
+        while let Some(line) = lines.recv().await {
             let parts: Vec<&str> = line.split(' ').collect();
             let [uid, address, mesh, serves, ""] = parts[..] else { continue };
             if address.is_empty() || serves.is_empty() || !seen.insert(uid.to_owned()) {
@@ -172,18 +172,30 @@ async fn secret(api: &Api, mesh: &str, name: &str) -> Data {
     data.iter().map(|(key, value)| (key.clone(), STANDARD.decode(value.as_str().unwrap()).unwrap())).collect()
 }
 
-/// What kubectl shows of each object of a kind as it is and whenever it changes, a line at a time.
-pub fn watch(kind: &str, format: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
-    let mut child = tokio::process::Command::new(tools::kubectl())
-        .args(["--kubeconfig", &state().join("kubeconfig").display().to_string(), "-n", NAMESPACE])
-        .args(["get", kind, "--watch", "-o", &format!("jsonpath={format}{{\"\\n\"}}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    (child, lines)
+/// What kubectl shows of each object of a kind as it is and whenever it changes, a line at a time; sometimes again.
+pub fn watch(tasks: &mut JoinSet<()>, kind: &'static str, format: &str) -> UnboundedReceiver<String> {
+    let (sender, lines) = unbounded_channel();
+    let format = format!("jsonpath={format}{{\"\\n\"}}");
+    tasks.spawn(async move {
+        // The server ends a watch now and then, and kubectl with it.
+        while !sender.is_closed() {
+            let mut child = tokio::process::Command::new(tools::kubectl())
+                .args(["--kubeconfig", &state().join("kubeconfig").display().to_string(), "-n", NAMESPACE])
+                .args(["get", kind, "--watch", "-o", &format])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let mut shown = BufReader::new(child.stdout.take().unwrap()).lines();
+            while let Some(line) = shown.next_line().await.unwrap() {
+                let _ = sender.send(line);
+            }
+            child.wait().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    lines
 }
 
 /// Nodes on which only who tolerates it lands.

@@ -50,11 +50,10 @@ type Watched = Arc<Mutex<Seen>>;
 fn follow(tasks: &mut tokio::task::JoinSet<()>) -> Watched {
     let watched = Watched::default();
     let writing = Arc::clone(&watched);
-    let (child, mut lines) =
-        watch("certificaterenewals", "{.spec.meshId} {.status.phase} {.status.tier.index} {.status.reason}");
+    let format = "{.spec.meshId} {.status.phase} {.status.tier.index} {.status.reason}";
+    let mut lines = watch(tasks, "certificaterenewals", format);
     tasks.spawn(async move {
-        let _child = child;
-        while let Some(line) = lines.next_line().await.unwrap() {
+        while let Some(line) = lines.recv().await {
             let parts: Vec<&str> = line.split(' ').collect();
             let [mesh, phase, tier, reason] = parts[..] else { panic!("{line}") };
             let place = Place { phase: phase.to_owned(), tier: tier.parse().unwrap_or(0), reason: reason.to_owned() };
