@@ -60,6 +60,8 @@ struct World {
     killed: mpsc::UnboundedReceiver<()>,
     naming: Naming,
     timing: Timing,
+    /// In which the same process acts too.
+    more_namespaces: Vec<String>,
 }
 
 impl World {
@@ -86,7 +88,7 @@ impl World {
         let plan = Arc::new(Plan::new(demo.router(), at, kill));
         let api = Api::new(kube::Client::new(demo.router(), NAMESPACE));
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
-        Self { demo, api, plan, killed, naming: Naming::default(), timing: TIMING }
+        Self { demo, api, plan, killed, naming: Naming::default(), timing: TIMING, more_namespaces: Vec::new() }
     }
 
     /// A process that acts.
@@ -103,7 +105,7 @@ impl World {
             name: "demo".into(),
             connection,
             reach: Reach::Direct,
-            namespaces: vec![NAMESPACE.to_owned()],
+            namespaces: [&[NAMESPACE.to_owned()], &*self.more_namespaces].concat(),
             naming: self.naming.clone(),
             policy,
             tiers: Config::default().policy.restart_tiers,
@@ -962,6 +964,16 @@ async fn a_right_to_read_that_is_missing_is_named_at_once_and_waited_for() {
         assert!(message.contains("grant meshcert this right"), "{message}");
     }
     *world.plan.withheld.lock().unwrap() = None;
+    let renewal = world.run_until(&name, auto(), is_finished).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_whose_renewals_may_not_be_read_holds_up_no_other() {
+    let mut world = World::new(None).await;
+    world.more_namespaces.push("closed".to_owned());
+    *world.plan.withheld.lock().unwrap() = Some("list certificaterenewals in closed");
+    let name = world.ask().await;
     let renewal = world.run_until(&name, auto(), is_finished).await;
     world.assert_renewed(&renewal).await;
 }

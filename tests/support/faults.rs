@@ -82,7 +82,7 @@ pub struct Plan {
     pub kill: mpsc::UnboundedSender<()>,
     /// The path of a workload whose pod template somebody else manages: what is added to it is gone at once.
     pub managed: Mutex<Option<String>>,
-    /// What nobody may do, as verb and resource.
+    /// What nobody may do, as verb and resource; `list pods in a` in one namespace alone.
     pub withheld: Mutex<Option<&'static str>>,
     /// Tells the watches to break off.
     cut: watch::Sender<()>,
@@ -160,7 +160,11 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
     if !request.uri().path().ends_with("/leases/meshcert-leader") {
         *plan.asked.lock().unwrap().entry(right(&request)).or_default() += 1;
     }
-    if plan.withheld.lock().unwrap().is_some_and(|withheld| withheld == right(&request)) {
+    let withheld = plan.withheld.lock().unwrap().is_some_and(|withheld| {
+        let (what, namespace) = withheld.split_once(" in ").unwrap_or((withheld, ""));
+        what == right(&request) && request.uri().path().contains(&format!("/namespaces/{namespace}"))
+    });
+    if withheld {
         return Ok(refuse(StatusCode::FORBIDDEN));
     }
     let fault = is_mutation(&request).then(|| {
