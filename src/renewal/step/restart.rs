@@ -196,8 +196,8 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// Waits within the tier's deadline.
 fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
-    // What is shared may have waited for others first.
-    let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
+    // What is shared may have waited for others first, and the hosted API for itself.
+    let patience = if at_shared_tier(seen) { COALESCE } else { RECOVERY };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
         return note(&seen.renewal, "Restarting", words);
     }
