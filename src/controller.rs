@@ -162,7 +162,8 @@ impl Actor {
             let leads = *leading.borrow_and_update();
             changes.mark_unchanged();
             let view = self.followed.view();
-            let is_known = view.sources.iter().any(|source| source.listed);
+            // Whoever has not seen the failures of a namespace cannot know whether the breaker is open; one that cannot be read holds up no other.
+            let is_known = view.sources.iter().all(|source| source.listed || source.failure.is_some());
             self.around.metrics.leader(&self.acting.name, leads);
             self.show(&view);
             let mut busy = false;
@@ -179,6 +180,7 @@ impl Actor {
             }
             if !leads {
                 schedule = scan::Schedule::new(timing);
+                scans.abort_all();
             }
             // What changes is looked at soon, and what changes often not each time.
             let rest = if is_known { timing.busy } else { Duration::ZERO };
@@ -231,6 +233,7 @@ impl Actor {
         }
         let mut busy = false;
         while let Some(result) = driving.join_next().await {
+            // A panic about one renewal has been printed, and is no reason to stop the others.
             busy |= result.unwrap_or(true);
         }
         busy
@@ -263,7 +266,7 @@ impl Actor {
             if !self.leads() {
                 return false;
             }
-            match self.pass(&key, name, all).await {
+            match self.pass(&key, renewal, all).await {
                 Ok(Some(true)) => {}
                 Ok(Some(false)) => return true,
                 Ok(None) => return false,
@@ -271,8 +274,9 @@ impl Actor {
                 Err(error) if error.kind == ErrorKind::Conflict => {}
                 Err(error) => {
                     warn!(namespace, name, %error, "the renewal waits");
-                    // Whoever cannot be looked at keeps nobody from his turn.
-                    if queue::waits(renewal) {
+                    // Whoever cannot be looked at keeps nobody from his turn, and a right is not granted within a second.
+                    let forbidden = error.kind == ErrorKind::Forbidden && renewal.status.phase < Phase::BackingUp;
+                    if queue::waits(renewal) || forbidden {
                         self.doze(renewal);
                     }
                     return true;
@@ -283,8 +287,11 @@ impl Actor {
     }
 
     /// One look and at most one mutation: `Some(true)` after a mutation, `Some(false)` while waiting in the middle, `None` where nothing is to be done.
-    async fn pass(&self, key: &MeshKey, name: &str, all: &[Arc<Renewal>]) -> Result<Option<bool>, ApiError> {
-        let Some(renewal) = self.api.renewal(&key.namespace, name).await? else { return Ok(None) };
+    async fn pass(&self, key: &MeshKey, known: &Renewal, all: &[Arc<Renewal>]) -> Result<Option<bool>, ApiError> {
+        let name = &known.name;
+        let stored = self.api.renewal(&key.namespace, name).await?;
+        // Another one of its name may be about another mesh.
+        let Some(renewal) = stored.filter(|stored| stored.uid == known.uid) else { return Ok(None) };
         let now = self.around.clock.now();
         let seen = match self.look(key, &renewal, all).await {
             Ok(seen) => seen,

@@ -156,7 +156,10 @@ impl Source {
             RenewalEvent::Deleted { namespace, name } => {
                 self.followed.change(cluster, *index, |source| source.delete(&namespace, &name, now));
             }
-            RenewalEvent::Alive => self.followed.change(cluster, *index, |source| source.succeed(now)),
+            RenewalEvent::Alive => {
+                self.followed.change(cluster, *index, |source| source.succeed(now));
+                self.said = None;
+            }
             RenewalEvent::Unreadable(what) => warn!(%cluster, "a renewal cannot be read and is passed over: {what}"),
             // A watch that only has to start again, with a list, is no failure.
             RenewalEvent::Failed(error) if error.reason == SourceErrorReason::Gone => {}

@@ -215,6 +215,9 @@ pub struct Status {
     /// Whether the way leads back to what was in force before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rolling_back: bool,
+    /// Whether it does because the new certificates were refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
     /// The tier that is being restarted, from 0, and since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<Tier>,

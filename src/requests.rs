@@ -89,11 +89,10 @@ async fn ask_among(
     }
     // A person may have named the one about these certificates otherwise.
     let about_these = |renewal: &&Renewal| {
-        renewal.spec.mesh_id == spec.mesh_id && renewal.status.request_name == base && !is_done_with(renewal)
+        let is_named = renewal.spec.mesh_id == spec.mesh_id && renewal.status.request_name == base;
+        is_named && !renewal.deleting && !is_done_with(renewal)
     };
-    if let Some(known) = renewals.iter().find(about_these)
-        && !known.deleting
-    {
+    if let Some(known) = renewals.iter().find(about_these) {
         return Ok(Asked::Exists(known.name.clone(), known.status.phase));
     }
     for number in 1..=MOST_REPEATS {

@@ -563,7 +563,11 @@ async fn what_is_not_due_is_refused_until_it_is() {
     let renewal = world.run_until(&name, early, is_finished).await;
     assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (Phase::Refused, "NotDue"));
     let (mesh, _) = world.mesh().await;
-    assert_eq!(renewal.status.next_attempt_at, mesh.expiration.map(|end| end.plus(-10 * DAY)));
+    assert_eq!(
+        renewal.status.next_attempt_at,
+        mesh.expiration.map(|end| end.plus(1 - 10 * DAY)),
+        "the first due second"
+    );
     let forced = json!({ "spec": { "force": true } });
     world.api.change_renewal(NAMESPACE, &name, &forced).await.unwrap();
     let early = Policy { renew_before: 10 * DAY, ..auto() };
@@ -966,6 +970,23 @@ async fn a_right_to_read_that_is_missing_is_named_at_once_and_waited_for() {
     *world.plan.withheld.lock().unwrap() = None;
     let renewal = world.run_until(&name, auto(), is_finished).await;
     world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_whose_certificates_were_replaced_ends_when_it_is_tried_again() {
+    let calm = run_with(auto(), None).await;
+    // After the three backups.
+    let staged = (0..calm.len()).filter(|index| calm[*index].ends_with("/secrets")).nth(3).unwrap();
+    let mut world = World::new(Some((staged, Fault::Forbidden))).await;
+    let name = world.ask().await;
+    let failed = world.run_until(&name, auto(), is_finished).await;
+    assert!(failed.status.phase == Phase::Failed && failed.status.before.is_some(), "{}", failed.status.message);
+    world.renew_by_hand().await;
+    let again = json!({ "spec": { "requestedAt": SystemClock.now(), "force": true } });
+    world.api.change_renewal(NAMESPACE, &name, &again).await.unwrap();
+    let ended = world.run_until(&name, auto(), |renewal| renewal.status.attempt == 2 && is_finished(renewal)).await;
+    assert_eq!((ended.status.phase, ended.status.reason.as_str()), (Phase::Superseded, "Replaced"));
+    assert_eq!(ended.status.request_name, name, "it is about the former ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::lines::Lines;
@@ -19,6 +19,8 @@ mod lines;
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 /// After this the server ends a watch, and it is taken up again.
 const WATCH_SECONDS: u64 = 290;
+/// One that ends sooner is not taken up at once.
+const SHORTEST_WATCH: Duration = Duration::from_millis(500);
 /// The first and the longest wait before a failed request is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
 
@@ -27,6 +29,8 @@ pub(super) trait Subject {
     /// What the listener gets.
     type Event;
     const RESOURCE: Resource;
+    /// Failed requests in a row after which lists have to do for the watch that is not to be had.
+    const RELIST_AFTER: u32;
 
     /// The watch is alive.
     fn alive() -> Self::Event;
@@ -61,13 +65,31 @@ pub(super) struct Feed<S: Subject> {
 }
 
 impl<S: Subject> Feed<S> {
-    /// Watches, takes a cut watch up again, and returns when only a new list helps.
+    /// Watches, takes a cut watch up again, and returns when a new list is wanted.
     pub(super) async fn watch_on(&self, mut version: String, failures: &mut u32) -> Result<(), Closed> {
         loop {
-            match self.watch(&mut version, failures).await? {
-                Ok(()) => {}
-                Err(error) if error.reason == SourceErrorReason::Gone => return self.send(S::failed(error)).await,
-                Err(error) => self.fail(error, failures).await?,
+            let begun = Instant::now();
+            let ended = self.watch(&mut version, failures).await?;
+            let is_gone = match ended {
+                Ok(()) => false,
+                Err(error) if error.reason == SourceErrorReason::Gone => {
+                    self.send(S::failed(error)).await?;
+                    true
+                }
+                Err(error) => {
+                    self.fail(error, failures).await?;
+                    if *failures >= S::RELIST_AFTER {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            // What ends as soon as it has begun would be asked for without a pause.
+            if begun.elapsed() < SHORTEST_WATCH {
+                sleep(SHORTEST_WATCH).await;
+            }
+            if is_gone {
+                return Ok(());
             }
         }
     }

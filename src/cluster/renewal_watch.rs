@@ -17,16 +17,16 @@ use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
 
 /// Objects per page: a renewal's journal and plan take some ten kilobytes.
 const PAGE: usize = 200;
-/// Beyond so many renewals of one source the list is cut off, and says so.
+/// Beyond so many renewals of one source the oldest of those that have ended are passed over.
 pub const MOST_RENEWALS: usize = 5_000;
 
 /// One step of following renewals.
 pub enum RenewalEvent {
     /// A full list: what it does not hold is gone.
     Listed {
-        /// The renewals that can be read.
+        /// The renewals that can be read, of more than [`MOST_RENEWALS`] those that count.
         renewals: Vec<Renewal>,
-        /// Whether there are more than [`MOST_RENEWALS`].
+        /// Whether there are more.
         cut_off: bool,
     },
     /// A renewal was added or changed.
@@ -94,6 +94,7 @@ struct Brief {
 impl Subject for Renewals {
     type Event = RenewalEvent;
     const RESOURCE: Resource = Resource::Renewals;
+    const RELIST_AFTER: u32 = 3;
 
     fn alive() -> RenewalEvent {
         RenewalEvent::Alive
@@ -124,10 +125,8 @@ impl Feed<Renewals> {
         let mut failures = 0;
         loop {
             match self.list().await? {
-                Ok(version) => {
-                    failures = 0;
-                    self.watch_on(version, &mut failures).await?;
-                }
+                // Only what a watch brings is a success: where it fails again and again, lists come ever more slowly.
+                Ok(version) => self.watch_on(version, &mut failures).await?,
                 Err(error) => self.fail(error, &mut failures).await?,
             }
         }
@@ -136,7 +135,7 @@ impl Feed<Renewals> {
     /// Reads all pages; the version from which to watch.
     async fn list(&self) -> Result<Result<String, SourceError>, Closed> {
         let asked = self.asked("list");
-        let (mut renewals, mut next) = (Vec::new(), String::new());
+        let (mut renewals, mut next, mut cut_off) = (Vec::new(), String::new(), false);
         loop {
             let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
             let uri = format!("{}limit={PAGE}{token}", self.path);
@@ -154,12 +153,46 @@ impl Feed<Renewals> {
                     Err(why) => self.send(RenewalEvent::Unreadable(why)).await?,
                 }
             }
+            cut_off |= pass_over(&mut renewals);
             next = metadata.next;
-            let cut_off = renewals.len() >= MOST_RENEWALS && !next.is_empty();
-            if next.is_empty() || cut_off {
+            if next.is_empty() {
                 self.send(RenewalEvent::Listed { renewals, cut_off }).await?;
                 return Ok(Ok(metadata.resource_version));
             }
         }
+    }
+}
+
+/// Leaves out the oldest of those that have ended, where there are too many; whether there were.
+fn pass_over(renewals: &mut Vec<Renewal>) -> bool {
+    if renewals.len() <= MOST_RENEWALS {
+        return false;
+    }
+    renewals.sort_by(|a, b| b.rank().cmp(&a.rank()));
+    let under_way = renewals.iter().take_while(|renewal| renewal.is_under_way()).count();
+    renewals.truncate(MOST_RENEWALS.max(under_way));
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::renewal::{Phase, Status};
+    use crate::time::UnixTime;
+
+    #[test]
+    fn the_oldest_that_ended_are_passed_over_and_none_that_is_under_way() {
+        let mk_renewal = |phase: Phase, created: i64| Renewal {
+            name: format!("r-{created}"),
+            created: Some(UnixTime(created)),
+            status: Status { phase, cleaned_up: phase.is_terminal(), ..Status::default() },
+            ..Renewal::default()
+        };
+        let mut all: Vec<Renewal> = (1..=MOST_RENEWALS as i64).map(|i| mk_renewal(Phase::Succeeded, i)).collect();
+        assert!(!pass_over(&mut all));
+        all.push(mk_renewal(Phase::Committing, 0));
+        assert!(pass_over(&mut all));
+        let has = |name: &str| all.iter().any(|one| one.name == name);
+        assert!(all.len() == MOST_RENEWALS && has("r-0") && has("r-2") && !has("r-1"));
     }
 }

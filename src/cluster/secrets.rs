@@ -75,6 +75,8 @@ struct Secrets(Arc<Selection>);
 impl Subject for Secrets {
     type Event = SecretEvent;
     const RESOURCE: Resource = Resource::Secrets;
+    /// Their lists are large, and what was read last stays.
+    const RELIST_AFTER: u32 = u32::MAX;
 
     fn alive() -> SecretEvent {
         SecretEvent::Alive

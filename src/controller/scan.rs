@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cluster::api::ApiError;
-use crate::cluster::material::{BACKUP, STAGED};
+use crate::cluster::material::{BACKUP, Copy, STAGED};
 use crate::controller::{Actor, Timing};
 use crate::mesh::HostedMesh;
 use crate::policy::Mode;
@@ -54,13 +54,20 @@ impl Actor {
     }
 
     async fn ask_and_tidy(&self, namespace: &str, meshes: &[&Arc<HostedMesh>]) -> Result<(), ApiError> {
+        // Before the renewals: a copy whose renewal is made in the meantime is not left over.
+        let staged = self.api.copies(namespace, STAGED).await?;
+        let backups = self.api.copies(namespace, BACKUP).await?;
         let (renewals, unreadable) = self.api.renewals(namespace).await?;
+        if unreadable.is_empty() {
+            self.tidy(namespace, &renewals, &staged).await?;
+            self.prune_backups(namespace, &renewals, backups).await?;
+        }
         for mesh in meshes {
             if let Err(error) = self.ask_if_due(mesh, &renewals).await {
                 warn!(mesh = %mesh.key.id, %error, "cannot ask for a renewal");
             }
         }
-        if unreadable.is_empty() { self.tidy(namespace, &renewals).await } else { Ok(()) }
+        Ok(())
     }
 
     async fn ask_if_due(&self, mesh: &HostedMesh, renewals: &[Renewal]) -> Result<(), ApiError> {
@@ -76,20 +83,21 @@ impl Actor {
         Ok(())
     }
 
-    /// Removes staged copies whose renewal is gone, and backups beyond those that are kept.
-    async fn tidy(&self, namespace: &str, renewals: &[Renewal]) -> Result<(), ApiError> {
-        for copy in self.api.copies(namespace, STAGED).await? {
+    /// Removes staged copies whose renewal is gone.
+    async fn tidy(&self, namespace: &str, renewals: &[Renewal], staged: &[Copy]) -> Result<(), ApiError> {
+        for copy in staged {
             if !renewals.iter().any(|renewal| renewal.uid == copy.renewal_uid) {
                 info!(namespace, name = copy.name, "removing a staged copy whose renewal is gone");
                 self.api.delete_copy(namespace, &copy.name).await?;
             }
         }
-        self.prune_backups(namespace, renewals).await
+        Ok(())
     }
 
-    async fn prune_backups(&self, namespace: &str, renewals: &[Renewal]) -> Result<(), ApiError> {
+    /// Removes backups beyond those that are kept.
+    async fn prune_backups(&self, namespace: &str, renewals: &[Renewal], backups: Vec<Copy>) -> Result<(), ApiError> {
         let mut by_mesh: BTreeMap<String, Vec<(String, String, String)>> = BTreeMap::new();
-        for backup in self.api.copies(namespace, BACKUP).await? {
+        for backup in backups {
             by_mesh.entry(backup.mesh).or_default().push((backup.created, backup.renewal_uid, backup.name));
         }
         for backups in by_mesh.values_mut() {

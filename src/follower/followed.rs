@@ -158,10 +158,10 @@ impl Remembered {
     /// Forgets the oldest of those that have ended.
     fn shrink(&mut self) {
         while self.renewals.len() > MOST_RENEWALS {
-            let oldest = self.renewals.iter().min_by_key(|(_, renewal)| renewal.rank()).map(|(key, _)| key.clone());
-            if let Some(key) = oldest {
-                self.renewals.remove(&key);
-            }
+            let ended = self.renewals.iter().filter(|(_, renewal)| !renewal.is_under_way());
+            let Some((key, _)) = ended.min_by_key(|(_, renewal)| renewal.rank()) else { return };
+            let key = key.clone();
+            self.renewals.remove(&key);
             self.health.cut_off = true;
         }
     }

@@ -5,7 +5,7 @@ use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
 use crate::renewal::observed::Observed;
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
-use crate::renewal::step::restart::roll_back;
+use crate::renewal::step::restart::turn_round;
 use crate::renewal::step::{Effect, Next, give_back};
 use crate::renewal::{Digests, Intent, Phase, Status, Tier, TooOften};
 use crate::time::UnixTime;
@@ -36,11 +36,8 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         }
         let backed_up = seen.backups.iter().all(Option::is_some);
         if !status.rolling_back && backed_up {
-            return roll_back(
-                seen,
-                "the staged Secrets are gone, or are others: what was in force before is put back",
-                now,
-            );
+            let why = "the staged Secrets are gone, or are others: what was in force before is put back";
+            return Next::Journal(Box::new(turn_round(seen, why, now)));
         }
         let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
         return fail(seen, "MaterialMissing", message, Retry::Later, now);

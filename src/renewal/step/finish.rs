@@ -20,7 +20,9 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
                     format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at);
                 note(&seen.renewal, "RollbackRefused", &message)
             }
-            None => restart::roll_back(seen, "a person asks for the former certificates", now),
+            None => {
+                Next::Journal(Box::new(restart::turn_round(seen, "a person asks for the former certificates", now)))
+            }
         };
     }
     let asked_again = seen.renewal.generation != status.observed_generation;
@@ -32,8 +34,8 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     }
     match status.next_attempt_at {
         Some(at) if now < at => Next::Wait(Some(at)),
-        Some(_) => again(seen, now),
-        None => Next::Wait(None),
+        Some(_) if !seen.renewal.spec.rollback => again(seen, now),
+        _ => Next::Wait(None),
     }
 }
 
@@ -77,7 +79,8 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         let mut next = journal::enter(seen, Phase::Pending, "tried again", now);
         next.commits.clear();
         next.restarts.clear();
-        (next.target, next.committed_at, next.tier, next.rolling_back) = (None, None, None, false);
+        (next.target, next.committed_at, next.tier) = (None, None, None);
+        (next.rolling_back, next.refused) = (false, false);
         next.job = None;
         next
     };

@@ -16,11 +16,17 @@ use crate::time::{DAY, UnixTime};
 
 /// New certificates must outlast `renewBefore` by this, or renewing would never end.
 const MARGIN: i64 = 7 * DAY;
+const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
+    // What an earlier attempt has backed up is in force no more: other certificates are another renewal's.
+    if seen.renewal.status.before.is_some() && present_leaves(seen) != seen.renewal.status.certificates {
+        return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
+    }
     match seen.policy.holds(&seen.about, now) {
         Some((Hold::NotDue, message)) => {
-            let due = seen.about.expiration.map(|end| end.plus(-seen.policy.renew_before));
+            // The first second in which less than that is left.
+            let due = seen.about.expiration.map(|end| end.plus(1 - seen.policy.renew_before));
             let message = format!("{message}; set spec.force to renew all the same");
             refuse(seen, "NotDue", &message, due.map_or(Retry::Never, Retry::At), now)
         }
@@ -182,8 +188,7 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
 /// The policy, and whether the certificates are still those that this is about.
 pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
     if present_leaves(seen) != seen.renewal.status.certificates {
-        let message = "somebody else has replaced the certificates that this renewal was about";
-        return Some(end(seen, Phase::Superseded, "Replaced", message, now));
+        return Some(end(seen, Phase::Superseded, "Replaced", REPLACED, now));
     }
     let (hold, message) = seen.policy.holds(&seen.about, now)?;
     Some(match seen.renewal.status.phase {

@@ -142,7 +142,9 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     }
     let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
     if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refused) {
-        return roll_back(seen, &format!("the new certificates are refused: {words}"), now);
+        let mut status = turn_round(seen, &format!("the new certificates are refused: {words}"), now);
+        status.refused = true;
+        return Next::Journal(Box::new(status));
     }
     let message = format!(
         "not proven within {}: {words}; the certificates stay as they are",
@@ -151,8 +153,8 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     fail(seen, "Unproven", &message, Retry::Later, now)
 }
 
-/// Turns round.
-pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
+/// The way leads back to what was in force before.
+pub(super) fn turn_round(seen: &Observed, why: &str, now: UnixTime) -> Status {
     let mut status = journal::enter(seen, Phase::Committing, why, now);
     status.rolling_back = true;
     status.commits.clear();
@@ -160,19 +162,20 @@ pub(super) fn roll_back(seen: &Observed, why: &str, now: UnixTime) -> Next {
     status.committed_at = None;
     status.tier = None;
     set_condition(&mut status, "Committed", "False", now);
-    Next::Journal(Box::new(status))
+    status
 }
 
 /// What was refused once is refused again, at the price of an outage: only when the former certificates have ended nothing is lost by trying.
 fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> Next {
     let message = "the former certificates are in force again, and served by every endpoint";
-    let (retry, message) = match first_end.filter(|_| !seen.renewal.spec.rollback) {
-        Some(end) => {
-            let mesh = &seen.renewal.spec.mesh_id;
+    let mesh = &seen.renewal.spec.mesh_id;
+    let (retry, message) = match first_end {
+        _ if seen.renewal.spec.rollback => (Retry::Never, message.to_owned()),
+        Some(end) if seen.renewal.status.refused => {
             let words = format!("{message}; tried again when they end, {end}, or by a person: meshcert renew {mesh}");
             (Retry::At(end), words)
         }
-        None => (Retry::Never, message.to_owned()),
+        _ => (Retry::Later, message.to_owned()),
     };
     ended(seen, Phase::RolledBack, Phase::RolledBack.as_str(), &message, retry, now)
 }
