@@ -20,7 +20,7 @@ use meshcert::ports::Clock;
 use meshcert::renewal::observed::{Holder, Lease, Observed, Unproven};
 use meshcert::renewal::step::{Effect, Next, step};
 use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf, Status, Tier};
-use meshcert::rollout::{Kind, Members, Pod, Serves, Target, Workload};
+use meshcert::rollout::{Kind, Members, Pod, Target, Workload};
 use meshcert::time::{DAY, UnixTime};
 use proptest::prelude::*;
 
@@ -362,27 +362,6 @@ fn world() -> impl Strategy<Value = Observed> {
 }
 
 /// Entries that no renewal writes.
-/// A world in which the hosted API is to be restarted, and for how long already.
-fn before_the_rollout() -> impl Strategy<Value = (Observed, i64)> {
-    (world(), workload(), 0_i64..40, 1_u32..4).prop_map(|(mut seen, mut workload, age, wanted)| {
-        let ready = workload.available > 0;
-        (workload.kind, workload.digest, workload.wanted) = (Kind::Deployment, None, wanted);
-        (workload.target.serves, workload.target.shared) = (Serves::KubeApiserver, false);
-        workload.available = if ready { wanted } else { 0 };
-        workload.pods.iter_mut().for_each(|pod| (pod.digest, pod.created) = (None, FIXTURE.now.plus(-DAY)));
-        (seen.secrets, seen.mesh) = live_with([Content::Good; 3]);
-        seen.tiers = Ok(vec![vec![workload]]);
-        (seen.lock.holder, seen.slots[0].holder) = (Holder::Mine, Holder::Mine);
-        let status = &mut seen.renewal.status;
-        (status.phase, status.rolling_back) = (Phase::Restarting, false);
-        (status.before, status.target) = (Some(Content::Before.digests()), Some(Content::Good.digests()));
-        status.plan = Some(plan(Engine::Native));
-        status.committed_at = Some(FIXTURE.now.plus(-60));
-        status.tier = Some(Tier { index: 0, since: FIXTURE.now.plus(-age) });
-        (seen, age)
-    })
-}
-
 fn is_sacred(key: &str) -> bool {
     key.starts_with("ca.") || key.starts_with("sa.") || key.contains("-ca.")
 }
@@ -415,21 +394,6 @@ proptest! {
         if settled {
             prop_assert!(matches!(step(&seen, FIXTURE.now), Next::Wait(_)), "what has ended rests");
         }
-    }
-
-    #[test]
-    fn a_hosted_api_that_etcd_took_along_is_back_before_it_is_rolled_out((seen, age) in before_the_rollout()) {
-        let works = seen.tiers.as_ref().unwrap()[0][0].unready().is_none();
-        let begins = |seen: &Observed| match step(seen, FIXTURE.now) {
-            Next::Act(Effect::Restart { .. }) => true,
-            Next::Journal(after) => after.restarts.len() > seen.renewal.status.restarts.len(),
-            Next::Note(_) | Next::Wait(_) | Next::Act(_) => false,
-        };
-        prop_assert_eq!(begins(&seen), works || age >= 20);
-        // With certificates that have ended it does not come back.
-        let mut ended = seen;
-        ended.renewal.status.plan.as_mut().unwrap().leaves[0].ends_at = FIXTURE.now;
-        prop_assert!(begins(&ended));
     }
 }
 

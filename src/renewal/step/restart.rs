@@ -6,13 +6,11 @@ use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
 use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
-use crate::rollout::{Kind, Members, Progress, Serves, Workload};
+use crate::rollout::{Kind, Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
 /// Shared workloads wait this long for other renewals, so that they restart once for all.
 const COALESCE: i64 = 15 * 60;
-/// The hosted API may take this long to be ready again after etcd's restart.
-const RECOVERY: i64 = 20;
 /// A workload whose template has to be written more often has another owner. Its status changes its version too, so this is no small number.
 const MOST_RESTARTS: u32 = 8;
 
@@ -40,7 +38,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         match workload.progress(&digest, since, members) {
             Progress::Done => {}
             Progress::NotBegun => {
-                if let Some(next) = coalesce(seen, workload, now).or_else(|| recover(seen, workload, now)) {
+                if let Some(next) = coalesce(seen, workload, now) {
                     return next;
                 }
                 let stepped = workload.kind == Kind::StatefulSet
@@ -95,17 +93,6 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
     (patient && seen.others_under_way).then(|| note(&seen.renewal, "Coalescing", &message))
-}
-
-/// Restarting etcd makes the pods of the hosted API unready for a moment, and the controller of a Deployment that rolls out ends unready pods first, before there is a new one. So they
-/// are waited for, as long as they have certificates with which they can become ready.
-fn recover(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next> {
-    let status = &seen.renewal.status;
-    let since = status.tier.as_ref().map_or(now, |tier| tier.since);
-    let is_surged = workload.kind == Kind::Deployment && workload.target.serves == Serves::KubeApiserver;
-    let patient = since.seconds_until(now) < RECOVERY && former_end(status).is_some_and(|end| now < end);
-    let words = workload.unready().filter(|_| is_surged && patient)?;
-    Some(note(&seen.renewal, "Restarting", &format!("{words}; its rollout waits for it")))
 }
 
 /// When the first of the leaves that were in force before ends.
@@ -199,8 +186,8 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// Waits within the tier's deadline.
 fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
-    // What is shared may have waited for others first, and the hosted API for itself.
-    let patience = if at_shared_tier(seen) { COALESCE } else { RECOVERY };
+    // What is shared may have waited for others first.
+    let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
         return note(&seen.renewal, "Restarting", words);
     }
