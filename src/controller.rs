@@ -18,7 +18,7 @@ use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
 use crate::ports::Clock;
 use crate::renewal::step::{Next, forbidden, step, unseen};
-use crate::renewal::{Phase, Renewal};
+use crate::renewal::{Phase, Renewal, Status};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
 
@@ -333,11 +333,14 @@ impl Actor {
                 Ok(Some(true))
             }
             Next::Note(_) | Next::Wait(_) | Next::Act(_) => {
+                let Status { phase, reason: former, .. } = &seen.renewal.status;
                 if let Next::Note(status) = next {
                     self.api.write_status(&seen.renewal, &status).await?;
+                    if status.reason != *former && phase.is_held(&status.reason) {
+                        self.tell(&seen.renewal, false, &status.reason, &status.message).await;
+                    }
                 }
-                let phase = seen.renewal.status.phase;
-                let busy = phase >= Phase::BackingUp && !phase.is_terminal();
+                let busy = *phase >= Phase::BackingUp && !phase.is_terminal();
                 if !busy {
                     self.doze(&seen.renewal);
                 }
@@ -363,7 +366,13 @@ impl Actor {
         if phase.is_terminal() {
             self.around.metrics.ended(phase);
         }
-        if let Err(error) = self.api.tell(renewal, bad, phase.as_str(), message, now).await {
+        self.tell(renewal, bad, reason, if bad { &said } else { message }).await;
+    }
+
+    /// Tells of it in an Event.
+    async fn tell(&self, renewal: &Renewal, bad: bool, reason: &str, message: &str) {
+        let now = self.around.clock.now();
+        if let Err(error) = self.api.tell(renewal, bad, reason, message, now).await {
             warn!(%error, "the Event is lost");
         }
     }

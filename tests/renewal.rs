@@ -202,6 +202,13 @@ impl World {
         self.api.get(path).await.unwrap().unwrap_or_default()
     }
 
+    /// Type and reason of the Events.
+    async fn told(&self) -> Vec<String> {
+        let events = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/events")).await;
+        let told = |event: &Value| ["type", "reason"].map(|field| event[field].as_str().unwrap().to_owned()).join(" ");
+        events["items"].as_array().unwrap().iter().map(told).collect()
+    }
+
     async fn generation(&self, plural: &str, name: &str) -> i64 {
         self.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/{plural}/{name}")).await["metadata"]["generation"]
             .as_i64()
@@ -987,6 +994,25 @@ async fn a_renewal_whose_certificates_were_replaced_ends_when_it_is_tried_again(
     let ended = world.run_until(&name, auto(), |renewal| renewal.status.attempt == 2 && is_finished(renewal)).await;
     assert_eq!((ended.status.phase, ended.status.reason.as_str()), (Phase::Superseded, "Replaced"));
     assert_eq!(ended.status.request_name, name, "it is about the former ones");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_have_the_reason_of_a_hold_and_of_an_end() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let process = tokio::spawn(world.process("test", Policy { mode: Mode::Observe, ..auto() }));
+    let held = async {
+        while !world.told().await.contains(&"Normal ObserveOnly".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.unwrap();
+    process.abort();
+    let unreachable = Policy { renew_before: 500 * DAY, ..auto() };
+    let ended = world.run_until(&name, unreachable, is_finished).await;
+    assert_eq!((ended.status.phase, ended.status.reason.as_str()), (Phase::Refused, "TargetUnreachable"));
+    let told = world.told().await;
+    assert!(told.contains(&"Warning TargetUnreachable".to_owned()), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
