@@ -55,17 +55,18 @@ impl Actor {
 
     async fn ask_and_tidy(&self, namespace: &str, meshes: &[&Arc<HostedMesh>]) -> Result<(), ApiError> {
         // Before the renewals: a copy whose renewal is made in the meantime is not left over.
-        let staged = self.api.copies(namespace, STAGED).await?;
-        let backups = self.api.copies(namespace, BACKUP).await?;
+        let copies = tokio::try_join!(self.api.copies(namespace, STAGED), self.api.copies(namespace, BACKUP));
         let (renewals, unreadable) = self.api.renewals(namespace).await?;
-        if unreadable.is_empty() {
-            self.tidy(namespace, &renewals, &staged).await?;
-            self.prune_backups(namespace, &renewals, backups).await?;
-        }
         for mesh in meshes {
             if let Err(error) = self.ask_if_due(mesh, &renewals).await {
                 warn!(mesh = %mesh.key.id, %error, "cannot ask for a renewal");
             }
+        }
+        // Only now: whoever may not list the copies still asks for what is due.
+        let (staged, backups) = copies?;
+        if unreadable.is_empty() {
+            self.tidy(namespace, &renewals, &staged).await?;
+            self.prune_backups(namespace, &renewals, backups).await?;
         }
         Ok(())
     }
