@@ -14,4 +14,5 @@ pub mod renewal_watch;
 pub mod renewals;
 mod request;
 pub mod secrets;
+pub mod server;
 pub mod workloads;

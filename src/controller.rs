@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -120,8 +120,8 @@ pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
     tasks.spawn(leader::elect(api.clone(), home, identity, timing.lease, Arc::clone(&around.clock), lead));
     let followed = follow_all(api.client(), &acting.name, &acting.namespaces, &around.clock, &mut tasks);
     let way = Way::new(acting.reach, &acting.connection, &api);
-    let (asked, dozing, memory) = Default::default();
-    let actor = Arc::new(Actor { acting, around, api, way, leading, followed, asked, dozing, memory });
+    let (introduced, dozing, memory) = Default::default();
+    let actor = Arc::new(Actor { acting, around, api, way, leading, followed, introduced, dozing, memory });
     tokio::select! {
         () = actor.work() => {}
         // The others never end by themselves: a panic in them is one of this task.
@@ -140,8 +140,8 @@ struct Actor {
     way: Way,
     leading: watch::Receiver<bool>,
     followed: Arc<Followed>,
-    /// Told when a scan has asked for a renewal.
-    asked: Notify,
+    /// Whether the API server has said what it is.
+    introduced: OnceCell<()>,
     /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
     dozing: Mutex<BTreeMap<String, (String, Instant)>>,
     /// What endpoints showed.
@@ -187,7 +187,6 @@ impl Actor {
             tokio::select! {
                 () = sleep(if busy { timing.busy } else { timing.idle }) => {}
                 () = async { sleep(rest).await; let _ = changes.changed().await; } => {}
-                () = self.asked.notified() => {}
                 Ok(()) = leading.changed() => {}
             }
         }

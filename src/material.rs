@@ -84,7 +84,7 @@ pub struct StoredSecret {
     pub resource_version: String,
     /// Whether the API server refuses changes of its data.
     pub immutable: bool,
-    /// Whether `meshcert.dev/paused` is set to anything but `false`.
+    /// Whether the annotation [`PAUSED`](crate::secret::PAUSED) keeps hands off.
     pub paused: bool,
     /// Its data.
     pub material: Material,

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cert::issue::KeyType;
+use crate::secret::PAUSED;
 use crate::time::{DAY, UnixTime};
 
 /// How far meshcert goes by itself.
@@ -235,7 +236,7 @@ impl Policy {
         let urgent = left.is_some_and(|left| left < self.urgent_before);
         let words = crate::time::in_words;
         if about.paused {
-            return Some((Hold::Paused, "paused by the annotation meshcert.dev/paused; remove it to go on".to_owned()));
+            return Some((Hold::Paused, format!("paused by the annotation {PAUSED}; remove it to go on")));
         }
         if self.mode == Mode::Observe {
             let message = "policy.mode is observe: nothing is renewed; set it to approve or auto, or renew by hand";

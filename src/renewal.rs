@@ -408,7 +408,7 @@ pub struct Renewal {
     pub finalizer: bool,
     /// Finalizers of others.
     pub other_finalizers: Vec<String>,
-    /// Whether `meshcert.dev/paused` is set.
+    /// Whether the annotation [`PAUSED`](crate::secret::PAUSED) keeps hands off.
     pub paused: bool,
     /// What is asked.
     pub spec: Spec,

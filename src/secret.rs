@@ -24,6 +24,14 @@ impl std::fmt::Display for SecretRef {
     }
 }
 
+/// The annotation that keeps meshcert's hands off a mesh, on any of its Secrets or on a renewal.
+pub const PAUSED: &str = "meshcert.dev/paused";
+
+/// Whether the annotation with this value keeps hands off: anything but a clear no does.
+pub fn pauses(value: &str) -> bool {
+    value != "false"
+}
+
 /// A Secret's metadata, as far as it decides whether the Secret is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretMeta {
@@ -37,7 +45,7 @@ pub struct SecretMeta {
     pub secret_type: Box<str>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
-    /// Whether `meshcert.dev/paused` is set to anything but `false`.
+    /// Whether [`PAUSED`] keeps hands off.
     pub paused: bool,
 }
 

@@ -2,6 +2,10 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/served.rs"]
+mod served;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -10,6 +14,11 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use axum::routing::get;
+use axum::{Json, Router};
+use meshcert::demo::Scenario;
+use serde_json::json;
+use served::{Cluster, eventually};
 use support::daemon::{Demo, Process};
 use support::prometheus::free_address;
 use support::{http, tools};
@@ -96,6 +105,34 @@ fn the_demo_goes_from_alert_to_proof() {
     assert!(status.lines().any(|line| line.contains(expired) && line.contains("364 days")), "{status}");
     let history = printed(&meshcert(&demo, &["history", expired]));
     assert!(history.contains("Verifying") && history.contains("Succeeded"), "{history}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_kubernetes_is_said_by_who_leads_and_by_the_commands() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    let old = json!({ "major": "1", "minor": "24+", "gitVersion": "v1.24.17" });
+    let router = Router::new().route("/version", get(Json(old))).fallback_service(cluster.demo.router());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let known = cluster.demo.address.to_string();
+    let kubeconfig = cluster.put("old", &cluster.demo.kubeconfig().replace(&known, &address.to_string()));
+    let warning = "Kubernetes v1.24.17 is older than 1.25";
+
+    let log = cluster.folder.path().join("log");
+    let _meshcert = Process(
+        Command::new(env!("CARGO_BIN_EXE_meshcert"))
+            .args(["serve", "--roles", "observe,act", "--listen", "127.0.0.1:0", "--kubeconfig", &kubeconfig])
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    eventually("the log says it", async || std::fs::read_to_string(&log).unwrap().contains(warning)).await;
+    let mut plan = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+    plan.args(["plan", "expiring-1", "--kubeconfig", &kubeconfig]);
+    let output = tokio::task::spawn_blocking(move || plan.output().unwrap()).await.unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains(warning), "{output:?}");
+    assert!(printed(&output).contains("StatefulSet/expiring-1-etcd"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &[]),
     ("native", &["admin", "cert", "material", "mesh", "plan", "policy", "time"]),
     ("job", &["admin", "cert", "digest", "material", "mesh", "native", "policy", "time"]),
-    ("policy", &["cert", "time"]),
+    ("policy", &["cert", "secret", "time"]),
     ("rollout", &["time"]),
     ("plan", &["cert", "digest", "job", "mesh", "policy", "rollout", "time"]),
     ("audit", &["admin", "cert", "material", "mesh", "native", "plan", "time"]),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;
@@ -27,6 +27,11 @@ const LARGEST_ANSWER: usize = 64 << 20;
 const PAGE: usize = 250;
 /// Pages of one list: more than a namespace can hold.
 const MOST_PAGES: usize = 2000;
+
+/// Objects as they are.
+pub(super) const WHOLE: &str = "application/json";
+/// Their metadata alone.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 /// A Kubernetes API.
 #[derive(Clone)]
@@ -109,19 +114,33 @@ impl Api {
     /// # Errors
     /// A request failed; 404 means that the kind is not known.
     pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
-        self.list_with(path, |item| decode(path, item.get().as_bytes())).await?.into_iter().collect()
+        self.list_with(path, WHOLE, |item| decode(path, item.get().as_bytes())).await?.into_iter().collect()
+    }
+
+    /// The metadata of the items of a list: what is not sent needs no room, and no key travels for nothing.
+    ///
+    /// # Errors
+    /// As [`Api::list`].
+    pub(super) async fn list_metadata<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        self.list_with(path, METADATA, |item| decode(path, item.get().as_bytes())).await?.into_iter().collect()
     }
 
     /// What is made of the items of a list, page by page.
     ///
     /// # Errors
     /// A request failed; 404 means that the kind is not known.
-    pub(super) async fn list_with<T>(&self, path: &str, read: impl Fn(&RawValue) -> T) -> Result<Vec<T>, ApiError> {
+    pub(super) async fn list_with<T>(
+        &self,
+        path: &str,
+        accept: &'static str,
+        read: impl Fn(&RawValue) -> T,
+    ) -> Result<Vec<T>, ApiError> {
         let joint = if path.contains('?') { '&' } else { '?' };
         let (mut all, mut next) = (Vec::new(), String::new());
         for _ in 0..MOST_PAGES {
             let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
-            let (bytes, _) = self.send(Method::GET, &format!("{path}{joint}limit={PAGE}{token}"), None).await?;
+            let page = format!("{path}{joint}limit={PAGE}{token}");
+            let (bytes, _) = self.send_for(accept, Method::GET, &page, None).await?;
             let Page { metadata, items } = decode(path, &bytes)?;
             all.extend(items.into_iter().flatten().map(&read));
             next = metadata.next;
@@ -182,12 +201,16 @@ impl Api {
         }
     }
 
-    /// The API server's clock.
+    /// An object that is always there, and the API server's clock.
     ///
     /// # Errors
     /// The request failed.
-    pub async fn clock(&self) -> Result<Option<UnixTime>, ApiError> {
-        self.send(Method::GET, "/version", None).await.map(|(_, date)| date)
+    pub(super) async fn get_with_clock<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<(T, Option<UnixTime>), ApiError> {
+        let (bytes, clock) = self.send(Method::GET, path, None).await?;
+        Ok((decode(path, &bytes)?, clock))
     }
 
     /// Sends; the body and the server's time.
@@ -197,8 +220,19 @@ impl Api {
         path: &str,
         body: Option<(&str, Zeroizing<Vec<u8>>)>,
     ) -> Result<(Zeroizing<Vec<u8>>, Option<UnixTime>), ApiError> {
+        self.send_for(WHOLE, method, path, body).await
+    }
+
+    /// The same, for an answer in this form.
+    async fn send_for(
+        &self,
+        accept: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<(&str, Zeroizing<Vec<u8>>)>,
+    ) -> Result<(Zeroizing<Vec<u8>>, Option<UnixTime>), ApiError> {
         let asked = Asked(&method, path);
-        let mut request = Request::builder().method(&method).uri(path);
+        let mut request = Request::builder().method(&method).uri(path).header(ACCEPT, accept);
         let body = match body {
             Some((kind, bytes)) => {
                 request = request.header(CONTENT_TYPE, kind);

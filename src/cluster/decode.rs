@@ -165,15 +165,6 @@ enum Value<'a> {
     Plain(&'a [u8]),
 }
 
-impl Paused {
-    const ANNOTATION: &'static str = "meshcert.dev/paused";
-
-    /// Paused by anything but a clear no.
-    fn by(value: &str) -> Self {
-        Self(value != "false")
-    }
-}
-
 impl<'a> Data<'a> {
     /// Adds an entry; that of a private key without its value.
     fn push(&mut self, key: Cow<'a, str>, value: Value<'a>) {

@@ -12,6 +12,7 @@ use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::renewals::label_value;
 use crate::job::RENEWAL_UID;
 use crate::material::{Material, StoredSecret};
+use crate::secret::{PAUSED, pauses};
 
 /// Type of backup Secrets.
 pub const BACKUP: &str = "meshcert.dev/backup";
@@ -73,7 +74,7 @@ struct Metadata {
 impl From<Secret> for StoredSecret {
     fn from(Secret { metadata, data, immutable, .. }: Secret) -> Self {
         Self {
-            paused: metadata.annotations.get("meshcert.dev/paused").is_some_and(|value| value != "false"),
+            paused: metadata.annotations.get(PAUSED).is_some_and(|value| pauses(value)),
             name: metadata.name,
             uid: metadata.uid,
             resource_version: metadata.resource_version,
@@ -145,7 +146,7 @@ impl Api {
     pub async fn copies(&self, namespace: &str, kind: &str) -> Result<Vec<Copy>, ApiError> {
         let selector = kind.replace('/', "%2F");
         let path = format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=type%3D{selector}");
-        let copies: Vec<Described> = self.list(&path).await?;
+        let copies: Vec<Described> = self.list_metadata(&path).await?;
         let copy = |Described { metadata: Description { name, mut labels, creation_timestamp } }| Copy {
             name,
             mesh: labels.remove("meshcert.dev/mesh").unwrap_or_default(),

@@ -4,12 +4,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::cluster::api::{Api, ApiError, ErrorKind, WHOLE};
 use crate::renewal::{FINALIZER, GROUP, PLURAL, Renewal, Spec, Status, VERSION};
+use crate::secret::{PAUSED, pauses};
 use crate::time::UnixTime;
-
-/// The annotation that keeps meshcert's hands off.
-const PAUSED: &str = "meshcert.dev/paused";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,7 +46,7 @@ impl From<Object> for Renewal {
             deleting: metadata.deletion_timestamp.is_some(),
             finalizer: metadata.finalizers.iter().any(|one| one == FINALIZER),
             other_finalizers: metadata.finalizers.into_iter().filter(|one| one != FINALIZER).collect(),
-            paused: metadata.annotations.get(PAUSED).is_some_and(|value| value != "false"),
+            paused: metadata.annotations.get(PAUSED).is_some_and(|value| pauses(value)),
             spec,
             status,
         }
@@ -78,7 +76,7 @@ impl Api {
     /// # Errors
     /// The request failed; [`ErrorKind::NotFound`] where the cluster does not know the kind.
     pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<String>), ApiError> {
-        let all = self.list_with(path(namespace, "").trim_end_matches('/'), read).await?;
+        let all = self.list_with(path(namespace, "").trim_end_matches('/'), WHOLE, read).await?;
         let (mut readable, mut unreadable) = (Vec::with_capacity(all.len()), Vec::new());
         for one in all {
             match one {

@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::ports::Clock;
 use crate::renewal::{Phase, Renewal, Trigger};
 use crate::requests::{Asked, ask};
+use crate::secret::PAUSED;
 
 /// The renewal whose plan waits for a person.
 async fn waiting(found: &Found) -> anyhow::Result<Option<Renewal>> {
@@ -135,7 +136,7 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
         found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": { "rollback": true } })).await?;
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", renewal.name)?;
-        writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} meshcert.dev/paused-")?;
+        writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} {PAUSED}-")?;
         if wait { follow(&found.api, namespace, &renewal.name, Some(renewal.status.phase)).await } else { Ok(Outcome::Fine) }
     })
 }

@@ -1,5 +1,6 @@
 //! What the commands about renewals share: finding the mesh, showing a plan, following the progress.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -51,7 +52,13 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
     }
     match found.len() {
         0 => bail!("there is no hosted mesh {id} in {}; `meshcert status` lists them", places.join(", ")),
-        1 => found.pop().context("one was found"),
+        1 => {
+            let found = found.pop().context("one was found")?;
+            if let Some(warning) = found.api.server().await?.warning() {
+                writeln!(std::io::stderr(), "meshcert: {}: {warning}", found.acting.name)?;
+            }
+            Ok(found)
+        }
         _ => {
             let all: Vec<String> =
                 found.iter().map(|one| format!("{}/{}", one.acting.name, one.mesh.key.namespace)).collect();

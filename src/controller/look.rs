@@ -174,8 +174,8 @@ impl Actor {
     /// What stands in the way beside the certificates.
     async fn obstacles(&self, key: &MeshKey, now: UnixTime) -> Result<Vec<Obstacle>, ApiError> {
         let mut found = Vec::new();
-        if let Some(server) = self.api.clock().await? {
-            let skew = now.seconds_until(server).abs();
+        if let Some(clock) = self.api.server().await?.clock {
+            let skew = now.seconds_until(clock).abs();
             if skew > LARGEST_SKEW {
                 let message =
                     format!("the clocks of meshcert and of the API server differ by {}; correct them", in_words(skew));

@@ -42,6 +42,8 @@ impl Schedule {
 impl Actor {
     /// Asks for what is due, removes what is left over, looks at what endpoints serve.
     pub(super) async fn scan(&self, meshes: &[Arc<HostedMesh>]) {
+        // A failure shows in what follows, and the next scan asks again.
+        let _ = self.introduced.get_or_try_init(|| self.introduce()).await;
         let mut ours = Vec::new();
         for namespace in &self.acting.namespaces {
             let here = ours.len();
@@ -51,6 +53,14 @@ impl Actor {
             }
         }
         self.sweep(&ours).await;
+    }
+
+    /// Says once whether the API server is too old.
+    async fn introduce(&self) -> Result<(), ApiError> {
+        if let Some(warning) = self.api.server().await?.warning() {
+            warn!(cluster = %self.acting.name, "{warning}");
+        }
+        Ok(())
     }
 
     async fn ask_and_tidy(&self, namespace: &str, meshes: &[&Arc<HostedMesh>]) -> Result<(), ApiError> {
@@ -79,7 +89,6 @@ impl Actor {
         }
         if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule, false).await? {
             info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
-            self.asked.notify_one();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use crate::demo::access::Access;
-use crate::demo::call::Call;
+use crate::demo::call::{Call, Form};
 use crate::demo::forward::Nodes;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
@@ -57,7 +57,7 @@ impl Api {
         }
         let mut call = self.call(&segments, head.uri.query().unwrap_or_default())?;
         self.access.check(authorization, &head.method, &call)?;
-        call.as_table = header(ACCEPT).split(',').next().is_some_and(|first| first.contains("as=Table"));
+        call.form = Form::of(header(ACCEPT));
         if call.kind.plural == "pods" && call.subresource.as_deref() == Some("portforward") {
             return self.forward(&call, &mut head);
         }
@@ -95,11 +95,14 @@ impl Api {
             }
             Some(other) => return Err(no_subresource(other)),
         }
-        if call.as_table {
-            let table = table::table(&call.kind, &[&object.value], json!({}), self.clock.now());
-            return Ok(json_response(StatusCode::OK, &table));
-        }
-        Ok(raw_response(StatusCode::OK, object.json()))
+        Ok(match call.form {
+            Form::Whole => raw_response(StatusCode::OK, object.json()),
+            Form::Metadata => json_response(StatusCode::OK, &table::metadata(&object.value)),
+            Form::Table => {
+                let table = table::table(&call.kind, &[&object.value], json!({}), self.clock.now());
+                json_response(StatusCode::OK, &table)
+            }
+        })
     }
 }
 

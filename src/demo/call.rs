@@ -18,7 +18,30 @@ pub(super) struct Call {
     pub(super) name: Option<String>,
     pub(super) subresource: Option<String>,
     pub(super) query: BTreeMap<String, String>,
-    pub(super) as_table: bool,
+    pub(super) form: Form,
+}
+
+/// What is shown of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Everything.
+    Whole,
+    /// A line of a table.
+    Table,
+    /// Their metadata alone.
+    Metadata,
+}
+
+impl Form {
+    /// The one that is asked for first.
+    pub(super) fn of(accept: &str) -> Self {
+        let first = accept.split(',').next().unwrap_or_default();
+        match first {
+            _ if first.contains("as=Table") => Self::Table,
+            _ if first.contains("as=PartialObjectMetadata") => Self::Metadata,
+            _ => Self::Whole,
+        }
+    }
 }
 
 impl Api {
@@ -54,7 +77,7 @@ impl Api {
             name: rest.get(1).map(|name| (*name).to_owned()),
             subresource: rest.get(2).map(|name| (*name).to_owned()),
             query: query.collect(),
-            as_table: false,
+            form: Form::Whole,
         })
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::demo::api::{Api, json_response, raw_response};
-use crate::demo::call::Call;
+use crate::demo::call::{Call, Form};
 use crate::demo::kinds::Kind;
 use crate::demo::selector::{Selector, field};
 use crate::demo::status::Failure;
@@ -87,9 +87,18 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Failure> {
         metadata["continue"] = json!(format!("{version}_{namespace}_{name}"));
         metadata["remainingItemCount"] = json!(remaining);
     }
-    if call.as_table {
-        let objects: Vec<&Value> = page.iter().map(|(_, object)| &*object.value).collect();
-        return Ok(json_response(StatusCode::OK, &table::table(&call.kind, &objects, metadata, api.clock.now())));
+    let objects = page.iter().map(|(_, object)| &*object.value);
+    match call.form {
+        Form::Whole => {}
+        Form::Table => {
+            let objects: Vec<&Value> = objects.collect();
+            return Ok(json_response(StatusCode::OK, &table::table(&call.kind, &objects, metadata, api.clock.now())));
+        }
+        Form::Metadata => {
+            let (kind, items) = ("PartialObjectMetadataList", objects.map(table::metadata).collect::<Vec<_>>());
+            let list = json!({ "kind": kind, "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items });
+            return Ok(json_response(StatusCode::OK, &list));
+        }
     }
     // Joined from stored JSON: a page of thousands of Secrets is not serialized anew. Metadata stand first, as the API server writes them.
     let size = page.iter().map(|(_, object)| object.listed.len() + 1).sum::<usize>();
@@ -158,7 +167,7 @@ pub(super) fn watch(api: &Api, call: Call) -> Result<Response, Failure> {
         store: Arc::clone(&api.store),
         clock: Arc::clone(&api.clock),
         kind: call.kind.clone(),
-        as_table: call.as_table,
+        form: call.form,
         bookmarks: call.is("allowWatchBookmarks"),
         ends_initial: call.is("sendInitialEvents"),
         lines,
@@ -183,7 +192,7 @@ struct Watcher {
     clock: Arc<dyn Clock>,
     versions: watch::Receiver<u64>,
     kind: Kind,
-    as_table: bool,
+    form: Form,
     bookmarks: bool,
     ends_initial: bool,
     lines: mpsc::Sender<Bytes>,
@@ -261,11 +270,14 @@ impl Watcher {
     }
 
     fn line(&self, event: &str, object: &Value) -> Value {
-        if self.as_table {
-            let table = table::table(&self.kind, &[object], json!({}), self.clock.now());
-            return json!({ "type": event, "object": table });
+        match self.form {
+            Form::Whole => json!({ "type": event, "object": object }),
+            Form::Metadata => json!({ "type": event, "object": table::metadata(object) }),
+            Form::Table => {
+                let table = table::table(&self.kind, &[object], json!({}), self.clock.now());
+                json!({ "type": event, "object": table })
+            }
         }
-        json!({ "type": event, "object": object })
     }
 
     async fn bookmark(&self, version: u64, annotations: Value) -> Option<()> {

@@ -1,9 +1,14 @@
-//! Server-side tables: what `kubectl get` prints.
+//! What is shown of objects instead of all: server-side tables, which `kubectl get` prints, and metadata.
 
 use serde_json::{Value, json};
 
 use crate::demo::kinds::Kind;
 use crate::time::{UnixTime, in_words};
+
+/// The metadata of an object.
+pub(super) fn metadata(object: &Value) -> Value {
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
+}
 
 /// A Table of objects of one kind.
 pub(super) fn table(kind: &Kind, objects: &[&Value], list: Value, now: UnixTime) -> Value {
@@ -12,8 +17,7 @@ pub(super) fn table(kind: &Kind, objects: &[&Value], list: Value, now: UnixTime)
         .iter()
         .map(|object| {
             let cells: Vec<Value> = columns.iter().map(|column| column.cell(object, now)).collect();
-            let metadata = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] });
-            json!({ "cells": cells, "object": metadata })
+            json!({ "cells": cells, "object": metadata(object) })
         })
         .collect();
     let definitions: Vec<Value> = columns

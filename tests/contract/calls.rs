@@ -163,6 +163,16 @@ async fn lists(server: &Server, notes: &mut Notes) {
     notes.push(("of the same version".to_owned(), json!(version(&page) == version(&rest))));
     note(notes, "a token that is none", &server.get(&format!("{SECRETS}?limit=2&continue=x")).await);
     pick(notes, "the list's head", &page, &["/kind", "/apiVersion", "/items/0/kind", "/items/0/apiVersion"]);
+    for (what, path, form) in [
+        ("a list's metadata", format!("{SECRETS}?limit=2"), "PartialObjectMetadataList"),
+        ("an object's metadata", format!("{SECRETS}/l1"), "PartialObjectMetadata"),
+    ] {
+        let accept = format!("application/json;as={form};g=meta.k8s.io;v=v1");
+        let answer = (200, serde_json::from_slice(&server.bytes(&path, &accept).await).unwrap());
+        let pointers = ["/kind", "/apiVersion", "/metadata/remainingItemCount", "/data", "/metadata/labels"];
+        let of_items = ["/items/0/kind", "/items/0/apiVersion", "/items/0/metadata/labels", "/items/0/data"];
+        pick(notes, what, &answer, &[&pointers[..], &of_items].concat());
+    }
     let nowhere = server.get("/api/v1/namespaces/nowhere/secrets").await;
     notes.push(("a list of a namespace that is not there".to_owned(), names(&nowhere)));
     let nowhere = server.post("/api/v1/namespaces/nowhere/secrets", &mk_secret("x", "Opaque", "MQ==")).await;

@@ -7,7 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::cluster::decode::{Data, Item, Line, Paused, Undecodable, Value, is_private};
-use crate::secret::Selection;
+use crate::secret::{PAUSED, Selection, pauses};
 
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -75,8 +75,8 @@ impl<'de> Deserialize<'de> for Paused {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Paused, A::Error> {
                 let mut paused = Paused::default();
                 while let Some(key) = map.next_key::<Text<'_>>()? {
-                    if key.0 == Paused::ANNOTATION {
-                        paused = Paused::by(&map.next_value::<Text<'_>>()?.0);
+                    if key.0 == PAUSED {
+                        paused = Paused(pauses(&map.next_value::<Text<'_>>()?.0));
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }

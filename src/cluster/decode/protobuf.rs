@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::cluster::decode::{Item, List, ListMeta, Meta, Paused, Undecodable, Value};
+use crate::secret::{PAUSED, pauses};
 
 /// What asks for it, and for JSON where there is none.
 pub(in crate::cluster) const ACCEPT: &str = "application/vnd.kubernetes.protobuf, application/json";
@@ -88,8 +89,8 @@ fn meta(bytes: &[u8]) -> Result<Meta<'_>, Undecodable> {
             }
             (12, annotation) => {
                 let (key, value) = entry(annotation)?;
-                if key == Paused::ANNOTATION.as_bytes() {
-                    meta.annotations = Paused::by(&text(value)?);
+                if key == PAUSED.as_bytes() {
+                    meta.annotations = Paused(pauses(&text(value)?));
                 }
             }
             _ => {}

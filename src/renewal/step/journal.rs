@@ -2,7 +2,7 @@
 
 use crate::renewal::observed::Observed;
 use crate::renewal::step::Next;
-use crate::renewal::{Condition, Phase, Renewal, Status, StepRecord};
+use crate::renewal::{Condition, Phase, Renewal, Status, StepRecord, name_for};
 use crate::time::{DAY, UnixTime};
 
 /// Entries that are kept.
@@ -91,7 +91,12 @@ pub(super) fn fail(seen: &Observed, reason: &str, message: &str, retry: Retry, n
 
 /// Ends without anything having been touched.
 pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
-    ended(seen, Phase::Refused, reason, message, retry, now)
+    let mut next = ended(seen, Phase::Refused, reason, message, retry, now);
+    if let Next::Journal(status) = &mut next {
+        // Whoever asks for these certificates finds this refusal, whatever name a person gave it.
+        status.request_name = name_for(&seen.mesh);
+    }
+    next
 }
 
 /// Ends, to be tried again or not.
