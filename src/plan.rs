@@ -156,9 +156,9 @@ fn planned(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: Unix
 fn planned_restart(tier: u32, workload: &Workload) -> PlannedRestart {
     let outage = match (workload.kind, workload.wanted) {
         (_, 0) => "scaled to zero: nothing to restart",
-        (Kind::StatefulSet, 1) => "one pod: away until it is ready again",
+        (Kind::StatefulSet, 1) => "away until it is ready again",
         (Kind::StatefulSet, _) => "one pod after the other",
-        _ => "rolling: a new pod is ready before an old one ends, as its strategy says",
+        _ => "rolling, as its strategy says",
     };
     PlannedRestart {
         tier,

@@ -134,6 +134,11 @@ fn on_a_narrow_terminal_the_table_does_without_what_is_said_elsewhere() {
         assert!(table.all(|line| line.len() <= columns.into()), "{shown}");
         assert!(shown.contains("\nhosted-broken\n  "), "the findings stand below: {shown}");
     }
+    let plan = ["plan", "hosted-expired", "--kubeconfig", &kubeconfig];
+    let (shown, code) = OnTerminal::with_columns(80, &mut meshcert(&plan)).finish();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("THEN ENDS") && !shown.contains("SUBJECT"), "{shown}");
+    assert!(without_colours(&shown).lines().all(|line| line.len() <= 80), "{shown}");
     let piped = text(&meshcert(&arguments).output().unwrap());
     assert_eq!(headers(&piped), whole, "a pipe is as wide as it has to be");
 }

@@ -12,7 +12,7 @@ use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::cluster::workloads::Hints;
 use crate::command::progress::Progress;
-use crate::command::{Tone, table};
+use crate::command::{Tone, columns, table_within};
 use crate::controller::{Acting, Timing};
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
@@ -20,6 +20,8 @@ use crate::plan::Plan;
 use crate::renewal::{Phase, Renewal};
 use crate::rollout::Workload;
 
+/// What a plan does without on a narrow terminal: it is kept, or no matter of consent.
+const GIVE_WAY: [&str; 3] = ["NEW KEY", "SUBJECT (KEPT)", "ENDS"];
 /// Between two looks at a renewal's progress.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -104,8 +106,8 @@ pub(super) fn show(plan: &Plan) -> String {
     let digest = if plan.digest.is_empty() { String::new() } else { format!("digest: {}\n", plan.digest) };
     format!(
         "{}\n{}\nengine: {}\n{digest}",
-        table(["LEAF", "SUBJECT (KEPT)", "NEW KEY", "ENDS", "THEN ENDS"], leaves),
-        table(["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts),
+        table_within(columns(), &GIVE_WAY, ["LEAF", "SUBJECT (KEPT)", "NEW KEY", "ENDS", "THEN ENDS"], leaves),
+        table_within(columns(), &["PODS"], ["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts),
         plan.engine_in_words()
     )
 }
