@@ -96,6 +96,21 @@ fn every_example_is_accepted_by_whoever_reads_such_a_file() {
 }
 
 #[test]
+fn every_rule_names_tests_that_there_are() {
+    let text = page("docs/RENEWAL.md");
+    let table = text.split("\n## ").find(|part| part.starts_with("Rules, ")).unwrap();
+    let rules: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert_eq!(rules.len(), 12);
+    for rule in rules {
+        let tests: Vec<_> = rule.split('`').filter_map(|word| word.split_once("::")).collect();
+        assert!(!tests.is_empty(), "{rule}");
+        for (file, test) in tests {
+            assert!(page(file).contains(&format!("fn {test}(")), "{file} has no {test}");
+        }
+    }
+}
+
+#[test]
 fn the_queries_in_the_pages_are_promql() {
     let mut seen = 0;
     for (name, text) in links::pages(Path::new(env!("CARGO_MANIFEST_DIR"))) {

@@ -106,28 +106,31 @@ impl Actor {
 
     /// Removes backups beyond those that are kept.
     async fn prune_backups(&self, namespace: &str, renewals: &[Renewal], backups: Vec<Copy>) -> Result<(), ApiError> {
-        let mut by_mesh: BTreeMap<String, Vec<(String, String, String)>> = BTreeMap::new();
-        for backup in backups {
-            by_mesh.entry(backup.mesh).or_default().push((backup.created, backup.renewal_uid, backup.name));
-        }
-        for backups in by_mesh.values_mut() {
-            backups.sort_by(|a, b| b.cmp(a));
-            let mut kept: Vec<&str> = Vec::new();
-            for (_, uid, name) in &*backups {
-                let referenced = renewals.iter().any(|renewal| renewal.uid == *uid && renewal.is_under_way());
-                if kept.contains(&uid.as_str()) || referenced {
-                    continue;
-                }
-                if kept.len() < self.acting.policy.backups {
-                    kept.push(uid);
-                    continue;
-                }
-                info!(namespace, name, "removing an old backup");
-                self.api.delete_copy(namespace, name).await?;
-            }
+        for name in surplus(backups, renewals, self.acting.policy.backups) {
+            info!(namespace, name, "removing an old backup");
+            self.api.delete_copy(namespace, &name).await?;
         }
         Ok(())
     }
+}
+
+/// The names of the backups that may go: of each mesh all but the newest `most` sets, and never those of a renewal under way.
+fn surplus(mut backups: Vec<Copy>, renewals: &[Renewal], most: usize) -> Vec<String> {
+    backups.sort_by(|a, b| (&b.created, &b.renewal_uid).cmp(&(&a.created, &a.renewal_uid)));
+    let mut kept: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    backups.retain(|backup| {
+        let is_needed = renewals.iter().any(|renewal| renewal.uid == backup.renewal_uid && renewal.is_under_way());
+        let kept = kept.entry(backup.mesh.clone()).or_default();
+        if is_needed || kept.contains(&backup.renewal_uid) {
+            return false;
+        }
+        let has_room = kept.len() < most;
+        if has_room {
+            kept.push(backup.renewal_uid.clone());
+        }
+        !has_room
+    });
+    backups.into_iter().map(|backup| backup.name).collect()
 }
 
 #[cfg(test)]
@@ -135,6 +138,24 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::renewal::Phase;
+
+    #[test]
+    fn the_newest_backups_of_each_mesh_stay_and_those_that_are_needed() {
+        let backup = |mesh: &str, uid: &str, day: u32| {
+            let name = format!("{mesh}-{uid}-{day}");
+            Copy { name, mesh: mesh.into(), renewal_uid: uid.into(), created: format!("2026-01-{day:02}T00:00:00Z") }
+        };
+        let mut running = Renewal { uid: "a".to_owned(), ..Renewal::default() };
+        running.status.phase = Phase::Committing;
+        let all = || {
+            let sets = [("one", "a", 1), ("one", "b", 2), ("one", "c", 3), ("one", "d", 4), ("two", "e", 1)];
+            sets.into_iter().flat_map(|(mesh, uid, day)| [backup(mesh, uid, day), backup(mesh, uid, day)]).collect()
+        };
+        assert_eq!(surplus(all(), &[], 2), ["one-b-2", "one-b-2", "one-a-1", "one-a-1"], "whole sets, the oldest");
+        assert_eq!(surplus(all(), &[running], 2), ["one-b-2", "one-b-2"], "not what is under way");
+        assert_eq!(surplus(all(), &[], 9), [""; 0]);
+    }
 
     #[test]
     fn it_scans_once_something_is_read_and_when_more_is_and_by_the_clock() {

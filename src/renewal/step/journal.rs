@@ -102,17 +102,21 @@ pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry,
 /// Ends, to be tried again or not.
 pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
     let Next::Journal(mut status) = end(seen, phase, reason, message, now) else { return Next::Wait(None) };
-    let tries = status.attempt - 1;
     status.next_attempt_at = match retry {
-        Retry::Later if tries < MOST_RETRIES => {
+        Retry::Later => {
             let left = seen.about.expiration.map_or(DAY, |end| now.seconds_until(end));
-            let quarter = if left > 0 { (left / 4).max(60) } else { FIRST_RETRY };
-            Some(now.plus((FIRST_RETRY << tries).min(quarter)))
+            pause(status.attempt - 1, left).map(|pause| now.plus(pause))
         }
         Retry::At(moment) => Some(moment),
-        Retry::Later | Retry::Never => None,
+        Retry::Never => None,
     };
     Next::Journal(status)
+}
+
+/// Seconds until the next try after so many beside the first, with so many seconds left until the end; `None` where it was tried often enough.
+fn pause(tries: u32, left: i64) -> Option<i64> {
+    let quarter = if left > 0 { (left / 4).max(60) } else { FIRST_RETRY };
+    (tries < MOST_RETRIES).then(|| (FIRST_RETRY << tries).min(quarter))
 }
 
 /// Sets a condition in the manner of the API conventions.
@@ -133,5 +137,19 @@ pub(super) fn set_condition(status: &mut Status, kind: &str, value: &str, now: U
             message,
             last_transition_time: now,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_tried_again_after_1_to_32_hours_and_within_a_quarter_of_the_time_left() {
+        let hours = |left| (0..8).map(|tries| pause(tries, left).map(|pause| pause / 3600)).collect::<Vec<_>>();
+        let calm = [1, 2, 4, 8, 16, 32].map(Some);
+        assert_eq!(hours(30 * DAY), [&calm[..], &[None, None]].concat());
+        assert_eq!(hours(DAY)[..6], [1, 2, 4, 6, 6, 6].map(Some));
+        assert_eq!((pause(3, 100), pause(3, -1)), (Some(60), Some(FIRST_RETRY)), "at the end, and after it");
     }
 }
