@@ -56,7 +56,8 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
         0 => bail!("there is no hosted mesh {id} in {}; `meshcert status` lists them", places.join(", ")),
         1 => {
             let found = found.pop().context("one was found")?;
-            if let Some(warning) = found.api.server().await?.warning() {
+            // Whoever may not ask for the version does without the warning.
+            if let Some(warning) = found.api.server().await.ok().and_then(|server| server.warning()) {
                 writeln!(std::io::stderr(), "meshcert: {}: {warning}", found.acting.name)?;
             }
             Ok(found)

@@ -118,6 +118,7 @@ impl Actor {
 fn surplus(mut backups: Vec<Copy>, renewals: &[Renewal], most: usize) -> Vec<String> {
     backups.sort_by(|a, b| (&b.created, &b.renewal_uid).cmp(&(&a.created, &a.renewal_uid)));
     let mut kept: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    // What stays leaves the list.
     backups.retain(|backup| {
         let is_needed = renewals.iter().any(|renewal| renewal.uid == backup.renewal_uid && renewal.is_under_way());
         let kept = kept.entry(backup.mesh.clone()).or_default();
