@@ -16,7 +16,7 @@ use axum::response::Response;
 use client::{Ca, Client};
 use meshcert::app::acting::Roles;
 use meshcert::demo::{Grant, Scenario};
-use meshcert::renewal::Phase;
+use meshcert::renewal::{Phase, Spec};
 use serde_json::{Value, json};
 use served::{Cluster, OBSERVE_AND_WEBHOOK, Served, eventually, notification};
 use tokio::net::TcpListener;
@@ -255,6 +255,19 @@ async fn a_renewal_that_is_done_is_repeated_only_on_facts_of_now() {
     assert_eq!(cluster.names().await.len(), 1);
     assert_eq!(post(&whole, &notification(&["known"])).await.0, 200);
     assert_eq!(cluster.names().await, ["known-0123456789", "known-0123456789-r2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_another_meshs_renewal_has_taken_is_no_answer() {
+    let cluster = mk_cluster(1).await;
+    let webhook = mk_webhook(&cluster, mk_teller(tells(&mk_brief(true, "istio-system", "known"))).await).await;
+    let other = Spec { mesh_id: "expiring-1".to_owned(), ..Spec::default() };
+    assert!(cluster.api.create_renewal("istio-system", "known-0123456789", &other).await.unwrap());
+    let (status, words) = post(&webhook, &notification(&["known"])).await;
+    assert!(status == 200 && words.contains("asked for a renewal, known-0123456789-r2"), "{words}");
+    let about: Vec<_> =
+        cluster.renewals().await.into_iter().map(|renewal| (renewal.name, renewal.spec.mesh_id)).collect();
+    assert!(about.contains(&("known-0123456789-r2".to_owned(), "known".to_owned())), "{about:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

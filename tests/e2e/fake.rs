@@ -177,11 +177,11 @@ pub fn watch(tasks: &mut JoinSet<()>, kind: &'static str, format: &str) -> Unbou
     let (sender, lines) = unbounded_channel();
     let format = format!("jsonpath={format}{{\"\\n\"}}");
     tasks.spawn(async move {
-        // The server ends a watch now and then, and kubectl with it.
+        // The server ends a watch now and then, and kubectl with it. It has been seen to fall silent too, with thousands of pods: each minute it begins anew.
         while !sender.is_closed() {
             let mut child = tokio::process::Command::new(tools::kubectl())
                 .args(["--kubeconfig", &state().join("kubeconfig").display().to_string(), "-n", NAMESPACE])
-                .args(["get", kind, "--watch", "-o", &format])
+                .args(["get", kind, "--watch", "-o", &format, "--request-timeout", "60s"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .kill_on_drop(true)
