@@ -30,6 +30,7 @@ pub mod probe;
 pub mod renewal;
 pub mod requests;
 pub mod rollout;
+pub mod runbook;
 pub mod secret;
 pub mod server;
 pub mod tasks;

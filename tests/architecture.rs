@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("renewal", &["audit", "digest", "job", "material", "mesh", "native", "plan", "policy", "rollout", "time"]),
     ("crd", &["renewal"]),
     ("notification", &[]),
+    ("runbook", &[]),
     // What the core and the shell need from outside.
     ("ports", &["secret", "time"]),
     ("config", &["cert", "mesh", "policy", "rollout", "secret", "time"]),
@@ -60,6 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ports",
             "renewal",
             "requests",
+            "runbook",
             "secret",
             "time",
         ],
@@ -107,6 +109,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "renewal",
             "requests",
             "rollout",
+            "runbook",
             "secret",
             "server",
             "time",
@@ -133,6 +136,7 @@ const CORE: &[&str] = &[
     "renewal",
     "crd",
     "notification",
+    "runbook",
 ];
 
 /// What a pure module does not touch: I/O crates, the clock, files, sockets, the environment.

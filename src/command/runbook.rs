@@ -6,6 +6,7 @@ use crate::app::{Sources, process};
 use crate::cli::{MeshArgs, Outcome};
 use crate::command::renewal::{Found, find};
 use crate::rollout::{Kind, Workload};
+use crate::runbook::filled;
 
 const RUNBOOK: &str = include_str!("../../docs/runbooks/MspiderHostedKubeAPICertExpiration.md");
 
@@ -68,15 +69,6 @@ fn fences(page: &str) -> Vec<(&str, String)> {
         found.push((language, text));
     }
     found
-}
-
-/// The mesh's id for its placeholder; the environment variable of the same name stays.
-fn filled(text: &str, mesh: &str, namespace: &str) -> String {
-    const KEPT: &str = "\0";
-    let kept = text.replace("$MESH_ID", &format!("${KEPT}")).replace("name: MESH_ID,", &format!("name: {KEPT},"));
-    let filled = kept.replace("MESH_ID", mesh).replace("istio-system", namespace);
-    // `KUBE_CERT_SECRET` and the like hold no placeholder.
-    filled.replace(KEPT, "MESH_ID")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 use serde::Deserialize;
 
 use crate::mesh::MeshId;
+use crate::runbook::filled;
 use crate::server::page::{document, html_response};
 use crate::server::sentence;
 
@@ -40,6 +41,9 @@ runbooks![
     "MspiderHostedKubeAPICertExpiration",
 ];
 
+/// Where the documents are that are not served here.
+const PUBLISHED: &str = "https://github.com/meshcert/meshcert/blob/main/docs/";
+
 /// The mesh that is spoken of, so that the commands can be pasted as they stand.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -68,13 +72,11 @@ fn render(out: &mut String, text: &str, about: &About) {
     // Both stand in commands: what is not the name that it should be is not put in.
     let mesh = about.mesh.parse::<MeshId>().ok();
     let namespace = about.namespace.parse::<MeshId>().ok();
-    let mut text = text.to_owned();
-    let mut query = String::new();
+    let (mut text, mut query) = (text.to_owned(), String::new());
     if let Some(mesh) = &mesh {
-        text = text.replace("MESH_ID", mesh.as_str());
+        text = filled(&text, mesh.as_str(), namespace.as_ref().map_or("istio-system", MeshId::as_str));
         query = format!("?mesh={mesh}");
         if let Some(namespace) = namespace {
-            text = text.replace("istio-system", namespace.as_str());
             query = format!("{query}&namespace={namespace}");
         }
     }
@@ -83,12 +85,24 @@ fn render(out: &mut String, text: &str, about: &About) {
     }
     let linked = Parser::new_ext(&text, Options::ENABLE_TABLES).map(|event| match event {
         Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
-            let dest_url = CowStr::from(format!("{dest_url}{query}"));
+            let dest_url = CowStr::from(linked_to(&dest_url, &query));
             Event::Start(Tag::Link { link_type, dest_url, title, id })
         }
         other => other,
     });
     html::push_html(out, linked);
+}
+
+/// Where a link leads: another runbook is served too, about the same mesh; of the other documents only the published ones are to be had.
+fn linked_to(url: &str, query: &str) -> String {
+    if let Some(document) = url.strip_prefix("../") {
+        return format!("{PUBLISHED}{document}");
+    }
+    match url.split_once('#') {
+        Some((page, section)) if page.ends_with(".md") => format!("{page}{query}#{section}"),
+        None if url.ends_with(".md") => format!("{url}{query}"),
+        _ => url.to_owned(),
+    }
 }
 
 /// An alert's name for a heading: a phone may break it between its words, and nowhere else.
@@ -120,6 +134,29 @@ mod tests {
         let mut out = String::new();
         render(&mut out, "# KubeAPICertExpiration\n\nIstioCni\n", &About::default());
         assert_eq!(out, "<h1>Kube<wbr>APICert<wbr>Expiration</h1>\n<p>IstioCni</p>\n");
+    }
+
+    #[test]
+    fn links_lead_to_what_there_is() {
+        let query = "?mesh=m";
+        for (url, to) in [
+            ("Other.md", "Other.md?mesh=m"),
+            ("Other.md#mitigation", "Other.md?mesh=m#mitigation"),
+            ("../OPERATIONS.md#rights", "https://github.com/meshcert/meshcert/blob/main/docs/OPERATIONS.md#rights"),
+            ("#meaning", "#meaning"),
+            ("https://example.org/", "https://example.org/"),
+        ] {
+            assert_eq!(linked_to(url, query), to);
+        }
+    }
+
+    #[test]
+    fn the_procedure_by_hand_is_the_meshs_and_keeps_the_jobs_variable() {
+        let (_, text) = ALL.iter().find(|(name, _)| *name == "MspiderHostedKubeAPICertExpiration").unwrap();
+        let mut out = String::new();
+        render(&mut out, text, &About { mesh: "demo".to_owned(), namespace: String::new() });
+        assert!(out.contains("{name: MESH_ID, value: demo}") && out.contains("https://$MESH_ID-hosted-apiserver:6443"));
+        assert!(out.contains("secretName: demo-etcd-certs"));
     }
 
     #[test]
