@@ -476,4 +476,14 @@ fn dashboards_come_as_config_maps_for_the_sidecar_with_the_limits_of_the_alerts(
     let text = helm.template(&OPERATOR.replace("mode: approve", "mode: approve, renewBefore: 45d"));
     let seconds = |days: i64| format!("\"value\": {}", days * 86_400);
     assert!(text.contains(&seconds(45)) && text.contains(&seconds(7)) && !text.contains(&seconds(30)));
+    assert!(text.contains("< 3888000 >= 604800") && !text.contains("2592000"), "queries too");
+    // The one may be what the other was.
+    let short = "mode: approve, renewBefore: 7d, urgentBefore: 1d";
+    let rules = "monitoring: {rules: {criticalBefore: 2d},";
+    let text = helm.template(&OPERATOR.replace("mode: approve", short).replacen("monitoring: {", rules, 1));
+    assert!(text.contains("< 7 * 86400") && text.contains("< 2 * 86400"), "rules");
+    assert!(
+        text.contains("< 604800 >= 172800") && text.contains(&seconds(7)) && text.contains(&seconds(2)),
+        "dashboards"
+    );
 }

@@ -182,6 +182,16 @@ fn whoever_waits_is_told_what_the_renewal_waits_for() {
 }
 
 #[test]
+fn whoever_asks_again_is_told_that_it_ended_as_before() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--mode", "auto"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    for attempt in ["the first", "the second"] {
+        let output = meshcert(&["renew", "healthy-1", "--wait", "--kubeconfig", &kubeconfig]).output().unwrap();
+        assert!(text(&output).contains("Refused") && output.status.code() == Some(1), "{attempt}: {output:?}");
+    }
+}
+
+#[test]
 fn an_error_names_the_command_that_helps_on() {
     let folder = TempDir::new().unwrap();
     let config = folder.path().join("meshcert.yaml");

@@ -63,18 +63,19 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             Some(failed) if !force => Asked::Exists(failed.name, failed.status.phase),
             _ => ask(&found.api, &found.mesh, Trigger::Manual, force).await?,
         };
-        let (name, last) = match asked {
+        let (name, known) = match asked {
             Asked::Created(name) => (name, None),
             Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when `meshcert history {mesh}` does not list it any more"),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
+                let known = found.api.renewal(namespace, &name).await?.map(|renewal| renewal.status);
                 let spec = json!({ "requestedAt": SystemClock.now(), "force": force });
                 found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
-                (name, Some(phase))
+                (name, known)
             }
             Asked::Exists(name, _) => (name, None),
         };
         writeln!(io::stdout(), "{name}")?;
-        if wait { follow(&found.api, namespace, &name, last).await } else { Ok(Outcome::Fine) }
+        if wait { follow(&found.api, namespace, &name, known.as_ref()).await } else { Ok(Outcome::Fine) }
     })
 }
 
@@ -106,7 +107,7 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
         found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
         writeln!(io::stdout(), "\n{} approved", renewal.name)?;
         if wait {
-            follow(&found.api, &renewal.namespace, &renewal.name, Some(Phase::AwaitingApproval)).await
+            follow(&found.api, &renewal.namespace, &renewal.name, Some(&renewal.status)).await
         } else {
             Ok(Outcome::Fine)
         }
@@ -137,6 +138,6 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", renewal.name)?;
         writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} {PAUSED}-")?;
-        if wait { follow(&found.api, namespace, &renewal.name, Some(renewal.status.phase)).await } else { Ok(Outcome::Fine) }
+        if wait { follow(&found.api, namespace, &renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
     })
 }

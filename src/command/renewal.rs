@@ -17,7 +17,7 @@ use crate::controller::{Acting, Timing};
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
 use crate::plan::Plan;
-use crate::renewal::{Phase, Renewal};
+use crate::renewal::{Phase, Renewal, Status};
 use crate::rollout::Workload;
 
 /// What a plan does without on a narrow terminal: it is kept, or no matter of consent.
@@ -113,17 +113,22 @@ pub(super) fn show(plan: &Plan) -> String {
     )
 }
 
-/// Prints each new phase and message until the renewal has ended or waits for a person.
-pub(super) async fn follow(api: &Api, namespace: &str, name: &str, last: Option<Phase>) -> anyhow::Result<Outcome> {
+/// Prints each new phase and message until the renewal has ended or waits for a person; `known` is where it was when it was asked.
+pub(super) async fn follow(api: &Api, namespace: &str, name: &str, known: Option<&Status>) -> anyhow::Result<Outcome> {
     let progress = Progress::new();
+    let last = known.map(|status| status.phase);
+    // Another try may have ended as the last one did before anybody looked.
+    let of_before = |status: &Status| {
+        status.phase.is_terminal()
+            && known.is_some_and(|known| (known.phase, known.attempt) == (status.phase, status.attempt))
+    };
     let mut said = (last, String::new());
     loop {
         let renewal =
             api.renewal(namespace, name).await?.with_context(|| format!("the renewal {namespace}/{name} is gone"))?;
         let status = renewal.status;
         let now = (Some(status.phase), status.message.clone());
-        let changed = now != said && !(last.is_some_and(Phase::is_terminal) && said.0 == last && now.0 == last);
-        if changed {
+        if now != said && !of_before(&status) {
             progress.say(status.phase, &status.message)?;
             said = now;
             let mesh = &renewal.spec.mesh_id;
