@@ -264,6 +264,11 @@ impl Status {
     pub fn goal(&self) -> Option<&Digests> {
         if self.rolling_back { self.before.as_ref() } else { self.target.as_ref() }
     }
+
+    /// Whether it was asked for before it was due: whoever asked is told, and nobody else has to do anything.
+    pub fn is_early(&self) -> bool {
+        self.phase == Phase::Refused && self.reason == Hold::NotDue.as_str()
+    }
 }
 
 impl Digests {

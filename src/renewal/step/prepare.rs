@@ -24,11 +24,11 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
         return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
     }
     match seen.policy.holds(&seen.about, now) {
-        Some((Hold::NotDue, message)) => {
+        Some((hold @ Hold::NotDue, message)) => {
             // The first second in which less than that is left.
             let due = seen.about.expiration.map(|end| end.plus(1 - seen.policy.renew_before));
-            let message = format!("{message}; set spec.force to renew all the same");
-            refuse(seen, "NotDue", &message, due.map_or(Retry::Never, Retry::At), now)
+            let message = format!("{message}; to renew all the same: meshcert renew --force, or spec.force");
+            refuse(seen, hold.as_str(), &message, due.map_or(Retry::Never, Retry::At), now)
         }
         Some((hold, message)) => note(&seen.renewal, hold.as_str(), &message),
         None => go(seen, Phase::Preflight, "the policy allows it", now),
