@@ -22,6 +22,8 @@ pub const PLURAL: &str = "certificaterenewals";
 pub const FORBIDDEN: &str = "Forbidden";
 /// The reason where as many renewals as may be are under way.
 pub const NO_SLOT: &str = "NoSlot";
+/// `status.reason` of one that slipped in while another one of its mesh was under way.
+pub const ALREADY_RUNNING: &str = "AlreadyRunning";
 /// Set from before the first commit until the end: the object cannot vanish in between.
 pub const FINALIZER: &str = "meshcert.dev/commit";
 
@@ -265,9 +267,14 @@ impl Status {
         if self.rolling_back { self.before.as_ref() } else { self.target.as_ref() }
     }
 
-    /// Whether it was asked for before it was due: whoever asked is told, and nobody else has to do anything.
-    pub fn is_early(&self) -> bool {
-        self.phase == Phase::Refused && self.reason == Hold::NotDue.as_str()
+    /// Whether nothing came of it because it was asked for before it was due, or while another one was under way: whoever asked is told, and it
+    /// must not hide the one that matters.
+    pub fn is_moot(&self) -> bool {
+        match self.phase {
+            Phase::Refused => self.reason == Hold::NotDue.as_str(),
+            Phase::Superseded => self.reason == ALREADY_RUNNING,
+            _ => false,
+        }
     }
 }
 

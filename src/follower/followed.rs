@@ -168,10 +168,10 @@ impl Remembered {
 }
 
 impl View {
-    /// The renewal of each mesh that counts, by cluster, namespace and mesh id: one that is under way, else the newest that was not asked for too early.
+    /// The renewal of each mesh that counts, by cluster, namespace and mesh id: one that is under way, else the newest of which something came.
     pub fn by_mesh(&self) -> BTreeMap<(&str, &str, &str), &Arc<Renewal>> {
         let mut counts: BTreeMap<_, &Arc<Renewal>> = BTreeMap::new();
-        for Known { cluster, renewal } in self.renewals.iter().filter(|known| !known.renewal.status.is_early()) {
+        for Known { cluster, renewal } in self.renewals.iter().filter(|known| !known.renewal.status.is_moot()) {
             let known = counts.entry((&**cluster, &*renewal.namespace, &*renewal.spec.mesh_id)).or_insert(renewal);
             if known.rank() < renewal.rank() {
                 *known = renewal;
@@ -249,9 +249,9 @@ mod tests {
     #[test]
     fn of_a_meshs_renewals_the_one_under_way_counts_else_the_newest() {
         let followed = mk_followed();
-        let early = |name, mesh| {
-            let mut renewal = mk_renewal(name, mesh, Phase::Refused, 90);
-            renewal.status.reason = "NotDue".to_owned();
+        let moot = |name, mesh, phase, reason: &str| {
+            let mut renewal = mk_renewal(name, mesh, phase, 90);
+            renewal.status.reason = reason.to_owned();
             renewal
         };
         let renewals = vec![
@@ -259,8 +259,9 @@ mod tests {
             mk_renewal("a-2", "a", Phase::Superseded, 60),
             mk_renewal("b-1", "b", Phase::Succeeded, 60),
             mk_renewal("b-2", "b", Phase::Failed, 0),
-            early("b-3", "b"),
-            early("c-1", "c"),
+            moot("b-3", "b", Phase::Refused, "NotDue"),
+            moot("b-4", "b", Phase::Superseded, "AlreadyRunning"),
+            moot("c-1", "c", Phase::Refused, "NotDue"),
         ];
         followed.change("cp-1", 0, |source| source.list(renewals, false, NOW));
         let view = followed.view();

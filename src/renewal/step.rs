@@ -8,7 +8,7 @@ use crate::mesh::SecretRole;
 use crate::native::Obstacle;
 use crate::policy::Mode;
 use crate::renewal::observed::{Holder, Lease, Observed};
-use crate::renewal::{FORBIDDEN, NO_SLOT, Phase, Renewal, ReplacedLeaf, Status};
+use crate::renewal::{ALREADY_RUNNING, FORBIDDEN, NO_SLOT, Phase, Renewal, ReplacedLeaf, Status};
 use crate::rollout::Serves;
 use crate::time::UnixTime;
 
@@ -170,7 +170,7 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
             return Some(journal::end(
                 seen,
                 Phase::Superseded,
-                "AlreadyRunning",
+                ALREADY_RUNNING,
                 "another renewal of this mesh is under way",
                 now,
             ));
