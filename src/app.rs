@@ -76,20 +76,29 @@ pub async fn serve(
     tokio::pin!(stop);
     let mut discoveries = parts.discovered.subscribe();
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);
+    // Whether what stands in the file is not what is in force.
+    let mut refused = false;
     let failure = loop {
         tokio::select! {
             () = &mut stop => break None,
             error = parts.failed() => break Some(error),
             Ok(()) = discoveries.changed() => parts.observe(),
             _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
-                Ok(None) => doors.reload(),
+                Ok(None) => {
+                    doors.reload();
+                    if std::mem::take(&mut refused) {
+                        parts.metrics.config_accepted(parts.clock.now());
+                        info!("the configuration in force is the one that is there again");
+                    }
+                }
                 Ok(Some((new, wanted))) => {
                     parts.apply(&new, wanted);
-                    config = new;
+                    (config, refused) = (new, false);
                     info!("configuration reloaded");
                 }
                 Err(error) => {
                     parts.metrics.config_refused();
+                    refused = true;
                     error!(error = format!("{error:#}"), "the changed configuration is refused, the former stays in force");
                 }
             },

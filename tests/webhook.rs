@@ -189,6 +189,11 @@ async fn with_an_address_of_its_own_the_webhook_is_at_no_other() {
     let series = "meshcert_config_last_reload_successful";
     eventually("it says so", async || served.metric(&client, series).await.as_deref() == Some("0")).await;
     assert_eq!(status(&client, served.main, "Bearer t0ken").await, 200);
+    configure(&cluster, &format!("webhook: {{bearerTokenFile: '{token}'}}\n"));
+    eventually("what is in force is there again", async || {
+        served.metric(&client, series).await.as_deref() == Some("1")
+    })
+    .await;
     served.stop().await;
 }
 
