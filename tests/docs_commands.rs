@@ -91,7 +91,7 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
         names.filter(|found| found.starts_with(name)).map(str::to_owned).next().unwrap_or_else(|| panic!("{all}"))
     };
     // The embedded cluster has no EndpointSlices.
-    let mut text = text.replace("MESH_ID", mesh).replace(",endpointslices", "");
+    let mut text = meshcert::runbook::filled(text, mesh, "istio-system").replace(",endpointslices", "");
     // The port that a page names may be taken here, and what serves or tells without an end is ended.
     text = text.replace("localhost:9794", &demo.address).replace("curl -sN", "curl -sN --max-time 1");
     text = text.replace("meshcert serve", "until_it_listens meshcert serve");
