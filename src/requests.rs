@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::mesh::HostedMesh;
 use crate::renewal::{Phase, Renewal, Spec, Trigger, name_for};
@@ -112,8 +114,16 @@ async fn ask_among(
                     format!("{name} is done, and whether its certificates are in force again cannot be read now");
                 return Err(ApiError { kind: ErrorKind::Unavailable, message });
             }
-            // These certificates are in force again although they were replaced: somebody restored them. Or the name is another mesh's.
-            Some(known) if known.spec.mesh_id != spec.mesh_id || is_done_with(&known) => {}
+            Some(known) if known.spec.mesh_id != spec.mesh_id => {
+                let (ours, theirs) = (&spec.mesh_id, &known.spec.mesh_id);
+                warn!(
+                    namespace,
+                    name,
+                    "the renewal's name is taken for {theirs}: another one is used for {ours}; delete it if nobody needs it"
+                );
+            }
+            // These certificates are in force again although they were replaced: somebody restored them.
+            Some(known) if is_done_with(&known) => {}
             Some(known) => return Ok(Asked::Exists(name, known.status.phase)),
         }
     }
