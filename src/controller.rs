@@ -17,7 +17,7 @@ use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
 use crate::ports::Clock;
-use crate::renewal::step::{Next, forbidden, step, unseen};
+use crate::renewal::step::{Hindrance, Next, prevented, step, unseen};
 use crate::renewal::{Phase, Renewal, Status};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
@@ -90,6 +90,16 @@ pub struct Surroundings {
     pub sights: Sights,
     /// What is counted.
     pub metrics: Arc<RenewalMetrics>,
+}
+
+/// What an error means for an effect; `None` where somebody was faster, and what is there now decides.
+fn hindrance(error: &ApiError) -> Option<Hindrance> {
+    match error.kind {
+        ErrorKind::NotFound | ErrorKind::Conflict => None,
+        ErrorKind::Forbidden => Some(Hindrance::Forbidden),
+        ErrorKind::Invalid => Some(Hindrance::Rejected),
+        ErrorKind::Unavailable => Some(Hindrance::Unavailable),
+    }
 }
 
 /// More passes than a whole renewal of a mesh with many members takes without waiting.
@@ -311,12 +321,17 @@ impl Actor {
                         info!(cluster = %self.acting.name, mesh = %key.id, renewal = name, "{what}");
                         return Ok(Some(true));
                     }
-                    Err(act::Failure::Api(error))
-                        if error.kind == ErrorKind::Forbidden && !seen.renewal.status.phase.is_terminal() =>
-                    {
-                        forbidden(&seen, &error.message, now)
+                    Err(act::Failure::Api(error)) => {
+                        let Some(hindrance) = hindrance(&error) else { return Err(error) };
+                        match prevented(&seen, hindrance, &error.message, now) {
+                            Next::Journal(status) => Next::Journal(status),
+                            Next::Note(status) => {
+                                self.api.write_status(&seen.renewal, &status).await?;
+                                return Err(error);
+                            }
+                            Next::Wait(_) | Next::Act(_) => return Err(error),
+                        }
                     }
-                    Err(act::Failure::Api(error)) => return Err(error),
                     Err(act::Failure::Engine(next)) => next,
                 }
             }

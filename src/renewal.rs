@@ -20,10 +20,16 @@ pub const VERSION: &str = "v1alpha1";
 pub const PLURAL: &str = "certificaterenewals";
 /// The reason where a right is missing.
 pub const FORBIDDEN: &str = "Forbidden";
+/// The reason where the API server takes a request for wrong, which no repetition changes.
+pub const REJECTED: &str = "Rejected";
 /// The reason where as many renewals as may be are under way.
 pub const NO_SLOT: &str = "NoSlot";
 /// `status.reason` of one that slipped in while another one of its mesh was under way.
 pub const ALREADY_RUNNING: &str = "AlreadyRunning";
+/// `status.reason` where a person asks for a rollback that cannot be.
+pub const ROLLBACK_REFUSED: &str = "RollbackRefused";
+/// `status.reason` where somebody else writes what a renewal writes.
+pub const FOREIGN_OWNER: &str = "ForeignOwner";
 /// Set from before the first commit until the end: the object cannot vanish in between.
 pub const FINALIZER: &str = "meshcert.dev/commit";
 
@@ -265,6 +271,12 @@ impl Status {
     /// What the live Secrets are to hold: the new material, or on the way back the former.
     pub fn goal(&self) -> Option<&Digests> {
         if self.rolling_back { self.before.as_ref() } else { self.target.as_ref() }
+    }
+
+    /// Whether live Secrets hold, wholly or in part, what this made: something can be put back.
+    pub fn has_written(&self) -> bool {
+        let written = self.committed_at.is_some() || !self.commits.is_empty() || self.rolling_back;
+        self.before.is_some() && written && self.phase != Phase::RolledBack
     }
 
     /// Whether nothing came of it because it was asked for before it was due, or while another one was under way: whoever asked is told, and it

@@ -158,6 +158,8 @@ pub struct Workload {
     pub replicas: u32,
     /// [`DIGEST_ANNOTATION`] of its pod template.
     pub digest: Option<String>,
+    /// [`RESTARTED_AT`] of its pod template.
+    pub restarted_at: Option<UnixTime>,
     /// `rollingUpdate.partition` of a StatefulSet.
     pub partition: u32,
     /// [`PARTITION_BEFORE`].
@@ -249,8 +251,12 @@ impl Workload {
         let is_new = |pod: &Pod| self.is_new(pod, digest, since);
         let all_new = !self.pods.is_empty() && self.pods.iter().all(is_new);
         // Somebody else restarted it after the commit, or restarts it now: that is as good, and once is enough.
-        if self.digest.as_deref() != Some(digest) && !(self.target.shared && all_new) && !(all_new && self.is_settled())
-        {
+        let by_another = if self.is_settled() {
+            all_new
+        } else {
+            self.target.shared && (all_new || self.restarted_at.is_some_and(|at| at > since))
+        };
+        if self.digest.as_deref() != Some(digest) && !by_another {
             return Progress::NotBegun;
         }
         if self.wanted == 0 && self.pods.is_empty() {
@@ -320,6 +326,14 @@ impl Workload {
         Some(format!("{} {name}: {available} of {wanted} pods work{}", kind.as_str(), why.unwrap_or_default()))
     }
 
+    /// What remains of stepping its members one by one where that does not come to its end; empty where nothing does.
+    pub fn stays_stepped(&self) -> String {
+        let Self { name, partition, partition_before, .. } = self;
+        partition_before.map_or_else(String::new, |before| {
+            format!("; the partition of {name} stays at {partition} until this goes on, it was {before}")
+        })
+    }
+
     /// Whether all replicas are there, of the newest template and available, and no other pod is left.
     fn is_settled(&self) -> bool {
         let counted = self.replicas == self.wanted && self.available >= self.wanted;
@@ -366,6 +380,7 @@ mod tests {
             available: wanted,
             replicas: wanted,
             digest: Some("d".to_owned()),
+            restarted_at: None,
             partition: 0,
             partition_before: None,
             on_delete: false,
@@ -423,6 +438,20 @@ mod tests {
             Progress::Partition(0),
             "what it had before is restored"
         );
+    }
+
+    #[test]
+    fn what_is_shared_and_on_its_way_for_another_renewal_is_not_begun_again() {
+        let mut shared = mk_workload(vec![mk_pod(0, None, true)]);
+        (shared.kind, shared.digest) = (Kind::Deployment, Some("another renewal's".to_owned()));
+        (shared.target.shared, shared.restarted_at) = (true, Some(SINCE.plus(1)));
+        let progress = |workload: &Workload| workload.progress("d", SINCE, Members::Healthy);
+        assert_eq!(progress(&shared), Progress::NotBegun, "settled, with old pods: that restart was another one");
+        shared.observed = false;
+        assert!(matches!(progress(&shared), Progress::Rolling(_)), "the others' restart is awaited");
+        assert_eq!(progress(&Workload { restarted_at: Some(SINCE), ..shared.clone() }), Progress::NotBegun);
+        shared.target.shared = false;
+        assert_eq!(progress(&shared), Progress::NotBegun, "what is the mesh's own has no other renewal");
     }
 
     #[test]

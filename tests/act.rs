@@ -281,6 +281,20 @@ fn a_person_plans_approves_and_rolls_back() {
     assert!(waits.starts_with("AwaitingApproval spec.approval is about another plan (sha256:000"), "{waits}");
     let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
     assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
+    let entry = |certificate: &str| {
+        let patch = format!(r#"{{"data":{{"front-proxy-client.crt":"{certificate}"}}}}"#);
+        demo.kubectl(&["patch", "secret", "expiring-1-kube-certs", "--type=merge", "-p", &patch]);
+    };
+    let ours =
+        demo.kubectl(&["get", "secret", "expiring-1-kube-certs", "-o", r"jsonpath={.data.front-proxy-client\.crt}"]);
+    entry("dGhlaXJz");
+    for _ in 0..2 {
+        let refused = meshcert(&demo, &["rollback", "expiring-1", "--wait"]);
+        assert_eq!(refused.status.code(), Some(1));
+        let words = String::from_utf8_lossy(&refused.stdout).into_owned();
+        assert!(words.contains("somebody else has replaced the certificates in expiring-1-kube-certs"), "{words}");
+    }
+    entry(&ours);
     let back = printed(&meshcert(&demo, &["rollback", "expiring-1", "--wait"]));
     assert!(back.contains("RolledBack") && back.contains("is paused"), "{back}");
     let missing = meshcert(&demo, &["plan", "nobody"]);

@@ -257,6 +257,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             available: if ready { wanted } else { 0 },
             replicas: wanted,
             digest: digest.clone(),
+            restarted_at: None,
             partition: 0,
             partition_before: None,
             on_delete: false,
@@ -297,16 +298,19 @@ fn world() -> impl Strategy<Value = Observed> {
         prop::option::of(engine),
     );
     let leases = (holder(), holder());
-    let circumstances = (often(false, true), any::<bool>(), often(20_i64, 400));
+    let circumstances = (often(false, true), any::<bool>(), often(20_i64, 400), any::<bool>());
     let proof = prop::option::of(prop::option::of(any::<bool>()));
     let around =
         (prop::collection::vec(prop::collection::vec(workload(), 0..2), 0..3), proof, seen_job(), any::<bool>());
     (places, renewal, leases, circumstances, around).prop_map(|(places, renewal, leases, circumstances, around)| {
         let (live, staged, backups) = places;
         let (mut status, finalizer, deleting, rollback, force, generation, engine) = renewal;
-        let (paused, same_leaves, days) = circumstances;
+        let (paused, same_leaves, days, ends_soon) = circumstances;
         let (tiers, proof, job, others_under_way) = around;
         status.plan = engine.map(plan);
+        if let Some(leaf) = status.plan.as_mut().and_then(|plan| plan.leaves.first_mut()).filter(|_| ends_soon) {
+            leaf.ends_at = FIXTURE.now.plus(DAY - 1);
+        }
         let (secrets, mesh) = live_with(live);
         let (_, former) = live_with([Content::Before; 3]);
         let shown = if same_leaves { &mesh } else { &former };
@@ -346,6 +350,7 @@ fn world() -> impl Strategy<Value = Observed> {
             secrets,
             tiers: Ok(tiers),
             obstacles: Vec::new(),
+            server_clock: None,
             backups: SecretRole::ALL.map(|role| backups[role as usize].map(|content| content.of(role))),
             staged: SecretRole::ALL.map(|role| copy(staged[role as usize], role)),
             job,
@@ -483,6 +488,11 @@ fn turned(seen: &Observed, after: &Status) -> Result<(), TestCaseError> {
             "what is judged cannot change"
         );
         prop_assert!(seen.job.job.is_none() && seen.job.pods.is_empty());
+    }
+    if from == Phase::Verifying && to == Phase::Committing {
+        let ends = status.plan.iter().flat_map(|plan| &plan.leaves).map(|leaf| leaf.ends_at);
+        prop_assert!(ends.min().is_some_and(|end| FIXTURE.now.seconds_until(end) >= DAY), "back only to what lasts");
+        prop_assert!(seen.proof.iter().flatten().any(|one| one.refused), "back only on proof");
     }
     // From the first commit on there is no way back to where a person would be asked.
     if !status.commits.is_empty() && (Phase::Committing..=Phase::Verifying).contains(&from) {

@@ -4,285 +4,36 @@
 
 #[path = "support/faults.rs"]
 mod faults;
+#[path = "support/world.rs"]
+mod world;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use faults::{Fault, Plan};
-use meshcert::cert::issue::KeyType;
+use faults::Fault;
 use meshcert::clock::{ManualClock, SystemClock};
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
-use meshcert::config::Config;
-use meshcert::controller::{self, Acting, Surroundings, Timing};
-use meshcert::crd;
-use meshcert::demo::{self, Options, Scenario};
-use meshcert::job::RENEWAL_UID;
-use meshcert::material::{Material, MeshSecrets, assemble};
-use meshcert::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
-use meshcert::metrics::renewals::RenewalMetrics;
-use meshcert::native;
+use meshcert::controller::{self, Surroundings};
+use meshcert::material::{Material, MeshSecrets};
+use meshcert::mesh::{HostedMesh, SecretRole};
 use meshcert::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Status, Trigger};
 use meshcert::requests::{Asked, Sight, ask};
-use meshcert::rollout::Reach;
 use meshcert::time::DAY;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, by_job_of_old, is_finished};
 
-const NAMESPACE: &str = "istio-system";
-const MESH: &str = "expiring-1";
-const TIMING: Timing = Timing {
-    busy: Duration::from_millis(10),
-    idle: Duration::from_millis(10),
-    scan: Duration::from_secs(3600),
-    first_scan: Duration::from_secs(3600),
-    lease: Duration::from_millis(400),
-};
-/// Of requests, where some are never answered: longer than any other one takes.
-const SHORT_DEADLINE: Duration = Duration::from_millis(500);
 /// Tries until a fault comes.
 const MOST_TRIES: u32 = 20;
 /// Worlds beside each other.
 const AT_ONCE: usize = 6;
-/// Nothing takes longer, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-struct World {
-    demo: demo::Demo,
-    api: Api,
-    plan: Arc<Plan>,
-    killed: mpsc::UnboundedReceiver<()>,
-    naming: Naming,
-    timing: Timing,
-    /// In which the same process acts too.
-    more_namespaces: Vec<String>,
-}
-
-impl World {
-    async fn new(at: Option<(usize, Fault)>) -> Self {
-        Self::at_the_time_of(Arc::new(SystemClock), at).await
-    }
-
-    /// A cluster whose clocks show another time than meshcert's.
-    async fn at_the_time_of(clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {
-        Self::at_a_pace(Duration::from_millis(5), clock, at).await
-    }
-
-    /// A cluster whose controllers take this time for each step.
-    async fn at_a_pace(pace: Duration, clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {
-        let options = Options {
-            scenario: Scenario::Expiring,
-            meshes: Some(1),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            pace,
-            clock,
-        };
-        let demo = demo::start(options).await.unwrap();
-        let (kill, killed) = mpsc::unbounded_channel();
-        let plan = Arc::new(Plan::new(demo.router(), at, kill));
-        let api = Api::new(kube::Client::new(demo.router(), NAMESPACE));
-        api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
-        Self { demo, api, plan, killed, naming: Naming::default(), timing: TIMING, more_namespaces: Vec::new() }
-    }
-
-    /// A process that acts.
-    fn process(&self, identity: &str, policy: Policy) -> impl Future<Output = ()> + use<> {
-        let (acting, around) = self.acting(identity, policy, Connection::InCluster);
-        let api = Api::new(faults::client(&self.plan));
-        // Where a request hangs on purpose it is not waited for as long as in earnest.
-        let hangs = matches!(self.plan.at, Some((_, Fault::TimeoutBefore | Fault::TimeoutAfter)));
-        controller::run_on(if hangs { api.within(SHORT_DEADLINE) } else { api }, acting, around)
-    }
-
-    fn acting(&self, identity: &str, policy: Policy, connection: Connection) -> (Acting, Surroundings) {
-        let acting = Acting {
-            name: "demo".into(),
-            connection,
-            reach: Reach::Direct,
-            namespaces: [&[NAMESPACE.to_owned()], &*self.more_namespaces].concat(),
-            naming: self.naming.clone(),
-            policy,
-            tiers: Config::default().policy.restart_tiers,
-            timing: self.timing,
-            identity: identity.to_owned(),
-        };
-        let around = Surroundings {
-            clock: Arc::new(SystemClock),
-            sights: Arc::new(|_| Sight::default()),
-            metrics: Arc::new(RenewalMetrics::default()),
-        };
-        (acting, around)
-    }
-
-    /// Runs meshcert until it is killed, and waits with its revival.
-    async fn run_until_killed(&mut self, policy: Policy) {
-        let process = tokio::spawn(self.process("test", policy));
-        tokio::time::timeout(PATIENCE, self.killed.recv()).await.unwrap();
-        process.abort();
-        let _ = process.await;
-        self.plan.revive();
-    }
-
-    async fn mesh(&self) -> (HostedMesh, meshcert::material::MeshSecrets) {
-        let key = MeshKey { namespace: NAMESPACE.into(), id: MESH.parse().unwrap() };
-        let mut secrets = [None, None, None];
-        for role in SecretRole::ALL {
-            let name = self.naming.secret_name(&key.id, role);
-            secrets[role as usize] = self.api.secret(NAMESPACE, &name).await.unwrap();
-        }
-        (assemble(&self.naming, &key, &secrets), secrets)
-    }
-
-    async fn renewals(&self) -> Vec<Renewal> {
-        let (renewals, unreadable) = self.api.renewals(NAMESPACE).await.unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
-        renewals
-    }
-
-    async fn ask(&self) -> String {
-        let (mesh, _) = self.mesh().await;
-        match ask(&self.api, &mesh, Trigger::Alert, false).await.unwrap() {
-            Asked::Created(name) => name,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Somebody else renews the mesh: other leaves under the same CAs, in all three Secrets.
-    async fn renew_by_hand(&self) {
-        let (mesh, secrets) = self.mesh().await;
-        for role in SecretRole::ALL {
-            let made =
-                native::renew(&mesh, &secrets, role, &Policy::default(), SystemClock.now(), &mut rand::rng()).unwrap();
-            let live = secrets[role as usize].as_ref().unwrap();
-            self.api.write_entries(NAMESPACE, &live.name, &live.resource_version, &made).await.unwrap();
-        }
-    }
-
-    async fn serials(&self) -> Vec<String> {
-        let (mesh, _) = self.mesh().await;
-        mesh.leaves().map(|leaf| leaf.certificate.serial_number.to_string()).collect()
-    }
-
-    /// Runs meshcert, dying and coming back as the proxy says, until a condition holds for the renewal.
-    async fn run_until(&mut self, name: &str, policy: Policy, done: impl Fn(&Renewal) -> bool) -> Renewal {
-        let mut process = tokio::spawn(self.process("test", policy.clone()));
-        let waiting = async {
-            loop {
-                if self.killed.try_recv().is_ok() {
-                    process.abort();
-                    let _ = (&mut process).await;
-                    self.plan.revive();
-                    process = tokio::spawn(self.process("test", policy.clone()));
-                }
-                let renewal = self.api.renewal(NAMESPACE, name).await.unwrap().unwrap();
-                if done(&renewal) {
-                    return renewal;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let result = tokio::time::timeout(PATIENCE, waiting).await;
-        process.abort();
-        match result {
-            Ok(renewal) => renewal,
-            Err(_) => {
-                let renewal = self.api.renewal(NAMESPACE, name).await.unwrap().unwrap().status;
-                panic!("stuck in {:?}, {}: {}", renewal.phase, renewal.reason, renewal.message)
-            }
-        }
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        self.api.get(path).await.unwrap().unwrap_or_default()
-    }
-
-    /// Type and reason of the Events.
-    async fn told(&self) -> Vec<String> {
-        let events = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/events")).await;
-        let told = |event: &Value| ["type", "reason"].map(|field| event[field].as_str().unwrap().to_owned()).join(" ");
-        events["items"].as_array().unwrap().iter().map(told).collect()
-    }
-
-    async fn generation(&self, plural: &str, name: &str) -> i64 {
-        self.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/{plural}/{name}")).await["metadata"]["generation"]
-            .as_i64()
-            .unwrap()
-    }
-
-    /// Everything that must hold after a renewal that succeeded.
-    async fn assert_renewed(&self, renewal: &Renewal) {
-        assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
-        assert!(!renewal.finalizer);
-        assert_eq!(self.renewals().await.len(), 1);
-        let (mesh, secrets) = self.mesh().await;
-        assert_eq!(mesh.findings, []);
-        assert!(SystemClock.now().seconds_until(mesh.expiration.unwrap()) > 300 * DAY);
-        for leaf in mesh.leaves() {
-            assert_eq!(native::own_key_matches(leaf, &secrets), Ok(true), "{}", leaf.key);
-        }
-        for (plural, name, generation) in [
-            ("statefulsets", format!("{MESH}-etcd"), 2),
-            ("deployments", format!("{MESH}-hosted-apiserver"), 2),
-            ("deployments", format!("istiod-{MESH}-hosted"), 2),
-            ("deployments", "mspider-mcpc-ckube-remote".to_owned(), 2),
-            ("deployments", "istiod".to_owned(), 1),
-        ] {
-            assert_eq!(
-                self.generation(plural, &name).await,
-                generation,
-                "{name} was restarted exactly as often as it must be"
-            );
-        }
-        self.assert_nothing_left_over().await;
-    }
-
-    async fn assert_nothing_left_over(&self) {
-        assert_eq!(
-            self.api.list::<Value>(&format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs")).await.unwrap(),
-            Vec::<Value>::new()
-        );
-        let pods = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods")).await;
-        let left = |pod: &&Value| pod["metadata"]["labels"][RENEWAL_UID].is_string();
-        assert_eq!(pods["items"].as_array().unwrap().iter().find(left), None, "a Job's pods go with it");
-        assert_eq!(self.api.copies(NAMESPACE, "meshcert.dev/staged").await.unwrap(), []);
-        assert_eq!(self.api.copies(NAMESPACE, "meshcert.dev/backup").await.unwrap().len(), 3);
-        let leases = self
-            .api
-            .list::<Value>(&format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"))
-            .await
-            .unwrap();
-        for lease in leases.iter().filter(|lease| lease["metadata"]["name"] != "meshcert-leader") {
-            assert!(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().is_empty(), "{lease}");
-        }
-    }
-}
-
-fn auto() -> Policy {
-    Policy { mode: Mode::Auto, ..Policy::default() }
-}
-
-/// As the documented Job: RSA keys, whatever the old ones were.
-fn by_job() -> Policy {
-    Policy { engine: Engine::Job, key_type: Some(KeyType::Rsa2048), ..auto() }
-}
-
-/// The same in a time when kubeadm kept the admin's organization: nothing has to be made again, which takes an RSA key each time.
-fn by_job_of_old() -> Policy {
-    let mut policy = by_job();
-    "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
-    policy
-}
-
-fn is_finished(renewal: &Renewal) -> bool {
-    renewal.status.phase.is_terminal() && renewal.status.cleaned_up
-}
-
 /// One run; the mutations that it made.
 async fn run_with(policy: Policy, at: Option<(usize, Fault)>) -> Vec<String> {
     let mut world = World::new(at).await;
@@ -293,56 +44,81 @@ async fn run_with(policy: Policy, at: Option<(usize, Fault)>) -> Vec<String> {
     mutations.clone()
 }
 
-/// The mutations at which harm is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
-    /// All.
-    Everywhere,
-    /// Those from the first staged copy to the first write of a live Secret: before and after, nothing depends on the engine.
-    Staging,
+/// A rollback of a mesh with three members of etcd; the mutations that it made.
+async fn roll_back_with(at: Option<(usize, Fault)>) -> Vec<String> {
+    let mut world = World::new(None).await;
+    world.scale_etcd(3).await;
+    let (_, before) = world.mesh().await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Succeeded && is_finished(renewal)).await;
+    let workloads = [("statefulsets", format!("{MESH}-etcd")), ("deployments", format!("{MESH}-hosted-apiserver"))];
+    let mut renewed = Vec::new();
+    for (plural, name) in &workloads {
+        renewed.push(world.generation(plural, name).await);
+    }
+    world.arm(at);
+    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    let is_back = |renewal: &Renewal| renewal.status.phase == Phase::RolledBack && is_finished(renewal);
+    world.run_until(&name, auto(), is_back).await;
+    let (_, after) = world.mesh().await;
+    for role in SecretRole::ALL {
+        let [before, after] =
+            [&before, &after].map(|secrets| secrets[role as usize].as_ref().unwrap().material.digest());
+        assert_eq!(before, after, "{}", role.as_str());
+    }
+    // The template with the partition at 3, then 2, 1 and 0, which it had before; the others' template.
+    for (((plural, name), renewed), changes) in workloads.iter().zip(renewed).zip([4, 1]) {
+        assert_eq!(world.generation(plural, name).await, renewed + changes, "{name} was restarted once");
+    }
+    world.assert_nothing_left_over().await;
+    let mutations = world.plan.mutations.lock().unwrap();
+    mutations.clone()
 }
 
-impl Where {
-    fn mutations(self, calm: &[String]) -> std::ops::Range<usize> {
-        if self == Self::Everywhere {
-            return 0..calm.len();
-        }
-        let mut copies =
-            (0..calm.len()).filter(|index| calm[*index].starts_with("POST") && calm[*index].ends_with("/secrets"));
-        // Three backups come first; their end is written down before the copies.
-        let last_backup = copies.nth(2).unwrap();
-        last_backup + 1..calm.iter().position(|one| is_write(one)).unwrap()
-    }
-
-    fn in_words(self) -> &'static str {
-        match self {
-            Self::Everywhere => "all",
-            Self::Staging => "from staging to the first write",
-        }
-    }
+/// What harm is done to, and what comes of it, in the words of the table in `docs/RENEWAL.md`.
+struct Trial {
+    engine: &'static str,
+    place: &'static str,
+    end: &'static str,
+    faults: &'static [Fault],
+    /// The mutations at which harm is done, of those of a calm run.
+    at: fn(&[String]) -> Range<usize>,
 }
 
-/// Does harm at the mutations of a whole renewal; `docs/RENEWAL.md` holds the table of what came of it.
-async fn harm(policy: Policy, place: Where) {
-    let engine = policy.engine.as_str();
-    let calm = run_with(policy.clone(), None).await;
-    assert!(calm.len() > 30, "{calm:#?}");
-    let at = place.mutations(&calm);
+const RENEWED: &str = "renewed, each workload restarted once, nothing left over";
+
+/// From the first staged copy to the first write of a live Secret: before and after, nothing depends on the engine.
+fn staging(calm: &[String]) -> Range<usize> {
+    let mut copies =
+        (0..calm.len()).filter(|index| calm[*index].starts_with("POST") && calm[*index].ends_with("/secrets"));
+    // Three backups come first; their end is written down before the copies.
+    let last_backup = copies.nth(2).unwrap();
+    last_backup + 1..calm.iter().position(|one| is_write(one)).unwrap()
+}
+
+/// Does harm at each of these mutations.
+async fn harm<R>(trial: Trial, run: fn(Option<(usize, Fault)>) -> R)
+where
+    R: Future<Output = Vec<String>> + Send + 'static,
+{
+    let Trial { engine, place, end, faults, at } = trial;
+    let calm = run(None).await;
+    assert!(calm.len() > 20, "{calm:#?}");
+    let at = at(&calm);
     println!("{engine}: {} mutations, harm at {at:?}", calm.len());
-    let mut cases: Vec<(usize, Fault)> = at.clone().flat_map(|index| Fault::ALL.map(|fault| (index, fault))).collect();
-    let total = cases.len();
+    let mut cases: Vec<(usize, Fault)> =
+        at.clone().flat_map(|index| faults.iter().map(move |fault| (index, *fault))).collect();
     let mut running = tokio::task::JoinSet::new();
     let mut results: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         while running.len() < AT_ONCE
             && let Some(case) = cases.pop()
         {
-            let policy = policy.clone();
             running.spawn(async move {
                 let run = tokio::spawn(async move {
                     for _ in 0..MOST_TRIES {
                         // What is waited for is written down where a pass comes in time to see it: a run may have a mutation less.
-                        if run_with(policy.clone(), Some(case)).await.len() > case.0 {
+                        if run(Some(case)).await.len() > case.0 {
                             return true;
                         }
                     }
@@ -358,20 +134,32 @@ async fn harm(policy: Policy, place: Where) {
         *results.entry(format!("{fault:?}")).or_default() += 1;
     }
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/RENEWAL.md")).unwrap();
+    assert_eq!(results.len(), faults.len());
     for (fault, count) in &results {
-        let place = place.in_words();
-        let row =
-            format!("| {engine} | {fault} | {place} | renewed, each workload restarted once, nothing left over |");
+        let row = format!("| {engine} | {fault} | {place} | {end} |");
         println!("{count} {row}");
         assert_eq!(*count, at.len());
         assert!(page.contains(&row), "docs/RENEWAL.md lacks {row}");
     }
-    assert_eq!(results.values().sum::<usize>(), total);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_mutation_ends_in_the_same_state() {
-    harm(auto(), Where::Everywhere).await;
+    let all = |calm: &[String]| 0..calm.len();
+    let trial = Trial { engine: "native", place: "all", end: RENEWED, faults: &Fault::ALL, at: all };
+    harm(trial, |at| run_with(auto(), at)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harm_on_the_way_back_ends_with_what_was_there_before() {
+    let trial = Trial {
+        engine: "native",
+        place: "all of a rollback, with three members of etcd",
+        end: "rolled back, each workload restarted once more, nothing left over",
+        faults: &[Fault::KilledBefore, Fault::KilledAfter, Fault::Conflict, Fault::ErrorAfter, Fault::ForeignWriter],
+        at: |calm| 0..calm.len(),
+    };
+    harm(trial, roll_back_with).await;
 }
 
 /// Whether this writes a live Secret.
@@ -457,7 +245,9 @@ async fn copies_that_somebody_removes_under_the_job_cost_an_attempt_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_mutation_that_the_job_brings_ends_in_the_same_state() {
-    harm(by_job_of_old(), Where::Staging).await;
+    let place = "from staging to the first write";
+    let trial = Trial { engine: "job", place, end: RENEWED, faults: &Fault::ALL, at: staging };
+    harm(trial, |at| run_with(by_job_of_old(), at)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -710,17 +500,13 @@ async fn two_processes_and_two_requests_make_one_renewal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_of_etcd_restart_one_after_the_other() {
     let mut world = World::new(None).await;
-    let etcd = format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd");
-    world.api.merge(&etcd, &json!({ "spec": { "replicas": 3 } })).await.unwrap();
-    while world.get(&etcd).await["status"]["availableReplicas"] != 3 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    world.scale_etcd(3).await;
     let workload = format!("{MESH}-etcd");
     let before = world.generation("statefulsets", &workload).await;
     let name = world.ask().await;
     let renewal = world.run_until(&name, auto(), is_finished).await;
     assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
-    let etcd = world.get(&etcd).await;
+    let etcd = world.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")).await;
     assert!(etcd["metadata"]["annotations"]["meshcert.dev/partition-before"].is_null(), "{etcd}");
     assert_eq!(etcd["spec"]["updateStrategy"]["rollingUpdate"]["partition"], 0, "what it had before");
     // Not the requests: one of them may meet a write of the workload's controller, and is made again.
@@ -986,23 +772,6 @@ async fn a_right_to_read_that_is_missing_is_named_at_once_and_waited_for() {
     *world.plan.withheld.lock().unwrap() = None;
     let renewal = world.run_until(&name, auto(), is_finished).await;
     world.assert_renewed(&renewal).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_whose_certificates_were_replaced_ends_when_it_is_tried_again() {
-    let calm = run_with(auto(), None).await;
-    // After the three backups.
-    let staged = (0..calm.len()).filter(|index| calm[*index].ends_with("/secrets")).nth(3).unwrap();
-    let mut world = World::new(Some((staged, Fault::Forbidden))).await;
-    let name = world.ask().await;
-    let failed = world.run_until(&name, auto(), is_finished).await;
-    assert!(failed.status.phase == Phase::Failed && failed.status.before.is_some(), "{}", failed.status.message);
-    world.renew_by_hand().await;
-    let again = json!({ "spec": { "requestedAt": SystemClock.now(), "force": true } });
-    world.api.change_renewal(NAMESPACE, &name, &again).await.unwrap();
-    let ended = world.run_until(&name, auto(), |renewal| renewal.status.attempt == 2 && is_finished(renewal)).await;
-    assert_eq!((ended.status.phase, ended.status.reason.as_str()), (Phase::Superseded, "Replaced"));
-    assert_eq!(ended.status.request_name, name, "it is about the former ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]

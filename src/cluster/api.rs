@@ -59,7 +59,7 @@ pub enum ErrorKind {
     Conflict,
     /// 401 and 403.
     Forbidden,
-    /// 400 and 422.
+    /// 400, 422, and what an admission webhook denies.
     Invalid,
     /// Everything that may pass: no answer, 429, 5xx.
     Unavailable,
@@ -178,6 +178,14 @@ impl Api {
         self.send(Method::PATCH, path, Some(("application/merge-patch+json", body))).await.map(drop)
     }
 
+    /// Tries whether an object could be changed so: rights and admission are asked, and nothing is stored.
+    ///
+    /// # Errors
+    /// It could not, or the request failed.
+    pub(super) async fn try_merge(&self, path: &str, patch: &impl Serialize) -> Result<(), ApiError> {
+        self.merge(&format!("{path}?dryRun=All"), patch).await
+    }
+
     /// Deletes an object, with a uid only that one; what is gone already is fine.
     ///
     /// # Errors
@@ -287,17 +295,19 @@ fn refused(asked: &Asked<'_>, status: StatusCode, bytes: &[u8]) -> ApiError {
         #[serde(default)]
         message: String,
     }
+    let said = serde_json::from_slice::<Status>(bytes).map(|status| status.message).unwrap_or_default();
+    let said: String = said.chars().take(512).collect();
     let kind = match status {
         StatusCode::NOT_FOUND => ErrorKind::NotFound,
         StatusCode::CONFLICT => ErrorKind::Conflict,
+        // Who denies in a webhook says 403 unless told otherwise, and no right helps against that.
+        StatusCode::FORBIDDEN if said.contains("admission webhook") => ErrorKind::Invalid,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Forbidden,
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ErrorKind::Invalid,
         _ => ErrorKind::Unavailable,
     };
-    let said = serde_json::from_slice::<Status>(bytes).map(|status| status.message).unwrap_or_default();
-    let said: String = said.chars().take(512).collect();
-    let missing = match status {
-        StatusCode::FORBIDDEN => format!("meshcert may not {}: ", right(asked)),
+    let missing = match (status, kind) {
+        (StatusCode::FORBIDDEN, ErrorKind::Forbidden) => format!("meshcert may not {}: ", right(asked)),
         _ => String::new(),
     };
     ApiError { kind, message: format!("{missing}{asked}: the API server answered {status}: {said}") }

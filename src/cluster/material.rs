@@ -96,6 +96,13 @@ pub enum Seal {
 #[derive(Serialize)]
 struct Data<'a>(BTreeMap<&'a str, Zeroizing<String>>);
 
+/// The type of a Secret, and nothing else of it.
+#[derive(Default, Deserialize)]
+struct Kind {
+    #[serde(rename = "type", default)]
+    kind: String,
+}
+
 fn path(namespace: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/secrets/{name}")
 }
@@ -183,10 +190,13 @@ impl Api {
         }
         let whole = Whole { secret: &secret, data: encoded(material) };
         match self.create(path(namespace, "").trim_end_matches('/'), &whole).await {
-            Err(error) if error.kind == ErrorKind::Conflict => Err(ApiError {
-                kind: ErrorKind::Invalid,
-                message: format!("a Secret {name} exists and is no copy of type {kind}; delete it"),
-            }),
+            // One that was made a moment ago is seen by the next look; any other Secret of the name is in the way until somebody removes it.
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                let stored = self.get::<Kind>(&path(namespace, name)).await?.unwrap_or_default();
+                let message = format!("a Secret {name} exists and is no copy of type {kind}; delete it");
+                let is_other = !stored.kind.is_empty() && stored.kind != kind;
+                Err(if is_other { ApiError { kind: ErrorKind::Invalid, message } } else { error })
+            }
             other => other.map(drop),
         }
     }
@@ -203,6 +213,14 @@ impl Api {
         material: &Material,
     ) -> Result<(), ApiError> {
         self.write(namespace, name, resource_version, material, Seal::Open).await
+    }
+
+    /// Tries whether a live Secret could be written.
+    ///
+    /// # Errors
+    /// It could not, or the request failed.
+    pub async fn try_secret(&self, namespace: &str, name: &str) -> Result<(), ApiError> {
+        self.try_merge(&path(namespace, name), &json!({})).await
     }
 
     /// Writes entries of a copy, on the version that was read, and closes it for good.

@@ -1,6 +1,6 @@
 //! Workloads and their pods, of whatever kind they are, and their restart.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::workloads::objects::{PodObject, ServiceObject, WorkloadObject};
@@ -133,18 +133,17 @@ impl Api {
         now: UnixTime,
         partition: Option<u32>,
     ) -> Result<(), ApiError> {
-        let annotations = json!({ DIGEST_ANNOTATION: digest, RESTARTED_AT: now });
-        let mut patch = json!({
-            "metadata": { "resourceVersion": workload.resource_version },
-            "spec": { "template": { "metadata": { "annotations": annotations } } },
-        });
-        if let Some(partition) = partition {
-            let before = workload.partition_before.unwrap_or(workload.partition);
-            patch["metadata"]["annotations"] = json!({ PARTITION_BEFORE: before.to_string() });
-            patch["spec"]["updateStrategy"] =
-                json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": partition } });
-        }
+        let patch = restart_patch(workload, digest, now, partition);
         self.merge(&path(namespace, workload.kind, &workload.name), &patch).await
+    }
+
+    /// Tries whether that could be done.
+    ///
+    /// # Errors
+    /// As [`Api::restart`].
+    pub async fn try_restart(&self, namespace: &str, workload: &Workload, now: UnixTime) -> Result<(), ApiError> {
+        let patch = restart_patch(workload, "tried", now, None);
+        self.try_merge(&path(namespace, workload.kind, &workload.name), &patch).await
     }
 
     /// Lets the next member go; the last time, what was before is restored.
@@ -175,4 +174,19 @@ impl Api {
     pub async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiError> {
         self.delete(&format!("/api/v1/namespaces/{namespace}/pods/{name}"), Some(uid)).await
     }
+}
+
+fn restart_patch(workload: &Workload, digest: &str, now: UnixTime, partition: Option<u32>) -> Value {
+    let annotations = json!({ DIGEST_ANNOTATION: digest, RESTARTED_AT: now });
+    let mut patch = json!({
+        "metadata": { "resourceVersion": workload.resource_version },
+        "spec": { "template": { "metadata": { "annotations": annotations } } },
+    });
+    if let Some(partition) = partition {
+        let before = workload.partition_before.unwrap_or(workload.partition);
+        patch["metadata"]["annotations"] = json!({ PARTITION_BEFORE: before.to_string() });
+        patch["spec"]["updateStrategy"] =
+            json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": partition } });
+    }
+    patch
 }

@@ -16,10 +16,17 @@ use crate::ports::Clock;
 use crate::renewal::{Phase, Renewal, Trigger};
 use crate::requests::{Asked, ask};
 use crate::secret::PAUSED;
+use crate::time::UnixTime;
 
 /// The renewal whose plan waits for a person.
 async fn waiting(found: &Found) -> anyhow::Result<Option<Renewal>> {
     Ok(found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval))
+}
+
+/// Now, for `spec.requestedAt`; whoever asks twice within a second asks twice.
+fn requested_at(known: Option<&Renewal>) -> UnixTime {
+    let before = known.and_then(|renewal| renewal.spec.requested_at);
+    before.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)))
 }
 
 /// What a renewal would do now. It has no digest: that belongs to a renewal that can be approved.
@@ -67,10 +74,10 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             Asked::Created(name) => (name, None),
             Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when `meshcert history {mesh}` does not list it any more"),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
-                let known = found.api.renewal(namespace, &name).await?.map(|renewal| renewal.status);
-                let spec = json!({ "requestedAt": SystemClock.now(), "force": force });
+                let known = found.api.renewal(namespace, &name).await?;
+                let spec = json!({ "requestedAt": requested_at(known.as_ref()), "force": force });
                 found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
-                (name, known)
+                (name, known.map(|renewal| renewal.status))
             }
             Asked::Exists(name, _) => (name, None),
         };
@@ -122,8 +129,8 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     let RollbackArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let committed = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.committed_at.is_some());
-        let renewal = committed.with_context(|| format!("no renewal of {mesh} has replaced anything; `meshcert history {mesh}` lists them"))?;
+        let written = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.has_written());
+        let renewal = written.with_context(|| format!("no renewal of {mesh} has replaced anything; `meshcert history {mesh}` lists them"))?;
         if !matches!(renewal.status.phase, Phase::Succeeded | Phase::Failed) {
             bail!("the renewal {} is {}; only one that succeeded or failed is rolled back: `meshcert history {mesh}` shows how far it is", renewal.name, renewal.status.phase.as_str());
         }
@@ -134,7 +141,8 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
         let namespace = &found.mesh.key.namespace;
         let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];
         found.api.pause(namespace, secret).await?;
-        found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": { "rollback": true } })).await?;
+        let spec = json!({ "rollback": true, "requestedAt": requested_at(Some(&renewal)) });
+        found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": spec })).await?;
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", renewal.name)?;
         writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} {PAUSED}-")?;

@@ -17,7 +17,7 @@ use crate::controller::{Acting, Timing};
 use crate::material::{MeshSecrets, assemble};
 use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
 use crate::plan::Plan;
-use crate::renewal::{Phase, Renewal, Status};
+use crate::renewal::{Phase, ROLLBACK_REFUSED, Renewal, Status};
 use crate::rollout::Workload;
 
 /// What a plan does without on a narrow terminal: it is kept, or no matter of consent.
@@ -118,10 +118,8 @@ pub(super) async fn follow(api: &Api, namespace: &str, name: &str, known: Option
     let progress = Progress::new();
     let last = known.map(|status| status.phase);
     // Another try may have ended as the last one did before anybody looked.
-    let of_before = |status: &Status| {
-        status.phase.is_terminal()
-            && known.is_some_and(|known| (known.phase, known.attempt) == (status.phase, status.attempt))
-    };
+    let look = |status: &Status| (status.phase, status.attempt, status.observed_generation);
+    let of_before = |status: &Status| status.phase.is_terminal() && known.map(look) == Some(look(status));
     let mut said = (last, String::new());
     loop {
         let renewal =
@@ -133,6 +131,7 @@ pub(super) async fn follow(api: &Api, namespace: &str, name: &str, known: Option
             said = now;
             let mesh = &renewal.spec.mesh_id;
             match status.phase {
+                Phase::Succeeded if status.reason == ROLLBACK_REFUSED => return Ok(Outcome::Incomplete),
                 Phase::Succeeded | Phase::RolledBack => return Ok(Outcome::Fine),
                 Phase::Failed | Phase::Refused | Phase::Superseded => {
                     progress.advise(&format!("meshcert history {mesh}"))?;

@@ -6,7 +6,7 @@ use crate::cluster::api::ApiError;
 use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::cluster::workloads::{Hints, Ports};
-use crate::controller::{Actor, prove};
+use crate::controller::{Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
 use crate::material::{MeshSecrets, assemble};
@@ -14,8 +14,9 @@ use crate::mesh::{HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
-use crate::renewal::{Digests, Phase, Renewal};
-use crate::rollout::{Members, Serves, Target};
+use crate::renewal::step::{Hindrance, convince, grant};
+use crate::renewal::{Digests, FORBIDDEN, Phase, REJECTED, Renewal, Status, StepRecord};
+use crate::rollout::{Members, Serves, Target, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
 /// A clock that is further off than this would make certificates that are not valid yet.
@@ -45,7 +46,8 @@ impl Actor {
         };
         // Once all is written, the copies matter only where somebody else has written since.
         let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
-        if ends || begun && !(phase > Phase::Committing && is_as_journalled(renewal, &mesh, &secrets)) {
+        let is_stored = phase > Phase::Committing && is_as_journalled(renewal, &mesh, &secrets);
+        if ends || begun && !is_stored {
             let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
             let staged_ones = copies.keys().filter(|(kind, _)| kind == STAGED);
             staged_names = staged_ones.map(|(_, name)| name.clone()).collect();
@@ -91,9 +93,13 @@ impl Actor {
             }
             _ => Members::default(),
         };
+        // When something is stored counts by the clock by which pods are made.
+        let stores = (Phase::Committing..=Phase::Verifying).contains(&phase) && !is_stored;
+        let server_clock = if stores || phase == Phase::Preflight { self.api.server().await?.clock } else { None };
         let mut obstacles = Vec::new();
         if phase == Phase::Preflight {
-            obstacles = self.obstacles(key, now).await?;
+            obstacles = self.obstacles(key, server_clock, now).await?;
+            obstacles.extend(self.unwritable(&secrets, resolved, key, now).await?);
             obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
         }
         Ok(Observed {
@@ -105,6 +111,7 @@ impl Actor {
             secrets,
             tiers,
             obstacles,
+            server_clock,
             backups,
             staged,
             job,
@@ -172,9 +179,14 @@ impl Actor {
     }
 
     /// What stands in the way beside the certificates.
-    async fn obstacles(&self, key: &MeshKey, now: UnixTime) -> Result<Vec<Obstacle>, ApiError> {
+    async fn obstacles(
+        &self,
+        key: &MeshKey,
+        server_clock: Option<UnixTime>,
+        now: UnixTime,
+    ) -> Result<Vec<Obstacle>, ApiError> {
         let mut found = Vec::new();
-        if let Some(clock) = self.api.server().await?.clock {
+        if let Some(clock) = server_clock {
             let skew = now.seconds_until(clock).abs();
             if skew > LARGEST_SKEW {
                 let message =
@@ -199,6 +211,36 @@ impl Actor {
         }
         Ok(found)
     }
+
+    /// What the API server would not take from meshcert: better known now than between two writes.
+    async fn unwritable(
+        &self,
+        secrets: &MeshSecrets,
+        tiers: &[Vec<Workload>],
+        key: &MeshKey,
+        now: UnixTime,
+    ) -> Result<Vec<Obstacle>, ApiError> {
+        let mut found = Vec::new();
+        for secret in secrets.iter().flatten().filter(|secret| !secret.immutable) {
+            found.extend(refusal(self.api.try_secret(&key.namespace, &secret.name).await)?);
+        }
+        for workload in tiers.iter().flatten() {
+            found.extend(refusal(self.api.try_restart(&key.namespace, workload, now).await)?);
+        }
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// The obstacle that a trial met; one about what has just changed meets none.
+fn refusal(trial: Result<(), ApiError>) -> Result<Option<Obstacle>, ApiError> {
+    let Err(error) = trial else { return Ok(None) };
+    match hindrance(&error) {
+        Some(Hindrance::Forbidden) => Ok(Some(Obstacle { reason: FORBIDDEN, message: grant(&error.message) })),
+        Some(Hindrance::Rejected) => Ok(Some(Obstacle { reason: REJECTED, message: convince(&error.message) })),
+        Some(Hindrance::Unavailable) => Err(error),
+        None => Ok(None),
+    }
 }
 
 /// Whether the live Secrets hold what the journal says.
@@ -218,9 +260,7 @@ fn circumstances(
     let same_mesh =
         |other: &&Renewal| other.namespace == renewal.namespace && other.spec.mesh_id == renewal.spec.mesh_id;
     let successes = others().filter(same_mesh).filter(|other| other.status.phase == Phase::Succeeded);
-    let recent = |other: &&Renewal| other.status.phase_since.is_some_and(|since| since.seconds_until(now) < DAY);
-    let failures =
-        others().filter(|other| other.status.phase == Phase::Failed).filter(recent).filter(|other| !same_mesh(other));
+    let failures = others().filter(|other| has_failed(other, now) && !same_mesh(other));
     let mut failed: Vec<(&str, &str)> =
         failures.map(|other| (other.namespace.as_str(), other.spec.mesh_id.as_str())).collect();
     failed.sort_unstable();
@@ -234,10 +274,50 @@ fn circumstances(
     }
 }
 
+/// Whether a try within a day came to nothing: the last one, or one before that which is under way.
+fn has_failed(renewal: &Renewal, now: UnixTime) -> bool {
+    let Status { phase, phase_since, refused, attempt, steps, .. } = &renewal.status;
+    let is_recent = |since: UnixTime| since.seconds_until(now) < DAY;
+    let tried = |step: &&StepRecord| step.attempt < *attempt && step.name >= Phase::BackingUp;
+    match phase {
+        Phase::Failed => phase_since.is_some_and(is_recent),
+        Phase::RolledBack => *refused && phase_since.is_some_and(is_recent),
+        phase if phase.is_terminal() => false,
+        _ => steps.iter().filter(tried).any(|step| is_recent(step.started_at)),
+    }
+}
+
 /// Whether another renewal of the namespace is on its way to the shared workloads.
 fn comes_this_far(other: &Renewal, renewal: &Renewal) -> bool {
     let phase = other.status.phase;
     let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase);
     let restarting = phase == Phase::Restarting && other.status.reason != "Coalescing";
     other.uid != renewal.uid && other.namespace == renewal.namespace && (earlier || restarting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_breaker_counts_what_came_to_nothing_within_a_day() {
+        let now = UnixTime(100 * DAY);
+        let renewal = |phase, attempt, change: &dyn Fn(&mut Status)| {
+            let step =
+                |attempt, name| StepRecord { name, attempt, started_at: now, finished_at: None, result: String::new() };
+            let steps = vec![step(1, Phase::Preflight), step(1, Phase::BackingUp)];
+            let mut status = Status { phase, attempt, steps, phase_since: Some(now), ..Status::default() };
+            change(&mut status);
+            Renewal { status, ..Renewal::default() }
+        };
+        let counts = |renewal: Renewal| has_failed(&renewal, now);
+        assert!(counts(renewal(Phase::Failed, 1, &|_| ())));
+        assert!(!counts(renewal(Phase::Failed, 1, &|status| status.phase_since = Some(now.plus(-DAY)))), "yesterday");
+        assert!(counts(renewal(Phase::RolledBack, 1, &|status| status.refused = true)), "rolled back by itself");
+        assert!(!counts(renewal(Phase::RolledBack, 1, &|_| ())), "a person rolled it back");
+        assert!(counts(renewal(Phase::Restarting, 2, &|_| ())), "it is tried again");
+        assert!(!counts(renewal(Phase::Restarting, 1, &|_| ())), "it is tried for the first time");
+        assert!(!counts(renewal(Phase::Staging, 2, &|status| status.steps.truncate(1))), "it was only refused before");
+        assert!(!counts(renewal(Phase::Succeeded, 2, &|_| ())));
+    }
 }

@@ -11,7 +11,7 @@ use crate::cluster::material::{BACKUP, Copy, STAGED};
 use crate::controller::{Actor, Timing};
 use crate::mesh::HostedMesh;
 use crate::policy::Mode;
-use crate::renewal::{Renewal, Trigger};
+use crate::renewal::{Phase, Renewal, Status, Trigger, name_for};
 use crate::requests::{Asked, ask_beside};
 
 /// When a leader scans: soon after it has begun to lead, again when more has been read for the first time, and then by the clock.
@@ -72,6 +72,7 @@ impl Actor {
                 warn!(mesh = %mesh.key.id, %error, "cannot ask for a renewal");
             }
         }
+        self.look_again(meshes, &renewals).await;
         // Only now: whoever may not list the copies still asks for what is due.
         let (staged, backups) = copies?;
         if unreadable.is_empty() {
@@ -93,6 +94,19 @@ impl Actor {
         Ok(())
     }
 
+    /// Takes up what ended badly and whose mesh has other certificates by now, perhaps a person's: it decides what that means for it.
+    async fn look_again(&self, meshes: &[&Arc<HostedMesh>], renewals: &[Renewal]) {
+        let others: Vec<&Renewal> = renewals.iter().filter(|renewal| is_outdated(renewal, meshes)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let all: Vec<Arc<Renewal>> =
+            self.followed.view().renewals.iter().map(|known| Arc::clone(&known.renewal)).collect();
+        for renewal in others {
+            self.drive(renewal, &all).await;
+        }
+    }
+
     /// Removes staged copies whose renewal is gone.
     async fn tidy(&self, namespace: &str, renewals: &[Renewal], staged: &[Copy]) -> Result<(), ApiError> {
         for copy in staged {
@@ -112,6 +126,14 @@ impl Actor {
         }
         Ok(())
     }
+}
+
+/// Whether a renewal ended badly, and its mesh does not have the certificates any more that it was asked for.
+fn is_outdated(renewal: &Renewal, meshes: &[&Arc<HostedMesh>]) -> bool {
+    let Status { phase, cleaned_up, request_name, .. } = &renewal.status;
+    let ended_badly = matches!(phase, Phase::Failed | Phase::Refused | Phase::RolledBack) && *cleaned_up;
+    let of_mesh = meshes.iter().find(|mesh| mesh.key.id.as_str() == renewal.spec.mesh_id);
+    ended_badly && !request_name.is_empty() && of_mesh.is_some_and(|mesh| name_for(mesh) != *request_name)
 }
 
 /// The names of the backups that may go: of each mesh all but the newest `most` sets, and never those of a renewal under way.
@@ -139,7 +161,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::renewal::Phase;
 
     #[test]
     fn the_newest_backups_of_each_mesh_stay_and_those_that_are_needed() {

@@ -8,6 +8,7 @@ use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Policy};
 use crate::renewal::Renewal;
 use crate::rollout::{Members, Workload};
+use crate::time::UnixTime;
 
 /// The state of a renewal's world.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Observed {
     pub tiers: Result<Vec<Vec<Workload>>, String>,
     /// What stands in the way beside the certificates themselves: a clock, the documented Job.
     pub obstacles: Vec<Obstacle>,
+    /// The API server's clock, where it counts and was shown.
+    pub server_clock: Option<UnixTime>,
     /// Backups that this renewal made.
     pub backups: [Option<Material>; 3],
     /// Staged copies of this attempt, the immutable ones and those that the Job still writes.
@@ -79,6 +82,11 @@ pub struct Unproven {
 }
 
 impl Observed {
+    /// Now, by the clock by which pods are created; our own where the API server shows none.
+    pub fn created_now(&self, now: UnixTime) -> UnixTime {
+        self.server_clock.unwrap_or(now)
+    }
+
     /// A live Secret.
     pub fn live(&self, role: SecretRole) -> Option<&StoredSecret> {
         self.secrets[role as usize].as_ref()

@@ -8,7 +8,7 @@ use crate::mesh::SecretRole;
 use crate::native::Obstacle;
 use crate::policy::Mode;
 use crate::renewal::observed::{Holder, Lease, Observed};
-use crate::renewal::{ALREADY_RUNNING, FORBIDDEN, NO_SLOT, Phase, Renewal, ReplacedLeaf, Status};
+use crate::renewal::{ALREADY_RUNNING, FORBIDDEN, NO_SLOT, Phase, REJECTED, Renewal, ReplacedLeaf, Status};
 use crate::rollout::Serves;
 use crate::time::UnixTime;
 
@@ -139,9 +139,27 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
     }
 }
 
-/// What a failed effect means: a refusal that no repetition changes ends the attempt, anything else is tried again by the next pass.
-pub fn forbidden(seen: &Observed, what: &str, now: UnixTime) -> Next {
-    journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now)
+/// Why the API server did not carry out an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// A right is missing.
+    Forbidden,
+    /// The request is taken for wrong, perhaps by an admission webhook.
+    Rejected,
+    /// It may pass.
+    Unavailable,
+}
+
+/// What that means: what no repetition changes ends the attempt; anything else is tried again by the next pass, as long as the phase's deadline allows.
+pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
+    let phase = seen.renewal.status.phase;
+    match hindrance {
+        _ if phase.is_terminal() => Next::Wait(None),
+        Hindrance::Forbidden => journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now),
+        Hindrance::Rejected => journal::fail(seen, REJECTED, &convince(what), journal::Retry::Later, now),
+        Hindrance::Unavailable if phase == Phase::Restarting => restart::overdue(seen, what, now),
+        Hindrance::Unavailable => journal::note(&seen.renewal, "Unavailable", what),
+    }
 }
 
 /// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.
@@ -152,8 +170,14 @@ pub fn unseen(renewal: &Renewal, what: &str) -> Next {
     journal::note(renewal, FORBIDDEN, &grant(what))
 }
 
-fn grant(what: &str) -> String {
+/// A missing right, with its remedy.
+pub fn grant(what: &str) -> String {
     format!("{what}; grant meshcert this right in the namespace (docs/OPERATIONS.md lists them)")
+}
+
+/// A rejected request, with its remedy.
+pub fn convince(what: &str) -> String {
+    format!("{what}; correct that, and it is tried again")
 }
 
 /// What it means that the engine made nothing: nothing live was touched, and what preflight did not see may pass.

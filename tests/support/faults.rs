@@ -84,6 +84,8 @@ pub struct Plan {
     pub managed: Mutex<Option<String>>,
     /// What nobody may do, as verb and resource; `list pods in a` in one namespace alone.
     pub withheld: Mutex<Option<&'static str>>,
+    /// What is answered with this status and not done, as verb and resource likewise.
+    pub broken: Mutex<Option<(&'static str, StatusCode)>>,
     /// Tells the watches to break off.
     cut: watch::Sender<()>,
     api: Router,
@@ -105,8 +107,8 @@ pub fn client(plan: &Arc<Plan>) -> kube::Client {
 
 impl Plan {
     pub fn new(api: Router, at: Option<(usize, Fault)>, kill: mpsc::UnboundedSender<()>) -> Self {
-        let (mutations, asked, withheld, managed, cut, dead) = Default::default();
-        Self { at, mutations, asked, withheld, kill, managed, cut, api, dead }
+        let (mutations, asked, withheld, broken, managed, cut, dead) = Default::default();
+        Self { at, mutations, asked, withheld, broken, kill, managed, cut, api, dead }
     }
 
     /// The next process may speak.
@@ -134,10 +136,12 @@ fn right(request: &Request<Bytes>) -> String {
     format!("{verb} {plural}{sub}")
 }
 
-/// Leadership and Events are no part of the protocol.
+/// Leadership and Events are no part of the protocol, and a trial changes nothing.
 fn is_mutation(request: &Request<Bytes>) -> bool {
     let path = request.uri().path();
+    let is_trial = request.uri().query().is_some_and(|query| query.contains("dryRun"));
     request.method() != Method::GET
+        && !is_trial
         && !path.contains("/events")
         && !path.ends_with("/leases/meshcert-leader")
         && !path.ends_with("/leases")
@@ -160,12 +164,14 @@ async fn forward(plan: &Plan, request: Request<Bytes>) -> Result<Response<Body>,
     if !request.uri().path().ends_with("/leases/meshcert-leader") {
         *plan.asked.lock().unwrap().entry(right(&request)).or_default() += 1;
     }
-    let withheld = plan.withheld.lock().unwrap().is_some_and(|withheld| {
-        let (what, namespace) = withheld.split_once(" in ").unwrap_or((withheld, ""));
+    let withheld = plan.withheld.lock().unwrap().map(|what| (what, StatusCode::FORBIDDEN));
+    let broken = *plan.broken.lock().unwrap();
+    let is_meant = |what: &str| {
+        let (what, namespace) = what.split_once(" in ").unwrap_or((what, ""));
         what == right(&request) && request.uri().path().contains(&format!("/namespaces/{namespace}"))
-    });
-    if withheld {
-        return Ok(refuse(StatusCode::FORBIDDEN));
+    };
+    if let Some((_, status)) = [withheld, broken].into_iter().flatten().find(|(what, _)| is_meant(what)) {
+        return Ok(refuse(status));
     }
     let fault = is_mutation(&request).then(|| {
         let mut mutations = plan.mutations.lock().unwrap();

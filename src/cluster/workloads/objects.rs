@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use crate::cluster::workloads::ports::{self, Container, ServicePort};
 use crate::cluster::workloads::selector::Selector;
 use crate::job::tail;
-use crate::rollout::{DIGEST_ANNOTATION, Kind, PARTITION_BEFORE, Pod, Target, Workload};
+use crate::rollout::{DIGEST_ANNOTATION, Kind, PARTITION_BEFORE, Pod, RESTARTED_AT, Target, Workload};
 use crate::time::UnixTime;
 
 /// Labels, annotations.
@@ -160,6 +160,14 @@ struct Said {
     message: String,
 }
 
+impl Said {
+    /// In words; `None` where nothing is wrong with it.
+    fn words(&self) -> Option<String> {
+        let is_fine = matches!(self.reason.as_str(), "" | "ContainerCreating" | "PodInitializing" | "Completed");
+        (!is_fine).then(|| format!("{} {}", self.reason, tail(&self.message)).trim_end().to_owned())
+    }
+}
+
 /// A Service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -201,6 +209,7 @@ impl WorkloadObject {
                 [spec.replicas.unwrap_or(1), status.updated_replicas, status.available_replicas, status.replicas]
             }
         };
+        let restarted_at = spec.template.metadata.annotations.get(RESTARTED_AT);
         Workload {
             target: target.clone(),
             kind,
@@ -213,6 +222,7 @@ impl WorkloadObject {
             available,
             replicas,
             digest: spec.template.metadata.annotations.get(DIGEST_ANNOTATION).cloned(),
+            restarted_at: restarted_at.and_then(|text| UnixTime::parse_rfc_3339(text)),
             partition: spec.update_strategy.rolling_update.partition.unwrap_or(0),
             partition_before: metadata.annotations.get(PARTITION_BEFORE).and_then(|text| text.parse().ok()),
             on_delete: spec.update_strategy.kind == "OnDelete",
@@ -262,10 +272,11 @@ impl PodStatus {
     fn problem(&self) -> Option<String> {
         for container in self.init_container_statuses.iter().chain(&self.container_statuses) {
             let ContainerStatus { state, last_state } = container;
-            for said in [&state.waiting, &state.terminated, &last_state.terminated].into_iter().flatten() {
-                if !matches!(said.reason.as_str(), "" | "ContainerCreating" | "PodInitializing" | "Completed") {
-                    return Some(format!("{} {}", said.reason, tail(&said.message)).trim_end().to_owned());
-                }
+            // Why it waits, and what it said at its end before: of a crash only that tells why.
+            let said = [&state.waiting, &state.terminated, &last_state.terminated].into_iter().flatten();
+            let words: Vec<String> = said.filter_map(Said::words).collect();
+            if !words.is_empty() {
+                return Some(words.join("; "));
             }
         }
         let unscheduled = |condition: &&Condition| condition.kind == "PodScheduled" && condition.status == "False";
@@ -291,6 +302,12 @@ mod tests {
             json!({ "containerStatuses": [{ "lastState": { "terminated": { "reason": "Error", "message": said } } }] });
         let words = problem(ended).unwrap();
         assert!(words.starts_with("Error cannot start") && !words.contains(&key[..12]), "{words}");
+        let crashed = json!({ "containerStatuses": [{
+            "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 10s" } },
+            "lastState": { "terminated": { "reason": "Error", "message": "x509: certificate has expired or is not yet valid" } },
+        }] });
+        let words = "CrashLoopBackOff back-off 10s; Error x509: certificate has expired or is not yet valid";
+        assert_eq!(problem(crashed).as_deref(), Some(words));
         let pending = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" }] });
         assert_eq!(problem(pending).as_deref(), Some("Unschedulable: 0/1 nodes"));
         let creating = json!({ "containerStatuses": [{ "state": { "waiting": { "reason": "ContainerCreating" } } }], "initContainerStatuses": null });

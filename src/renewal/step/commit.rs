@@ -4,10 +4,11 @@ use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
 use crate::renewal::observed::Observed;
-use crate::renewal::step::journal::{self, Retry, end, fail, go, note, set_condition};
+use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
+use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
-use crate::renewal::step::{Effect, Next, give_back};
-use crate::renewal::{Digests, Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::step::{Effect, Next};
+use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
 use crate::time::UnixTime;
 
 /// etcd's first: in any mixture of old and new everything works, but a client should not be newer than what it talks to.
@@ -20,11 +21,10 @@ const MOST_WRITES: u32 = 5;
 pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     if status.commits.is_empty()
-        && let Some((hold, message)) = seen.policy.holds(&seen.about, now)
         && !status.rolling_back
+        && let Some(next) = withdrawn(seen, now)
     {
-        return give_back(seen)
-            .unwrap_or_else(|| go(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now));
+        return next;
     }
     let Some((goal, content)) = goal(seen) else {
         // All that is left to do with the copies is to compare, and that the journal can do.
@@ -56,7 +56,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     if is_foreign(seen)
         && let Some(adopted) = adopted(seen, now)
     {
-        return Next::Journal(Box::new(adopted));
+        return adopted;
     }
     let Some(live) = seen.live(role) else {
         let message = format!(
@@ -89,7 +89,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
                 "{} was changed back {MOST_WRITES} times: somebody else manages it; stop them, then retry",
                 live.name
             );
-            fail(seen, "ForeignOwner", &message, Retry::Never, now)
+            fail(seen, FOREIGN_OWNER, &message, Retry::Never, now)
         }
     }
 }
@@ -97,7 +97,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
 fn committed(seen: &Observed, now: UnixTime) -> Next {
     let what = if seen.renewal.status.rolling_back { "the former" } else { "the new" };
     let mut status = journal::enter(seen, Phase::Restarting, &format!("{what} certificates are stored"), now);
-    status.committed_at = Some(now);
+    status.committed_at = Some(seen.created_now(now));
     status.tier = Some(Tier { index: 0, since: now });
     set_condition(&mut status, "Committed", "True", now);
     Next::Journal(Box::new(status))
@@ -118,7 +118,7 @@ pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
 }
 
 /// Whether the live Secrets hold just this.
-fn holds(seen: &Observed, digests: Option<&Digests>) -> bool {
+pub(super) fn holds(seen: &Observed, digests: Option<&Digests>) -> bool {
     digests
         .is_some_and(|digests| SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == digests.of(role)))
 }
@@ -158,25 +158,25 @@ pub(super) fn changed_beside(seen: &Observed) -> Option<Objection> {
     (!names.is_empty()).then_some(Objection { reason: "OtherEntryChanged", message })
 }
 
-/// The journal with somebody else's certificates as the target, if they are good.
-pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Status> {
+/// What becomes of it where somebody else's certificates are stored, and are good: they stay.
+pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Next> {
     let plan = seen.renewal.status.plan.as_ref()?;
     let backups = seen.backups.clone().map(Option::unwrap_or_default);
     let before: MeshSecrets = material::overlay(&seen.secrets, &backups);
     if changed_beside(seen).is_some() || !audit(plan, &before, &seen.secrets, &seen.mesh, now).is_empty() {
         return None;
     }
-    let mut status = journal::enter(
-        seen,
-        Phase::Restarting,
-        "somebody else's certificates are stored, and are good: they are kept",
-        now,
-    );
+    if seen.renewal.spec.rollback {
+        let message = "somebody else's certificates are stored, and are good: they are kept, and nothing is put back";
+        return Some(end(seen, Phase::Superseded, "Replaced", message, now));
+    }
+    let message = "somebody else's certificates are stored, and are good: they are kept";
+    let mut status = journal::enter(seen, Phase::Restarting, message, now);
     status.target = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
     status.restarts.clear();
     status.rolling_back = false;
-    status.committed_at = Some(now);
+    status.committed_at = Some(seen.created_now(now));
     status.tier = Some(Tier { index: 0, since: now });
     set_condition(&mut status, "Committed", "True", now);
-    Some(status)
+    Some(Next::Journal(Box::new(status)))
 }

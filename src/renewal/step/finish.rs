@@ -1,9 +1,10 @@
 //! After the end: giving back what was taken, trying again, rolling back.
 
+use crate::mesh::SecretRole;
 use crate::renewal::observed::{Holder, Observed};
-use crate::renewal::step::journal::{self, note};
-use crate::renewal::step::{Effect, Next, restart, stage};
-use crate::renewal::{Phase, Tier};
+use crate::renewal::step::journal::{self, end, note};
+use crate::renewal::step::{Effect, Next, commit, prepare, restart, stage};
+use crate::renewal::{FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
 use crate::time::UnixTime;
 
 pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
@@ -11,32 +12,71 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     if !status.cleaned_up {
         return clean_up(seen);
     }
-    let committed = status.before.is_some() && status.committed_at.is_some() && status.phase != Phase::RolledBack;
-    if seen.renewal.spec.rollback && !status.rolling_back && committed {
-        let ended = status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= now);
-        return match ended {
-            Some(leaf) => {
-                let message =
-                    format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at);
-                note(&seen.renewal, "RollbackRefused", &message)
-            }
+    let wants_back = seen.renewal.spec.rollback;
+    if wants_back && !status.rolling_back && status.has_written() {
+        return match objection(seen, now) {
+            Some(message) => note(&seen.renewal, ROLLBACK_REFUSED, &message),
             None => {
                 Next::Journal(Box::new(restart::turn_round(seen, "a person asks for the former certificates", now)))
             }
         };
     }
-    let asked_again = seen.renewal.generation != status.observed_generation;
-    if asked_again
-        && matches!(status.phase, Phase::Failed | Phase::Refused | Phase::RolledBack)
-        && !seen.renewal.spec.rollback
-    {
-        return again(seen, now);
+    let is_other = !status.request_name.is_empty() && status.request_name != name_for(&seen.mesh);
+    if is_other && is_done_by_others(seen, now) {
+        return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
     }
+    let may_try = match status.phase {
+        // Whoever wants the former certificates wants no other try at new ones.
+        Phase::Failed if wants_back => status.rolling_back && status.reason != FOREIGN_OWNER,
+        Phase::Failed | Phase::Refused | Phase::RolledBack => !wants_back,
+        _ => false,
+    };
+    if !may_try {
+        return Next::Wait(None);
+    }
+    // Nothing was tried yet: other certificates are looked at as if for the first time.
+    let starts_anew =
+        seen.renewal.generation != status.observed_generation || (is_other && status.phase == Phase::Refused);
     match status.next_attempt_at {
+        _ if starts_anew => again(seen, now),
         Some(at) if now < at => Next::Wait(Some(at)),
-        Some(_) if !seen.renewal.spec.rollback => again(seen, now),
+        // A pause holds what goes on by itself, but for the way back: `meshcert rollback` pauses the mesh.
+        Some(_) if !seen.about.paused || wants_back => again(seen, now),
         _ => Next::Wait(None),
     }
+}
+
+/// What is against putting back what was in force before.
+fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
+    let status = &seen.renewal.status;
+    if let Some(leaf) = status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= now) {
+        return Some(format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at));
+    }
+    let is_known = |role: SecretRole| {
+        let digest = seen.written(role).digest();
+        [&status.before, &status.target].into_iter().flatten().any(|known| known.of(role) == digest)
+    };
+    let others = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_some() && !is_known(*role));
+    let names: Vec<&str> = others.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "no rollback: somebody else has replaced the certificates in {} since; what to put back is in the backups of this renewal",
+            names.join(", ")
+        )
+    })
+}
+
+/// Whether the mesh has other certificates, good for long, than those that this failed to bring. After a quarrel about the Secrets a person has to say so.
+fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
+    let status = &seen.renewal.status;
+    let ended_badly = match status.phase {
+        Phase::Failed => status.reason != FOREIGN_OWNER && !seen.renewal.is_partial(),
+        Phase::RolledBack => !seen.renewal.spec.rollback,
+        _ => false,
+    };
+    let is_whole = SecretRole::ALL.into_iter().all(|role| seen.live(role).is_some());
+    let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
+    ended_badly && is_whole && !is_due && !commit::holds(seen, status.goal())
 }
 
 /// The lock first: whatever else cannot be done, the mesh is free for another renewal.
@@ -66,12 +106,12 @@ fn clean_up(seen: &Observed) -> Next {
 /// The next attempt: from the start, or where the live Secrets stand.
 fn again(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
-    let mut next = if status.phase == Phase::Failed && status.committed_at.is_some() && status.reason != "ForeignOwner"
-    {
+    let failed = status.phase == Phase::Failed;
+    let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);
         next.tier = Some(Tier { index: 0, since: now });
         next
-    } else if seen.renewal.is_partial() {
+    } else if seen.renewal.is_partial() || (failed && status.rolling_back && status.committed_at.is_none()) {
         let mut next = journal::enter(seen, Phase::Committing, "tried again", now);
         next.commits.iter_mut().for_each(|intent| intent.times = 0);
         next
@@ -84,9 +124,6 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         next.job = None;
         next
     };
-    next.attempt = status.attempt + 1;
-    if let Some(record) = next.steps.last_mut() {
-        record.attempt = next.attempt;
-    }
+    journal::next_attempt(&mut next);
     Next::Journal(Box::new(next))
 }

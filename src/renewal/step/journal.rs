@@ -56,6 +56,14 @@ pub(super) fn enter(seen: &Observed, phase: Phase, message: &str, now: UnixTime)
     status
 }
 
+/// Counts another attempt, which the phase just entered belongs to.
+pub(super) fn next_attempt(status: &mut Status) {
+    status.attempt += 1;
+    if let Some(record) = status.steps.last_mut() {
+        record.attempt = status.attempt;
+    }
+}
+
 /// The journal with a new phase.
 pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Next {
     Next::Journal(Box::new(enter(seen, phase, message, now)))
@@ -105,7 +113,9 @@ pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, 
     status.next_attempt_at = match retry {
         Retry::Later => {
             let left = seen.about.expiration.map_or(DAY, |end| now.seconds_until(end));
-            pause(status.attempt - 1, left).map(|pause| now.plus(pause))
+            // What cannot be done yet costs nothing to look at: only what was tried is given up.
+            let most = if phase == Phase::Refused { MOST_RETRIES - 1 } else { u32::MAX };
+            pause((status.attempt - 1).min(most), left).map(|pause| now.plus(pause))
         }
         Retry::At(moment) => Some(moment),
         Retry::Never => None,

@@ -9,6 +9,7 @@ use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
+use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase, name_for};
 use crate::rollout::{Serves, Workload};
@@ -16,7 +17,7 @@ use crate::time::{DAY, UnixTime};
 
 /// New certificates must outlast `renewBefore` by this, or renewing would never end.
 const MARGIN: i64 = 7 * DAY;
-const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
+pub(super) const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     // What an earlier attempt has backed up is in force no more: other certificates are another renewal's.
@@ -129,9 +130,6 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     if let Some(next) = no_longer(seen, now) {
         return next;
     }
-    if !is_approved(seen) {
-        return give_back(seen).unwrap_or_else(|| go(seen, Phase::Preflight, "the approval is gone", now));
-    }
     if let Some(next) = held(seen, now) {
         return next;
     }
@@ -185,15 +183,34 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     go(seen, Phase::Committing, "the new material is good", now)
 }
 
-/// The policy, and whether the certificates are still those that this is about.
+/// Whether the certificates are still those that this is about, and it may still go on.
 pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
     if present_leaves(seen) != seen.renewal.status.certificates {
         return Some(end(seen, Phase::Superseded, "Replaced", REPLACED, now));
     }
-    let (hold, message) = seen.policy.holds(&seen.about, now)?;
-    Some(match seen.renewal.status.phase {
-        Phase::AwaitingApproval => note(&seen.renewal, hold.as_str(), &message),
-        // Nothing was touched yet: it starts over once it may.
-        _ => give_back(seen).unwrap_or_else(|| go(seen, Phase::Pending, &message, now)),
-    })
+    withdrawn(seen, now)
+}
+
+/// What the policy, or a person who has agreed before, has against it by now. Nothing was touched yet: it starts over once it may.
+pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let waits = seen.renewal.status.phase == Phase::AwaitingApproval;
+    match seen.policy.holds(&seen.about, now) {
+        Some((hold, message)) if waits => Some(note(&seen.renewal, hold.as_str(), &message)),
+        Some((hold, message)) => Some(start_over(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now)),
+        None if waits || is_approved(seen) => None,
+        None => Some(start_over(seen, Phase::Preflight, "the approval is gone", now)),
+    }
+}
+
+/// Gives back what was taken, and begins again: what was made on former facts is made anew.
+fn start_over(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Next {
+    if let Some(next) = end_job(seen).or_else(|| give_back(seen)) {
+        return next;
+    }
+    let mut status = journal::enter(seen, phase, message, now);
+    if status.staged_attempt == Some(status.attempt) {
+        status.job = None;
+        journal::next_attempt(&mut status);
+    }
+    Next::Journal(Box::new(status))
 }

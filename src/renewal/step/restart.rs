@@ -5,7 +5,7 @@ use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
-use crate::renewal::{Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::{FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
 use crate::rollout::{Kind, Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
@@ -47,7 +47,9 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                     && !workload.on_delete;
                 // Pods that are newer than the commit although our annotation is gone: it was restarted, and somebody rewrites the template.
                 let tried = |intent: &Intent| {
-                    intent.name == workload.name && intent.resource_version != workload.resource_version
+                    // Once may have come to nothing: whoever was killed before the request does not know.
+                    let is_other = intent.resource_version != workload.resource_version && intent.times > 1;
+                    intent.name == workload.name && is_other
                 };
                 if status.restarts.iter().any(tried) && workload.pods.iter().any(|pod| pod.created > since) {
                     waiting.push(format!("{}: another controller rewrites its pod template", workload.name));
@@ -171,28 +173,31 @@ fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> N
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let goal = seen.renewal.status.goal()?;
     if let Some(objection) = changed_beside(seen) {
-        return Some(fail(seen, "ForeignOwner", &objection.message, Retry::Never, now));
+        return Some(fail(seen, FOREIGN_OWNER, &objection.message, Retry::Never, now));
     }
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
     }
-    if let Some(status) = adopted(seen, now) {
-        return Some(Next::Journal(Box::new(status)));
+    if let Some(adopted) = adopted(seen, now) {
+        return Some(adopted);
     }
     let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
-    Some(fail(seen, "ForeignOwner", message, Retry::Never, now))
+    Some(fail(seen, FOREIGN_OWNER, message, Retry::Never, now))
 }
 
 /// Waits within the tier's deadline.
-fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
-    let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
+pub(super) fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
+    let status = &seen.renewal.status;
+    let since = status.tier.as_ref().map_or(now, |tier| tier.since);
     // What is shared may have waited for others first.
     let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
         return note(&seen.renewal, "Restarting", words);
     }
+    let stored = if status.rolling_back { "former" } else { "new" };
+    let stepped: String = seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect();
     let message = format!(
-        "not restarted within {}: {words}; the new certificates stay, and nothing is restarted a second time",
+        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{stepped}",
         in_words(seen.policy.restart_deadline)
     );
     fail(seen, "RestartStuck", &message, Retry::Later, now)
