@@ -167,7 +167,7 @@ pub enum ProblemReason {
     Empty,
     /// Neither PEM, DER nor a kubeconfig.
     UnknownFormat,
-    /// A PEM block begins and does not end, or its lines are not PEM.
+    /// A PEM block begins and does not end, ends and has not begun, or its lines are not PEM.
     InvalidPem,
     /// Content that should be base64 is not.
     InvalidBase64,

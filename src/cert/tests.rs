@@ -74,6 +74,8 @@ fn a_bad_block_is_told_and_hides_no_neighbour() {
         (format!("{begin}{end}"), "invalid_certificate"),
         (format!("{begin}***\n{end}"), "invalid_base64"),
         (format!("{begin}AAAA\n"), "invalid_pem"),
+        (mk_pem("c").replacen("-----\n", "----\n", 1), "invalid_pem"),
+        (end.to_owned(), "invalid_pem"),
         (a.replacen("MII", "MIJ", 1), "invalid_certificate"),
     ] {
         let entry = read(format!("{a}{bad}{b}"));

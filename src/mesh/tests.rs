@@ -108,6 +108,30 @@ fn a_missing_secret_and_a_missing_leaf_are_told_apart() {
 }
 
 #[test]
+fn a_needed_certificate_that_is_not_there_is_missing_whatever_stands_in_its_place() {
+    let with = |key: &'static str, value: &dyn Fn(&Pki) -> String| {
+        let mut pki = Pki::new(300);
+        let role = if key == "config" { SecretRole::AdminKubeconfig } else { SecretRole::EtcdCerts };
+        pki.set(role, key, value(&pki));
+        reasons(&pki.mesh())
+    };
+    let key_alone = |_: &Pki| rcgen::KeyPair::generate().unwrap().serialize_pem();
+    assert_eq!(with("peer.crt", &key_alone), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca = |pki: &Pki| pki.etcd_ca.pem.clone();
+    assert_eq!(with("peer.crt", &a_ca), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca_before_it = |pki: &Pki| format!("{}{}", pki.etcd_ca.pem, pki.etcd_ca.leaf("peer", 300, &[]));
+    assert_eq!(with("peer.crt", &a_ca_before_it), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca_behind_it = |pki: &Pki| format!("{}{}", pki.etcd_ca.leaf("peer", 300, &[]), pki.etcd_ca.pem);
+    assert_eq!(with("peer.crt", &a_ca_behind_it), mk_set(&[]));
+    let four_dashes = |pki: &Pki| pki.etcd_ca.leaf("peer", 300, &[]).replacen("-----\n", "----\n", 1);
+    assert_eq!(with("peer.crt", &four_dashes), mk_set(&[("invalid_pem", "peer.crt")]));
+    let cut_off = |pki: &Pki| four_dashes(pki).replace("-----END CERTIFICATE-----", "");
+    assert_eq!(with("peer.crt", &cut_off), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_token = |pki: &Pki| kubeconfig(SERVER, &pki.ca.pem, "").replace("client-certificate-data: ", "token: x");
+    assert_eq!(with("config", &a_token), mk_set(&[("certificate_missing", "config")]));
+}
+
+#[test]
 fn a_kubeconfig_is_held_against_the_api_server_it_is_for() {
     let admin = |pki: &Pki| pki.ca.leaf("kubernetes-admin", 300, &[]);
     let mut pki = Pki::new(300);
