@@ -80,7 +80,7 @@ pub enum Attribute {
     Other(Box<str>),
 }
 
-/// A certificate's serial number: the big-endian magnitude without leading zeros (RFC 5280 section 4.1.2.2 allows 20 octets; longer ones are kept whole).
+/// A certificate's serial number: the big-endian magnitude without leading zeros (RFC 5280 section 4.1.2.2 allows 20 octets), cut after 64.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SerialNumber(pub Box<[u8]>);
 

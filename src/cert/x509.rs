@@ -41,8 +41,11 @@ pub(super) fn read<'a>(der: &'a [u8], retain: Retain, names: &mut NamePool) -> O
 /// The content octets without leading zeros; those of a negative number (which RFC 5280 forbids) are kept as they stand.
 fn serial_number(octets: &[u8]) -> SerialNumber {
     let zeros = octets.iter().take_while(|octet| **octet == 0).count();
-    SerialNumber(octets[zeros..].into())
+    SerialNumber(octets[zeros..].iter().copied().take(LONGEST_SERIAL).collect())
 }
+
+/// RFC 5280 section 4.1.2.2 allows 20 octets, some CAs take more; one without a bound is only there to be printed.
+const LONGEST_SERIAL: usize = 64;
 
 fn key_algorithm(key: &SubjectPublicKeyInfo<'_>) -> KeyAlgorithm {
     let algorithm = &key.algorithm.algorithm;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cert::chain::{self, details};
+use crate::cert::chain::{Chains, details, issuer};
 use crate::cert::{CertFingerprint, Certificate, Entry, KeyAlgorithm, KubeconfigFacts, Position, Role};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Reason, SecretRole};
 use crate::secret::{SecretEntry, SecretFacts};
@@ -198,7 +198,7 @@ impl HostedMesh {
                 && matches!(&found.position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name))
         });
         let trusted: Vec<&Certificate> = trusted.map(|found| &found.certificate).collect();
-        if !trusted.is_empty() && chain::issuer(&apiserver.certificate, &trusted).is_none() {
+        if !trusted.is_empty() && issuer(&apiserver.certificate, &trusted).is_none() {
             let message = "it trusts another CA than the one that signed the API server's certificate; write the mesh's ca.crt into it";
             findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongCa, message));
         }
@@ -270,12 +270,11 @@ fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate>
             entries.flat_map(move |entry| entry.entry.certificates.iter().map(move |found| (role, entry, found)))
         })
     };
-    let pool: Vec<&Certificate> =
-        all().map(|(.., found)| &found.certificate).filter(|certificate| certificate.role == Role::Ca).collect();
+    let mut chains = Chains::new(all().map(|(.., found)| &found.certificate));
     all()
         .map(|(secret_role, entry, found)| {
             let certificate = &found.certificate;
-            let (signed_by, effective_not_after) = chain::issuer_and_end(certificate, &pool);
+            let (signed_by, effective_not_after) = chains.issuer_and_end(certificate);
             let in_use = entry.entry.kubeconfig.as_ref().is_none_or(|facts| is_current(facts, &found.position));
             MeshCertificate {
                 secret_role,
