@@ -276,6 +276,19 @@ async fn a_version_that_is_gone_means_a_new_list_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_whose_version_is_gone_before_its_end_has_failed() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", "t"));
+    script.list(Answer::Status(410, json!({ "message": "the continue token has expired" })));
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "counted", |r| errors(r, "gone") == 1).await;
+    assert!(!up(&registry, "one/istio-system"));
+    assert!(registry.ready().is_ok(), "failed once is ready");
+    assert_eq!(registry.failures().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_new_list_lacks_is_gone() {
     let script = Script::default();
     script.list(mk_list(&["a-kube-certs", "b-kube-certs"], "5", ""));
