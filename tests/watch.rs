@@ -411,3 +411,34 @@ async fn the_daemon_serves_what_it_sees_and_ends_cleanly_when_asked() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "no JSON: {line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_which_cluster_it_could_not_read_and_what_the_server_leaves_out() {
+    let script = Script::default();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let nowhere = mk_kubeconfig("http://127.0.0.1:1");
+    let cluster = |name: &str, file: &NamedTempFile| json!({ "name": name, "kubeconfig": file.path() });
+    let clusters = [cluster("nowhere", &nowhere), cluster("here", &kubeconfig)];
+    let mut config = NamedTempFile::with_suffix(".yaml").unwrap();
+    write!(config, "{}", json!({ "clusters": clusters })).unwrap();
+    let explain = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+        command.args(["explain", "istio-system/a-kube-certs", "--config"]).arg(config.path());
+        let output = command.output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), out, err)
+    };
+    for (kind, verdict) in [
+        ("Opaque", "in cluster here: counted"),
+        ("helm.sh/release.v1", "not counted: Secrets of the type helm.sh/release.v1 are not asked for"),
+    ] {
+        let mut secret = mk_secret("a-kube-certs", 1);
+        secret["type"] = kind.into();
+        let list = json!({ "kind": "SecretList", "metadata": { "resourceVersion": "5" }, "items": [secret] });
+        script.list(Answer::Raw(list.to_string()));
+        let (code, out, err) = explain();
+        assert_eq!(code, Some(1), "{out}{err}");
+        assert!(out.contains(verdict), "{out}");
+        assert!(err.contains("cluster nowhere") && !err.contains("cluster here"), "{err}");
+    }
+}
