@@ -13,6 +13,7 @@ use crate::clock::SystemClock;
 use crate::command::check::manifest::Manifest;
 use crate::command::{Tone, print, table};
 use crate::ports::Clock;
+use crate::secret::promises_certificate;
 use crate::time::{UnixTime, time_left};
 
 mod manifest;
@@ -107,7 +108,7 @@ impl Report {
         };
         for manifest::SecretEntry { place, key, bytes } in entries {
             let mut entry = read_entry(&bytes, Retain::Facts, names);
-            if !manifest::names_a_certificate(&key) {
+            if !promises_certificate(&key) {
                 // A Secret holds other things too; only a key that promises a certificate owes one.
                 entry.problems.retain(|problem| problem.position != Position::Entry);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cert::chain::{Chains, details, issuer};
 use crate::cert::{CertFingerprint, Certificate, Entry, KeyAlgorithm, KubeconfigFacts, Position, Role};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Reason, SecretRole};
-use crate::secret::{SecretEntry, SecretFacts};
+use crate::secret::{SecretEntry, SecretFacts, promises_certificate};
 use crate::time::UnixTime;
 
 /// RSA keys below this are weak (NIST SP 800-131A).
@@ -102,8 +102,12 @@ impl HostedMesh {
     }
 
     fn unreadable_entries(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
+        // Beside its kubeconfig a Secret may hold notes; every key is read there, for none is sure to be the kubeconfig's.
+        let is_found = role == SecretRole::AdminKubeconfig && kubeconfig(secret).is_some();
         for entry in &secret.entries {
-            for problem in &entry.entry.problems {
+            let is_note = is_found && !promises_certificate(&entry.key);
+            let problems = entry.entry.problems.iter();
+            for problem in problems.filter(|problem| !is_note || problem.position != Position::Entry) {
                 let message = format!("{}; restore it or renew", problem.message);
                 let reason = Reason::Unreadable(problem.reason);
                 findings.push(self.finding(role, &entry.key, problem.position.clone(), reason, &message));
@@ -275,7 +279,10 @@ fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate>
         .map(|(secret_role, entry, found)| {
             let certificate = &found.certificate;
             let (signed_by, effective_not_after) = chains.issuer_and_end(certificate);
-            let in_use = entry.entry.kubeconfig.as_ref().is_none_or(|facts| is_current(facts, &found.position));
+            let in_use = match &entry.entry.kubeconfig {
+                Some(facts) => is_current(facts, &found.position),
+                None => secret_role != SecretRole::AdminKubeconfig,
+            };
             MeshCertificate {
                 secret_role,
                 key: entry.key.clone(),

@@ -166,6 +166,29 @@ fn a_user_outside_the_current_context_does_not_count() {
 }
 
 #[test]
+fn what_stands_beside_the_kubeconfig_is_held_to_what_its_key_promises() {
+    let beside = |key: &'static str, value: &dyn Fn(&Pki) -> String| {
+        let mut pki = Pki::new(300);
+        pki.set(SecretRole::AdminKubeconfig, key, value(&pki));
+        let mesh = pki.mesh();
+        assert_eq!(mesh.expiration, Some(NOW.plus(300 * DAY)), "{key}");
+        reasons(&mesh)
+    };
+    assert_eq!(beside("ca.crt", &|pki| pki.ca.pem.clone()), mk_set(&[]));
+    assert_eq!(beside("note", &|_| "made by hand".to_owned()), mk_set(&[]));
+    assert_eq!(beside("namespace", &|_| String::new()), mk_set(&[]));
+    assert_eq!(beside("ca.crt", &|_| "made by hand".to_owned()), mk_set(&[("unknown_format", "ca.crt")]));
+    let bad_block = |_: &Pki| "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+    assert_eq!(beside("note", &bad_block), mk_set(&[("invalid_certificate", "note")]));
+    // A client certificate that the kubeconfig does not use is nothing that a renewal would replace.
+    assert_eq!(beside("client.crt", &|pki| pki.ca.leaf("old", 20, &[])), mk_set(&[]));
+    let mut pki = Pki::new(300);
+    pki.secrets[SecretRole::AdminKubeconfig as usize].clear();
+    pki.set(SecretRole::AdminKubeconfig, "note", "made by hand".to_owned());
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("unknown_format", "note")]));
+}
+
+#[test]
 fn unreadable_parts_are_findings_with_their_own_reason() {
     let mut pki = Pki::new(300);
     pki.set(

@@ -159,11 +159,6 @@ impl Manifest {
     }
 }
 
-/// Whether a key promises a certificate by its name.
-pub(super) fn names_a_certificate(key: &str) -> bool {
-    [".crt", ".cert", ".cer", ".pem", ".der", "config"].iter().any(|end| key.ends_with(end))
-}
-
 /// The documents of a YAML stream that hold anything, each with the number of lines before it; JSON has no line that could divide it.
 fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut starts = vec![(0, 0)];
