@@ -329,6 +329,22 @@ async fn a_bad_cluster_is_down_and_disturbs_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_no_longer_answers_goes_down_keeps_what_it_knew_and_comes_up_again() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", ""));
+    let watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "up", |r| up(r, "one/istio-system")).await;
+    script.watches.lock().unwrap().push_back(Answer::Status(403, json!({ "message": "no longer" })));
+    drop(watch);
+    until(&registry, "down", |r| !up(r, "one/istio-system")).await;
+    assert_eq!((meshes(&registry), errors(&registry, "forbidden")), (vec!["one/a".to_owned()], 1));
+    let _again = script.watch();
+    until(&registry, "up again", |r| up(r, "one/istio-system") && r.failures().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_names_in_two_clusters_both_stand() {
     let scripts = [Script::default(), Script::default()];
     let mut files = Vec::new();

@@ -123,3 +123,21 @@ fn value(attribute: &AttributeTypeAndValue<'_>) -> Box<str> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_of_a_multi_valued_rdn_is_kept() {
+        let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+        let attribute =
+            |kind: u8, value: &str| tlv(0x30, &[tlv(0x06, &[0x55, 0x04, kind]), tlv(0x0c, value.as_bytes())].concat());
+        // CN=a+OU=b, O=c (RFC 5280 section 4.1.2.4).
+        let both = tlv(0x31, &[attribute(3, "a"), attribute(11, "b")].concat());
+        let der = tlv(0x30, &[both, tlv(0x31, &attribute(10, "c"))].concat());
+        let name = name(&X509Name::from_der(&der).unwrap().1);
+        assert_eq!(name.to_string(), "CN=a,OU=b,O=c");
+        assert_eq!((name.common_name(), name.get(&Attribute::Ou)), (Some("a"), Some("b")));
+    }
+}

@@ -203,8 +203,11 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::cluster::connect::Connection;
+    use crate::metrics::exposition::Exposition;
+    use crate::metrics::family::Format;
     use crate::metrics::{Observed, SourceHealth};
     use crate::secret::Class;
+    use crate::testpki::{Ca, NOW};
 
     fn mk_source(most: usize) -> Source {
         let registry = Arc::new(Registry::default());
@@ -228,6 +231,10 @@ mod tests {
     }
 
     fn mk_secret(name: &str) -> RawSecret {
+        mk_secret_of(name, &[])
+    }
+
+    fn mk_secret_of(name: &str, entries: &[(&str, &str)]) -> RawSecret {
         let reference = SecretRef { namespace: "n".into(), name: name.into() };
         let meta = SecretMeta {
             reference,
@@ -237,7 +244,21 @@ mod tests {
             labels: Default::default(),
             paused: false,
         };
-        RawSecret { meta, class: Class::Other(0), entries: Vec::new() }
+        let entries = entries.iter().map(|(key, text)| ((*key).into(), Ok(text.as_bytes().to_vec().into())));
+        RawSecret { meta, class: Class::Other(0), entries: entries.collect() }
+    }
+
+    /// Key and common name of each certificate that is exported.
+    fn exported(source: &Source) -> Vec<String> {
+        let part = Exposition::default().render(&source.registry.clusters(), Format::Classic, NOW);
+        let text: Vec<u8> = part.segments.iter().flat_map(|segment| segment.inflate()).collect();
+        let text = String::from_utf8(text).unwrap();
+        let value = |line: &str, label: &str| {
+            let (_, rest) = line.split_once(&format!("{label}=\"")).unwrap();
+            rest.split_once('"').unwrap().0.to_owned()
+        };
+        let lines = text.lines().filter(|line| line.starts_with("x509_cert_not_after{"));
+        lines.map(|line| format!("{} {}", value(line, "secret_key"), value(line, "subject_CN"))).collect()
     }
 
     fn list(source: &mut Source, names: &[&str]) {
@@ -269,5 +290,23 @@ mod tests {
         assert_eq!(health(&source), (true, 2, 1));
         source.take(SecretEvent::Applied(mk_secret("d").meta.reference, Some(mk_secret("d"))));
         assert_eq!(health(&source), (false, 2, 2));
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_exported_follows_the_secret_key_by_key() {
+        let ca = Ca::new("ca", 100);
+        let [old, new, other] = ["old", "new", "other"].map(|name| ca.leaf(name, 10, &[]));
+        let mut source = mk_source(9);
+        list(&mut source, &[]);
+        for (entries, expected) in [
+            (&[("tls.crt", &*old)][..], &["tls.crt old"][..]),
+            (&[("tls.crt", &*new)], &["tls.crt new"]),
+            (&[("tls.crt", &*new), ("more.crt", &*other)], &["more.crt other", "tls.crt new"]),
+            (&[("more.crt", &*other)], &["more.crt other"]),
+            (&[], &[]),
+        ] {
+            let secret = mk_secret_of("web", entries);
+            source.take(SecretEvent::Applied(secret.meta.reference.clone(), Some(secret)));
+            assert_eq!(exported(&source), expected);
+        }
     }
 }
