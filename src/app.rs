@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
-use crate::app::clusters::{connection, places, selection, watched};
+use crate::app::clusters::{discovery, places};
 use crate::app::complaint::Complaint;
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
@@ -32,7 +32,7 @@ use crate::requests::{Desk, Place};
 use crate::server::{self, App};
 use crate::tasks::Tasks;
 
-pub use clusters::{Plane, Sources, clusters};
+pub use clusters::{Plane, Sources, clusters, clusters_now};
 
 pub mod acting;
 mod clusters;
@@ -276,20 +276,6 @@ fn scope(cluster: &ClusterSpec) -> Scope {
         connection: cluster.connection.clone(),
         namespaces: cluster.selection.mesh_namespaces.clone(),
     }
-}
-
-/// How clusters are found in Secrets, if the configuration asks for it.
-fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<(Connection, Discovery)>> {
-    let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
-    let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
-    let selection = selection(config, &secrets.namespaces)?;
-    let discovery = Discovery {
-        namespace: secrets.namespace.clone(),
-        istio_remote_secrets: secrets.istio_remote_secrets,
-        namespaces: watched(&selection),
-        selection: Arc::new(selection),
-    };
-    Ok(Some((connection(home, plane)?, discovery)))
 }
 
 /// Looks for clusters in Secrets; dropping the guard ends it.

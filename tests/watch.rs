@@ -458,3 +458,38 @@ async fn explain_says_which_cluster_it_could_not_read_and_what_the_server_leaves
         assert!(err.contains("cluster nowhere") && !err.contains("cluster here"), "{err}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_explain_know_the_clusters_that_secrets_announce() {
+    let script = Script::default();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let mut config = NamedTempFile::with_suffix(".yaml").unwrap();
+    let clusters = json!([{ "name": "here", "kubeconfig": kubeconfig.path() }]);
+    write!(config, "{}", json!({ "clusters": clusters, "clusterSecrets": { "namespace": "meshcert" } })).unwrap();
+    let meshcert = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+        let output = command.args(arguments).arg("--config").arg(config.path()).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (out, err)
+    };
+    let announce = || {
+        let document = std::fs::read(kubeconfig.path()).unwrap();
+        let document = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, document);
+        let labels = json!({ "meshcert.dev/cluster": "there" });
+        let secret = json!({ "metadata": { "name": "c", "labels": labels }, "data": { "kubeconfig": document } });
+        script.list(Answer::Raw(json!({ "metadata": {}, "items": [secret] }).to_string()));
+    };
+    let lists = || (0..2).for_each(|_| script.list(mk_list(&["a-kube-certs"], "5", "")));
+    announce();
+    lists();
+    let (out, err) = meshcert(&["explain", "istio-system/a-kube-certs"]);
+    assert!(out.contains("in cluster here: counted") && out.contains("in cluster there: counted"), "{out}{err}");
+    announce();
+    lists();
+    let (out, err) = meshcert(&["status"]);
+    assert!(out.contains("here ") && out.contains("there "), "{out}{err}");
+    script.list(Answer::Status(403, json!({ "message": "secrets is forbidden" })));
+    lists();
+    let (out, err) = meshcert(&["status"]);
+    assert!(out.contains("here ") && err.contains("cluster Secrets in namespace meshcert"), "{out}{err}");
+}

@@ -35,21 +35,24 @@ struct EntryExplanation {
     verdict: String,
 }
 
-/// Reads the Secret in every configured cluster and explains it.
+/// Reads the Secret in every cluster, configured or announced by a Secret, and explains it.
 ///
 /// # Errors
 /// The configuration cannot be used, no cluster could be read, or none that could has the Secret. One that could not is said on standard error.
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
     let config = Sources::from(connect).load()?;
-    let specs = app::clusters(&config, Plane::Observe)?;
-    let answers = process::runtime()?.block_on(explain(&specs, &secret))?;
-    let Answers { explanations, mut failures } = answers;
-    if failures.len() == specs.len() {
+    let (answers, missed) = process::runtime()?.block_on(async {
+        let (specs, missed) = app::clusters_now(&config, Plane::Observe).await?;
+        Ok::<_, anyhow::Error>((explain(&specs, &secret).await?, missed))
+    })?;
+    let Answers { read, explanations, mut failures } = answers;
+    if read == 0 {
         let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
         // A single one is the whole answer, with what its kind advises.
         bail!(failures.pop().filter(|_| all.len() == 1).unwrap_or_else(|| NoneAnswered(all.join("\n")).into()));
     }
+    failures.extend(missed.map(anyhow::Error::new));
     for error in &failures {
         writeln!(io::stderr(), "meshcert: {error:#}")?;
     }
@@ -63,6 +66,8 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
 /// What the clusters answered that could be read, and why the others could not.
 #[derive(Default)]
 struct Answers {
+    /// Clusters that could be read.
+    read: usize,
     explanations: Vec<Explanation>,
     failures: Vec<anyhow::Error>,
 }
@@ -79,7 +84,10 @@ async fn explain(specs: &[ClusterSpec], secret: &str) -> anyhow::Result<Answers>
         };
         let scope = Scope { namespace: Some(namespace.as_str().into()), selection: spec.selection.clone() };
         match read(spec, &scope, name).await {
-            Ok(found) => answers.explanations.extend(found.map(|found| Explanation::new(spec, found))),
+            Ok(found) => {
+                answers.read += 1;
+                answers.explanations.extend(found.map(|found| Explanation::new(spec, found)));
+            }
             Err(error) => answers.failures.push(anyhow::Error::new(error).context(format!("cluster {}", spec.name))),
         }
     }
