@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
-use crate::app::clusters::{connection, places, selection, watched};
+use crate::app::clusters::{discovery, places};
+use crate::app::complaint::Complaint;
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
@@ -31,10 +32,11 @@ use crate::requests::{Desk, Place};
 use crate::server::{self, App};
 use crate::tasks::Tasks;
 
-pub use clusters::{Plane, Sources, clusters};
+pub use clusters::{Plane, Sources, clusters, clusters_now};
 
 pub mod acting;
 mod clusters;
+mod complaint;
 mod doors;
 mod knowledge;
 mod permissions;
@@ -76,8 +78,8 @@ pub async fn serve(
     tokio::pin!(stop);
     let mut discoveries = parts.discovered.subscribe();
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);
-    // Whether what stands in the file is not what is in force.
-    let mut refused = false;
+    // Why what stands in the file is not what is in force.
+    let mut refused = Complaint::default();
     let failure = loop {
         tokio::select! {
             () = &mut stop => break None,
@@ -86,20 +88,23 @@ pub async fn serve(
             _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
                 Ok(None) => {
                     doors.reload();
-                    if std::mem::take(&mut refused) {
+                    if refused.settle() {
                         parts.metrics.config_accepted(parts.clock.now());
                         info!("the configuration in force is the one that is there again");
                     }
                 }
                 Ok(Some((new, wanted))) => {
                     parts.apply(&new, wanted);
-                    (config, refused) = (new, false);
+                    config = new;
+                    refused.settle();
                     info!("configuration reloaded");
                 }
                 Err(error) => {
                     parts.metrics.config_refused();
-                    refused = true;
-                    error!(error = format!("{error:#}"), "the changed configuration is refused, the former stays in force");
+                    let error = format!("{error:#}");
+                    if refused.is_news(&error) {
+                        error!(error, "the changed configuration is refused, the former stays in force");
+                    }
                 }
             },
         }
@@ -273,28 +278,18 @@ fn scope(cluster: &ClusterSpec) -> Scope {
     }
 }
 
-/// How clusters are found in Secrets, if the configuration asks for it.
-fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<(Connection, Discovery)>> {
-    let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
-    let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
-    let selection = selection(config, &secrets.namespaces)?;
-    let discovery = Discovery {
-        namespace: secrets.namespace.clone(),
-        istio_remote_secrets: secrets.istio_remote_secrets,
-        namespaces: watched(&selection),
-        selection: Arc::new(selection),
-    };
-    Ok(Some((connection(home, plane)?, discovery)))
-}
-
 /// Looks for clusters in Secrets; dropping the guard ends it.
 fn discover(home: Connection, discovery: Discovery, discovered: watch::Sender<Vec<ClusterSpec>>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
+        let mut unreachable = Complaint::default();
         let client = loop {
             match connect(&home).await {
                 Ok(client) => break client,
-                Err(error) => error!(%error, "cannot look for clusters in Secrets"),
+                Err(error) if unreachable.is_news(&error.message) => {
+                    error!(%error, "cannot look for clusters in Secrets");
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(RELOAD_INTERVAL).await;
         };

@@ -80,7 +80,7 @@ pub enum Attribute {
     Other(Box<str>),
 }
 
-/// A certificate's serial number: the big-endian magnitude without leading zeros (RFC 5280 section 4.1.2.2 allows 20 octets; longer ones are kept whole).
+/// A certificate's serial number: the big-endian magnitude without leading zeros (RFC 5280 section 4.1.2.2 allows 20 octets), cut after 64.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SerialNumber(pub Box<[u8]>);
 
@@ -167,7 +167,7 @@ pub enum ProblemReason {
     Empty,
     /// Neither PEM, DER nor a kubeconfig.
     UnknownFormat,
-    /// A PEM block begins and does not end, or its lines are not PEM.
+    /// A PEM block begins and does not end, ends and has not begun, or its lines are not PEM.
     InvalidPem,
     /// Content that should be base64 is not.
     InvalidBase64,

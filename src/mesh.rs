@@ -195,7 +195,7 @@ pub struct MeshCertificate {
     pub signed_by: Option<crate::cert::CertFingerprint>,
     /// min(its `not_after`, those of the CAs above it).
     pub effective_not_after: UnixTime,
-    /// Whether the hosted API needs it: false for a kubeconfig's entries outside the current context, and for CAs.
+    /// Whether the hosted API needs it: false for a kubeconfig's entries outside the current context, for what stands beside a kubeconfig, and for CAs.
     pub needed: bool,
 }
 

@@ -32,6 +32,11 @@ pub fn pauses(value: &str) -> bool {
     value != "false"
 }
 
+/// Whether a key promises a certificate by its name: under another one a Secret may hold what it likes.
+pub fn promises_certificate(key: &str) -> bool {
+    [".crt", ".cert", ".cer", ".pem", ".der", "config"].iter().any(|end| key.ends_with(end))
+}
+
 /// A Secret's metadata, as far as it decides whether the Secret is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretMeta {

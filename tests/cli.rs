@@ -54,12 +54,19 @@ fn check_tells_by_its_exit_code_what_is_due() {
     let (fine, soon, over) = (file("fine", 200), file("soon", 20), file("over", -2));
     let broken = write(&folder, "broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let nowhere = folder.path().join("nowhere").display().to_string();
+    let manifest = |name: &str, days| {
+        let secret = json!({ "kind": "Secret", "stringData": { "tls.crt": mk_pem(name, days).0 } });
+        write(&folder, &format!("{name}.yaml"), &format!("kind: [\n---\n{secret}\n"))
+    };
+    let (odd, odd_and_over) = (manifest("odd", 200), manifest("odd-and-over", -2));
     for (arguments, code) in [
         (vec![&*fine], 0),
         (vec![&*fine, &*soon], 3),
         (vec![&*soon, "--expiring-within", "10d"], 0),
         (vec![&*soon, &*over, &*fine], 4),
         (vec![&*broken], 1),
+        (vec![&*odd], 1),
+        (vec![&*odd_and_over], 4),
         (vec![&*nowhere], 1),
         (vec![&*nowhere, &*over], 4),
     ] {

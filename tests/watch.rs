@@ -276,6 +276,19 @@ async fn a_version_that_is_gone_means_a_new_list_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_whose_version_is_gone_before_its_end_has_failed() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", "t"));
+    script.list(Answer::Status(410, json!({ "message": "the continue token has expired" })));
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "counted", |r| errors(r, "gone") == 1).await;
+    assert!(!up(&registry, "one/istio-system"));
+    assert!(registry.ready().is_ok(), "failed once is ready");
+    assert_eq!(registry.failures().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_new_list_lacks_is_gone() {
     let script = Script::default();
     script.list(mk_list(&["a-kube-certs", "b-kube-certs"], "5", ""));
@@ -313,6 +326,22 @@ async fn a_bad_cluster_is_down_and_disturbs_no_other() {
     assert_eq!(meshes(&registry), ["good/a"]);
     supervisor.reconcile(vec![]);
     assert_eq!(meshes(&registry), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_no_longer_answers_goes_down_keeps_what_it_knew_and_comes_up_again() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", ""));
+    let watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "up", |r| up(r, "one/istio-system")).await;
+    script.watches.lock().unwrap().push_back(Answer::Status(403, json!({ "message": "no longer" })));
+    drop(watch);
+    until(&registry, "down", |r| !up(r, "one/istio-system")).await;
+    assert_eq!((meshes(&registry), errors(&registry, "forbidden")), (vec!["one/a".to_owned()], 1));
+    let _again = script.watch();
+    until(&registry, "up again", |r| up(r, "one/istio-system") && r.failures().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,4 +426,70 @@ async fn the_daemon_serves_what_it_sees_and_ends_cleanly_when_asked() {
     for line in log.lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "no JSON: {line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_which_cluster_it_could_not_read_and_what_the_server_leaves_out() {
+    let script = Script::default();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let nowhere = mk_kubeconfig("http://127.0.0.1:1");
+    let cluster = |name: &str, file: &NamedTempFile| json!({ "name": name, "kubeconfig": file.path() });
+    let clusters = [cluster("nowhere", &nowhere), cluster("here", &kubeconfig)];
+    let mut config = NamedTempFile::with_suffix(".yaml").unwrap();
+    write!(config, "{}", json!({ "clusters": clusters })).unwrap();
+    let explain = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+        command.args(["explain", "istio-system/a-kube-certs", "--config"]).arg(config.path());
+        let output = command.output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), out, err)
+    };
+    for (kind, verdict) in [
+        ("Opaque", "in cluster here: counted"),
+        ("helm.sh/release.v1", "not counted: Secrets of the type helm.sh/release.v1 are not asked for"),
+    ] {
+        let mut secret = mk_secret("a-kube-certs", 1);
+        secret["type"] = kind.into();
+        let list = json!({ "kind": "SecretList", "metadata": { "resourceVersion": "5" }, "items": [secret] });
+        script.list(Answer::Raw(list.to_string()));
+        let (code, out, err) = explain();
+        assert_eq!(code, Some(1), "{out}{err}");
+        assert!(out.contains(verdict), "{out}");
+        assert!(err.contains("cluster nowhere") && !err.contains("cluster here"), "{err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_explain_know_the_clusters_that_secrets_announce() {
+    let script = Script::default();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let mut config = NamedTempFile::with_suffix(".yaml").unwrap();
+    let clusters = json!([{ "name": "here", "kubeconfig": kubeconfig.path() }]);
+    write!(config, "{}", json!({ "clusters": clusters, "clusterSecrets": { "namespace": "meshcert" } })).unwrap();
+    let meshcert = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+        let output = command.args(arguments).arg("--config").arg(config.path()).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (out, err)
+    };
+    let announce = || {
+        let document = std::fs::read(kubeconfig.path()).unwrap();
+        let document = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, document);
+        let labels = json!({ "meshcert.dev/cluster": "there" });
+        let secret = json!({ "metadata": { "name": "c", "labels": labels }, "data": { "kubeconfig": document } });
+        script.list(Answer::Raw(json!({ "metadata": {}, "items": [secret] }).to_string()));
+    };
+    let lists = || (0..2).for_each(|_| script.list(mk_list(&["a-kube-certs"], "5", "")));
+    announce();
+    lists();
+    let (out, err) = meshcert(&["explain", "istio-system/a-kube-certs"]);
+    assert!(out.contains("in cluster here: counted") && out.contains("in cluster there: counted"), "{out}{err}");
+    announce();
+    lists();
+    let (out, err) = meshcert(&["status"]);
+    assert!(out.contains("here ") && out.contains("there "), "{out}{err}");
+    script.list(Answer::Status(403, json!({ "message": "secrets is forbidden" })));
+    lists();
+    let (out, err) = meshcert(&["status"]);
+    assert!(out.contains("here ") && err.contains("cluster Secrets in namespace meshcert"), "{out}{err}");
 }

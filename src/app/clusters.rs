@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::cluster::connect::Connection;
+use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config, ConfigError, KubeconfigsConfig};
 use crate::observer::ClusterSpec;
+use crate::observer::discovery::Discovery;
+use crate::ports::SourceError;
 use crate::requests::Place;
 use crate::secret::Selection;
 
@@ -91,12 +93,48 @@ pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, Confi
         .collect()
 }
 
-pub(super) fn selection(config: &Config, namespaces: &[String]) -> Result<Selection, ConfigError> {
+/// The clusters to observe at this moment: the configured ones and those that Secrets announce; and why these could not be looked for.
+///
+/// # Errors
+/// The configuration cannot work.
+pub async fn clusters_now(config: &Config, plane: Plane) -> anyhow::Result<(Vec<ClusterSpec>, Option<SourceError>)> {
+    let mut all = clusters(config, plane)?;
+    let Some((home, discovery)) = discovery(config, plane)? else { return Ok((all, None)) };
+    let found = match connect(&home).await {
+        Ok(client) => discovery.look(&client).await,
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(mut found) => {
+            // A configured one wins over a discovered one of its name.
+            found.retain(|spec| all.iter().all(|configured| configured.name != spec.name));
+            all.append(&mut found);
+            Ok((all, None))
+        }
+        Err(error) => Ok((all, Some(error))),
+    }
+}
+
+/// How clusters are found in Secrets, if the configuration asks for it.
+pub(super) fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<(Connection, Discovery)>> {
+    let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
+    let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
+    let selection = selection(config, &secrets.namespaces)?;
+    let discovery = Discovery {
+        namespace: secrets.namespace.clone(),
+        istio_remote_secrets: secrets.istio_remote_secrets,
+        namespaces: watched(&selection),
+        selection: Arc::new(selection),
+    };
+    Ok(Some((connection(home, plane)?, discovery)))
+}
+
+fn selection(config: &Config, namespaces: &[String]) -> Result<Selection, ConfigError> {
     Ok(Selection { mesh_namespaces: config::namespaces(namespaces), naming: config.naming()?, rules: config.rules()? })
 }
 
 /// The meshes' namespaces and those that a rule names.
-pub(super) fn watched(selection: &Selection) -> Option<Vec<String>> {
+fn watched(selection: &Selection) -> Option<Vec<String>> {
     let mut all = selection.mesh_namespaces.clone()?;
     all.extend(selection.rules.iter().flat_map(|rule| rule.namespaces.iter().cloned()));
     all.sort();

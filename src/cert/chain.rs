@@ -1,11 +1,13 @@
 //! Which CA signed which certificate, by verified signature, and when a chain ends.
 
+use std::collections::{HashMap, HashSet};
+
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
-use crate::cert::{CertFingerprint, Certificate, Role};
+use crate::cert::{CertFingerprint, Certificate, Name, Role};
 use crate::time::UnixTime;
 
 /// What a certificate says beyond its facts; read from its DER form when needed.
@@ -25,43 +27,70 @@ pub struct Details {
 ///
 /// A signature by P-521, which the crypto library cannot verify, counts where the names and the key identifiers (RFC 5280 section 4.2.1.1) agree.
 pub fn issuer<'a>(certificate: &Certificate, pool: &[&'a Certificate]) -> Option<&'a Certificate> {
-    issuer_and_end(certificate, pool).0
-}
-
-/// The [`issuer`], and min(`not_after`, the ends of the CAs above), following issuers up to a self-signed CA or one whose issuer is unknown. Together, for
-/// verifying a signature costs more than all else that is done with a certificate.
-pub fn issuer_and_end<'a>(certificate: &Certificate, pool: &[&'a Certificate]) -> (Option<&'a Certificate>, UnixTime) {
-    let (above, ca) = issuers(certificate, pool, 0).max_by_key(|(end, _)| *end).unzip();
-    let own = certificate.not_after;
-    let end = above.filter(|_| !is_self_issued(certificate)).map_or(own, |above| own.min(above));
-    (ca, end)
+    Chains::new(pool.iter().copied()).issuer_and_end(certificate).0
 }
 
 /// Longer chains, and loops of CAs that signed each other, end here.
 const DEEPEST_CHAIN: usize = 8;
 
-fn effective(certificate: &Certificate, pool: &[&Certificate], depth: usize) -> UnixTime {
-    let own = certificate.not_after;
-    if depth >= DEEPEST_CHAIN || is_self_issued(certificate) {
-        return own;
-    }
-    issuers(certificate, pool, depth).map(|(end, _)| end).max().map_or(own, |above| own.min(above))
+/// Signatures verified among the certificates of a mesh at most: it has some dozen; CAs made to sign each other crosswise have millions. What comes later has no known issuer.
+const MOST_VERIFIED: usize = 1_000;
+
+/// The CAs of a pool and who signed what: found when asked for, each signature verified once, for that costs more than all else that is done with a certificate.
+pub struct Chains<'a> {
+    by_subject: HashMap<&'a Name, Vec<&'a Certificate>>,
+    issuers: HashMap<CertFingerprint, Vec<&'a Certificate>>,
+    ends: HashMap<(CertFingerprint, usize), UnixTime>,
+    verified: usize,
 }
 
-/// The CAs that signed a certificate, each with the end of its own chain.
-fn issuers<'a, 'p>(
-    certificate: &'p Certificate,
-    pool: &'p [&'a Certificate],
-    depth: usize,
-) -> impl Iterator<Item = (UnixTime, &'a Certificate)> + use<'a, 'p> {
-    let candidates = pool.iter().copied().filter(|ca| ca.role == Role::Ca && ca.subject == certificate.issuer);
-    let mut seen: Vec<CertFingerprint> = Vec::new();
-    let distinct = candidates.filter(move |ca| {
-        let new = !seen.contains(&ca.fingerprint);
-        seen.push(ca.fingerprint);
-        new
-    });
-    distinct.filter(|ca| signed(certificate, ca)).map(move |ca| (effective(ca, pool, depth + 1), ca))
+impl<'a> Chains<'a> {
+    /// The CAs among `pool`.
+    pub fn new(pool: impl IntoIterator<Item = &'a Certificate>) -> Self {
+        let mut seen = HashSet::new();
+        let mut by_subject: HashMap<&Name, Vec<&Certificate>> = HashMap::new();
+        for ca in pool.into_iter().filter(|ca| ca.role == Role::Ca && seen.insert(ca.fingerprint)) {
+            by_subject.entry(&ca.subject).or_default().push(ca);
+        }
+        Self { by_subject, issuers: HashMap::new(), ends: HashMap::new(), verified: 0 }
+    }
+
+    /// The [`issuer`], and min(`not_after`, the ends of the CAs above), following issuers up to a self-signed CA or one whose issuer is unknown.
+    pub fn issuer_and_end(&mut self, certificate: &Certificate) -> (Option<&'a Certificate>, UnixTime) {
+        let issuers = self.issuers(certificate).into_iter().map(|ca| (self.end(ca, 1), ca));
+        let (above, ca) = issuers.max_by_key(|(end, _)| *end).unzip();
+        let own = certificate.not_after;
+        let end = above.filter(|_| !is_self_issued(certificate)).map_or(own, |above| own.min(above));
+        (ca, end)
+    }
+
+    fn end(&mut self, certificate: &Certificate, depth: usize) -> UnixTime {
+        let own = certificate.not_after;
+        if depth >= DEEPEST_CHAIN || is_self_issued(certificate) {
+            return own;
+        }
+        let place = (certificate.fingerprint, depth);
+        if let Some(known) = self.ends.get(&place) {
+            return *known;
+        }
+        let above = self.issuers(certificate).into_iter().map(|ca| self.end(ca, depth + 1)).max();
+        let end = above.map_or(own, |above| own.min(above));
+        self.ends.insert(place, end);
+        end
+    }
+
+    /// The CAs that signed a certificate.
+    fn issuers(&mut self, certificate: &Certificate) -> Vec<&'a Certificate> {
+        if let Some(known) = self.issuers.get(&certificate.fingerprint) {
+            return known.clone();
+        }
+        let candidates = self.by_subject.get(&*certificate.issuer).into_iter().flatten().copied();
+        let left = MOST_VERIFIED - self.verified;
+        let candidates = candidates.take(left).inspect(|_| self.verified += 1);
+        let issuers: Vec<_> = candidates.filter(|ca| signed(certificate, ca)).collect();
+        self.issuers.insert(certificate.fingerprint, issuers.clone());
+        issuers
+    }
 }
 
 fn is_self_issued(certificate: &Certificate) -> bool {
@@ -153,5 +182,53 @@ fn ip_address(octets: &[u8]) -> String {
             Ok(octets) => core::net::Ipv6Addr::from(octets).to_string(),
             Err(_) => format!("{octets:02x?}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+    use crate::cert::parse::{NamePool, Retain, read_entry};
+    use crate::testpki::{NOW, mk_params};
+    use crate::time::DAY;
+
+    fn mk_ca(name: &str, days: i64) -> CertificateParams {
+        let mut params = mk_params(name, days, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    }
+
+    /// A leaf of `a`, and `count` CAs `a` and `b` each, all of which verify each other's signatures.
+    fn mk_hostile(count: i64) -> Vec<Certificate> {
+        let key = || KeyPair::generate().unwrap();
+        let (a, b) = (Issuer::new(mk_ca("a", 10), key()), Issuer::new(mk_ca("b", 10), key()));
+        let mut text = mk_params("leaf", 500, &[]).signed_by(&key(), &a).unwrap().pem();
+        for days in 1..=count {
+            text.push_str(&mk_ca("a", days).signed_by(a.key(), &b).unwrap().pem());
+            text.push_str(&mk_ca("b", days).signed_by(b.key(), &a).unwrap().pem());
+        }
+        let entry = read_entry(text.as_bytes(), Retain::Der, &mut NamePool::default());
+        entry.certificates.into_iter().map(|found| found.certificate).collect()
+    }
+
+    #[test]
+    fn cas_that_signed_each_other_crosswise_are_verified_once_each() {
+        let all = mk_hostile(12);
+        let mut chains = Chains::new(&all);
+        let (issuer, end) = chains.issuer_and_end(&all[0]);
+        assert_eq!((issuer.map(|ca| ca.not_after), end), (Some(NOW.plus(12 * DAY)), NOW.plus(12 * DAY)));
+        all.iter().for_each(|certificate| _ = chains.issuer_and_end(certificate));
+        assert_eq!(chains.verified, all.len() * 12);
+    }
+
+    #[test]
+    fn more_signatures_than_any_mesh_has_are_not_verified() {
+        let all = mk_hostile(40);
+        let mut chains = Chains::new(&all);
+        let found: Vec<_> = all.iter().map(|certificate| chains.issuer_and_end(certificate).0.is_some()).collect();
+        assert_eq!(chains.verified, MOST_VERIFIED);
+        assert!(found[0] && found.contains(&false));
     }
 }

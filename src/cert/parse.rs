@@ -137,9 +137,12 @@ pub(super) fn read_bundle(
 fn read_block(position: Position, block: pem::Block<'_>, retain: Retain, names: &mut NamePool, entry: &mut Entry) {
     let der = match block {
         Ok(body) => pem::decode(body),
-        Err(pem::Unterminated) => {
-            let message = "-----BEGIN CERTIFICATE----- without its -----END CERTIFICATE-----".to_owned();
-            return entry.report(position, ProblemReason::InvalidPem, message);
+        Err(damage) => {
+            let message = match damage {
+                pem::Damage::Unterminated => "-----BEGIN CERTIFICATE----- without its -----END CERTIFICATE-----",
+                pem::Damage::Unopened => "-----END CERTIFICATE----- without its -----BEGIN CERTIFICATE-----",
+            };
+            return entry.report(position, ProblemReason::InvalidPem, message.to_owned());
         }
     };
     let Some(der) = der else {

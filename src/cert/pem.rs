@@ -4,12 +4,17 @@ use base64::Engine;
 
 use crate::cert::parse::BASE64;
 
-/// The body of a CERTIFICATE block, or the fact that it does not end.
-pub(super) type Block<'a> = Result<&'a [u8], Unterminated>;
+/// The body of a CERTIFICATE block, or what its frame lacks.
+pub(super) type Block<'a> = Result<&'a [u8], Damage>;
 
-/// A block that begins and does not end before the next one begins.
+/// What is wrong with the frame of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unterminated;
+pub(super) enum Damage {
+    /// It begins and does not end before the next one begins.
+    Unterminated,
+    /// It ends and has not begun: its first line is missing or misspelt.
+    Unopened,
+}
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
@@ -25,20 +30,34 @@ pub(super) fn holds_block(text: &[u8]) -> bool {
 
 /// The CERTIFICATE blocks in order; blocks of other kinds and text between them are passed over undecoded. Every byte is looked at a constant number of times.
 pub(super) fn certificates(text: &[u8]) -> impl Iterator<Item = Block<'_>> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let after_begin = &rest[find(rest, BEGIN)? + BEGIN.len()..];
-            let next_begin = find(after_begin, BEGIN).unwrap_or(after_begin.len());
-            let (block, behind) = after_begin.split_at(next_begin);
-            rest = behind;
-            let Some(label) = find(block, DASHES).map(|end| &block[..end]) else { continue };
-            if LABELS.contains(&label) {
-                let body = &block[label.len() + DASHES.len()..];
-                return Some(find(body, END).map(|end| &body[..end]).ok_or(Unterminated));
-            }
-        }
-    })
+    let (before, mut rest) = text.split_at(find(text, BEGIN).unwrap_or(text.len()));
+    let blocks = std::iter::from_fn(move || {
+        let after_begin = rest.strip_prefix(BEGIN)?;
+        let (block, behind) = after_begin.split_at(find(after_begin, BEGIN).unwrap_or(after_begin.len()));
+        rest = behind;
+        Some(block)
+    });
+    unopened(before).chain(blocks.flat_map(|block| {
+        let (own, behind) = match after_label(block) {
+            None => (None, block),
+            Some(body) => match find(body, END) {
+                None => (Some(Err(Damage::Unterminated)), &body[body.len()..]),
+                Some(end) => (Some(Ok(&body[..end])), &body[end + END.len()..]),
+            },
+        };
+        own.into_iter().chain(unopened(behind))
+    }))
+}
+
+/// The ends of CERTIFICATE blocks in a text where none has begun.
+fn unopened(text: &[u8]) -> impl Iterator<Item = Block<'_>> {
+    let ends = memchr::memmem::find_iter(text, END).filter(|end| after_label(&text[end + END.len()..]).is_some());
+    ends.map(|_| Err(Damage::Unopened))
+}
+
+/// What follows the label of a certificate and its dashes; `None` where the label is another.
+fn after_label(text: &[u8]) -> Option<&[u8]> {
+    LABELS.iter().find_map(|label| text.strip_prefix(*label)?.strip_prefix(DASHES))
 }
 
 /// The bytes that a body's base64 stands for; header lines (`Proc-Type: …`) and white space are skipped.
@@ -92,7 +111,7 @@ fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn bodies(text: &str) -> Vec<Result<String, Unterminated>> {
+    fn bodies(text: &str) -> Vec<Result<String, Damage>> {
         certificates(text.as_bytes())
             .map(|block| block.map(|body| String::from_utf8_lossy(body).into_owned()))
             .collect()
@@ -107,8 +126,19 @@ mod tests {
     #[test]
     fn a_block_without_an_end_does_not_swallow_the_next() {
         let text = "-----BEGIN CERTIFICATE-----\nA\n-----BEGIN CERTIFICATE-----\nB\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nC";
-        assert_eq!(bodies(text), [Err(Unterminated), Ok("\nB\n".to_owned()), Err(Unterminated)]);
+        assert_eq!(bodies(text), [Err(Damage::Unterminated), Ok("\nB\n".to_owned()), Err(Damage::Unterminated)]);
         assert_eq!(bodies("-----BEGIN CERTIFICATE"), []);
+    }
+
+    #[test]
+    fn a_block_whose_first_line_is_damaged_is_told_by_its_last_line() {
+        let good = "-----BEGIN CERTIFICATE-----\nB\n-----END CERTIFICATE-----\n";
+        for first in ["-----BEGIN CERTIFICATE----", "----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICAT-----", ""] {
+            let bad = format!("{first}\nA\n-----END CERTIFICATE-----\n");
+            let expected = [Err(Damage::Unopened), Ok("\nB\n".to_owned()), Err(Damage::Unopened)];
+            assert_eq!(bodies(&format!("{bad}{good}{bad}")), expected, "{first}");
+        }
+        assert_eq!(bodies("-----BEGIN CERTIFICATE REQUEST-----\nA\n-----END CERTIFICATE REQUEST-----"), []);
     }
 
     #[test]

@@ -74,6 +74,8 @@ fn a_bad_block_is_told_and_hides_no_neighbour() {
         (format!("{begin}{end}"), "invalid_certificate"),
         (format!("{begin}***\n{end}"), "invalid_base64"),
         (format!("{begin}AAAA\n"), "invalid_pem"),
+        (mk_pem("c").replacen("-----\n", "----\n", 1), "invalid_pem"),
+        (end.to_owned(), "invalid_pem"),
         (a.replacen("MII", "MIJ", 1), "invalid_certificate"),
     ] {
         let entry = read(format!("{a}{bad}{b}"));
@@ -151,9 +153,10 @@ fn a_renewed_ca_with_the_same_key_counts_with_its_longer_life() {
     let text = format!("{leaf}{}{}", old.pem, new.pem);
     let entry = read_entry(text.as_bytes(), Retain::Der, &mut NamePool::default());
     let all: Vec<&Certificate> = entry.certificates.iter().map(|found| &found.certificate).collect();
+    let end = |pool: &[&Certificate]| chain::Chains::new(pool.iter().copied()).issuer_and_end(all[0]).1;
     assert_eq!(chain::issuer(all[0], &all[1..]), Some(all[2]));
-    assert_eq!(chain::issuer_and_end(all[0], &all[1..]).1, NOW.plus(100 * DAY));
-    assert_eq!(chain::issuer_and_end(all[0], &all[1..2]).1, NOW.plus(5 * DAY));
+    assert_eq!(end(&all[1..]), NOW.plus(100 * DAY));
+    assert_eq!(end(&all[1..2]), NOW.plus(5 * DAY));
 }
 
 /// The certificates of a text, with their DER form.
@@ -210,6 +213,16 @@ fn serial_numbers_of_any_size_print_in_decimal_and_hexadecimal() {
     }
     let large = SerialNumber(two_to_the_160.into());
     assert_eq!(large.to_decimal(), "1461501637330902918203684832716283019655932542976");
+}
+
+#[test]
+fn a_serial_number_longer_than_any_that_is_meant_is_cut() {
+    for (octets, kept) in [(20, 20), (64, 64), (65, 64), (20_000, 64)] {
+        let mut params = mk_params("a", 10, &[]);
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&vec![0x7f; octets]));
+        let entry = read(params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem());
+        assert_eq!(entry.certificates[0].certificate.serial_number.0.len(), kept, "{octets} octets");
+    }
 }
 
 #[test]

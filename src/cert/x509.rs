@@ -41,8 +41,11 @@ pub(super) fn read<'a>(der: &'a [u8], retain: Retain, names: &mut NamePool) -> O
 /// The content octets without leading zeros; those of a negative number (which RFC 5280 forbids) are kept as they stand.
 fn serial_number(octets: &[u8]) -> SerialNumber {
     let zeros = octets.iter().take_while(|octet| **octet == 0).count();
-    SerialNumber(octets[zeros..].into())
+    SerialNumber(octets[zeros..].iter().copied().take(LONGEST_SERIAL).collect())
 }
+
+/// RFC 5280 section 4.1.2.2 allows 20 octets, some CAs take more; one without a bound is only there to be printed.
+const LONGEST_SERIAL: usize = 64;
 
 fn key_algorithm(key: &SubjectPublicKeyInfo<'_>) -> KeyAlgorithm {
     let algorithm = &key.algorithm.algorithm;
@@ -118,5 +121,23 @@ fn value(attribute: &AttributeTypeAndValue<'_>) -> Box<str> {
             }
             text.into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_of_a_multi_valued_rdn_is_kept() {
+        let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+        let attribute =
+            |kind: u8, value: &str| tlv(0x30, &[tlv(0x06, &[0x55, 0x04, kind]), tlv(0x0c, value.as_bytes())].concat());
+        // CN=a+OU=b, O=c (RFC 5280 section 4.1.2.4).
+        let both = tlv(0x31, &[attribute(3, "a"), attribute(11, "b")].concat());
+        let der = tlv(0x30, &[both, tlv(0x31, &attribute(10, "c"))].concat());
+        let name = name(&X509Name::from_der(&der).unwrap().1);
+        assert_eq!(name.to_string(), "CN=a,OU=b,O=c");
+        assert_eq!((name.common_name(), name.get(&Attribute::Ou)), (Some("a"), Some("b")));
     }
 }

@@ -57,7 +57,11 @@ pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Optio
     let selector = encode(&format!("metadata.name={name}"));
     let uri = format!("/api/v1{namespace}/secrets?fieldSelector={selector}");
     let bytes = request::get(client, &uri, &asked, DEADLINE, Vec::new()).await?;
-    decode::explained(&bytes, &scope.selection).map_err(|error| undecodable(&asked, &error))
+    let found = decode::explained(&bytes, &scope.selection).map_err(|error| undecodable(&asked, &error))?;
+    Ok(found.map(|found| match scope.noise().find(|kind| **kind == *found.meta.secret_type) {
+        Some(kind) => Explained { secret: Err(format!("Secrets of the type {kind} are not asked for")), ..found },
+        None => found,
+    }))
 }
 
 /// A page on its way, with its bytes for the next one's room.
@@ -170,9 +174,13 @@ impl Scope {
     /// Path and field selector; further parameters may follow.
     fn path(&self) -> String {
         let namespace = self.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
-        let named = |kind: &str| self.selection.rules.iter().any(|rule| rule.secret_type.as_deref() == Some(kind));
-        let noise = NOISE.iter().filter(|kind| !named(kind));
-        let selector: Vec<String> = noise.map(|kind| format!("type!={kind}")).collect();
+        let selector: Vec<String> = self.noise().map(|kind| format!("type!={kind}")).collect();
         format!("/api/v1{namespace}/secrets?fieldSelector={}&", encode(&selector.join(",")))
+    }
+
+    /// The types that the server leaves out: noise, unless a rule names it.
+    fn noise(&self) -> impl Iterator<Item = &'static str> {
+        let named = |kind: &str| self.selection.rules.iter().any(|rule| rule.secret_type.as_deref() == Some(kind));
+        NOISE.into_iter().filter(move |kind| !named(kind))
     }
 }

@@ -7,11 +7,13 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::cert::parse::{NamePool, Retain, read_entry};
-use crate::cert::{CertFingerprint, Entry, Name, Position, Role, SerialNumber};
+use crate::cert::{CertFingerprint, Entry, Name, Position, ProblemReason, Role, SerialNumber};
 use crate::cli::{CheckArgs, Outcome};
 use crate::clock::SystemClock;
+use crate::command::check::manifest::Manifest;
 use crate::command::{Tone, print, table};
 use crate::ports::Clock;
+use crate::secret::promises_certificate;
 use crate::time::{UnixTime, time_left};
 
 mod manifest;
@@ -61,52 +63,63 @@ pub fn run(args: CheckArgs) -> anyhow::Result<Outcome> {
         let source = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
         match read(file) {
             Ok(bytes) => report.add_file(&source, &bytes, &mut names),
-            Err(error) => report.problems.push(ProblemReport {
-                source,
-                position: Position::Entry,
-                reason: "unreadable_file",
-                message: error.to_string(),
-            }),
+            Err(Unreadable { reason, message }) => {
+                report.problems.push(ProblemReport { source, position: Position::Entry, reason, message });
+            }
         }
     }
     print(&report, output, || report.table(now, expiring_within.0))?;
     Ok(report.outcome(now, expiring_within.0))
 }
 
-fn read(file: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+/// A larger file is not read: a manifest takes several times its size in memory.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Why a file was not read.
+struct Unreadable {
+    reason: &'static str,
+    message: String,
+}
+
+impl From<std::io::Error> for Unreadable {
+    fn from(error: std::io::Error) -> Self {
+        Self { reason: "unreadable_file", message: error.to_string() }
+    }
+}
+
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let mut bytes = Zeroizing::new(Vec::new());
     if file == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut bytes)?;
+        std::io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     } else {
-        std::fs::File::open(file)?.read_to_end(&mut bytes)?;
+        std::fs::File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("larger than {} MiB, not read; split it", MAX_FILE_BYTES >> 20);
+        return Err(Unreadable { reason: ProblemReason::TooLarge.as_str(), message });
     }
     Ok(bytes)
 }
 
 impl Report {
     fn add_file(&mut self, source: &str, bytes: &[u8], names: &mut NamePool) {
-        let Some(secrets) = manifest::secrets(bytes) else {
+        let Some(Manifest { entries, problems }) = Manifest::read(bytes) else {
             return self.add_entry(source, read_entry(bytes, Retain::Facts, names));
         };
-        for manifest::SecretEntry { secret, key, content } in secrets {
-            let source = format!("{source}:{secret}/{key}");
-            match content {
-                Ok(bytes) => {
-                    let mut entry = read_entry(&bytes, Retain::Facts, names);
-                    if !manifest::names_a_certificate(&key) {
-                        // A Secret holds other things too; only a key that promises a certificate owes one.
-                        entry.problems.retain(|problem| problem.position != Position::Entry);
-                    }
-                    self.add_entry(&source, entry);
-                }
-                Err(message) => self.problems.push(ProblemReport {
-                    source,
-                    position: Position::Entry,
-                    reason: crate::cert::ProblemReason::InvalidBase64.as_str(),
-                    message,
-                }),
+        for manifest::SecretEntry { place, key, bytes } in entries {
+            let mut entry = read_entry(&bytes, Retain::Facts, names);
+            if !promises_certificate(&key) {
+                // A Secret holds other things too; only a key that promises a certificate owes one.
+                entry.problems.retain(|problem| problem.position != Position::Entry);
             }
+            self.add_entry(&format!("{source}:{place}"), entry);
         }
+        self.problems.extend(problems.into_iter().map(|manifest::Problem { place, reason, message }| ProblemReport {
+            source: format!("{source}:{place}"),
+            position: Position::Entry,
+            reason,
+            message,
+        }));
     }
 
     fn add_entry(&mut self, source: &str, entry: Entry) {

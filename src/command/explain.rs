@@ -1,5 +1,7 @@
 //! `meshcert explain`: why a Secret is counted or not, entry by entry.
 
+use std::io::{self, Write};
+
 use anyhow::{Context, bail};
 use serde::Serialize;
 
@@ -10,9 +12,10 @@ use crate::cli::{ExplainArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::connect::connect;
 use crate::cluster::secrets::{self, Explained, Scope};
+use crate::command::advice::NoneAnswered;
 use crate::command::{Tone, print, table};
 use crate::observer::ClusterSpec;
-use crate::ports::Clock;
+use crate::ports::{Clock, SourceError};
 use crate::secret::Class;
 use crate::time::{UnixTime, time_left};
 
@@ -32,24 +35,45 @@ struct EntryExplanation {
     verdict: String,
 }
 
-/// Reads the Secret in every configured cluster and explains it.
+/// Reads the Secret in every cluster, configured or announced by a Secret, and explains it.
 ///
 /// # Errors
-/// The configuration cannot be used, a cluster cannot be read, or none has the Secret.
+/// The configuration cannot be used, no cluster could be read, or none that could has the Secret. One that could not is said on standard error.
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
     let config = Sources::from(connect).load()?;
-    let specs = app::clusters(&config, Plane::Observe)?;
-    let explanations = process::runtime()?.block_on(explain(&specs, &secret))?;
+    let (answers, missed) = process::runtime()?.block_on(async {
+        let (specs, missed) = app::clusters_now(&config, Plane::Observe).await?;
+        Ok::<_, anyhow::Error>((explain(&specs, &secret).await?, missed))
+    })?;
+    let Answers { read, explanations, mut failures } = answers;
+    if read == 0 {
+        let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+        // A single one is the whole answer, with what its kind advises.
+        bail!(failures.pop().filter(|_| all.len() == 1).unwrap_or_else(|| NoneAnswered(all.join("\n")).into()));
+    }
+    failures.extend(missed.map(anyhow::Error::new));
+    for error in &failures {
+        writeln!(io::stderr(), "meshcert: {error:#}")?;
+    }
     if explanations.is_empty() {
         bail!("no cluster has the Secret {secret}; name it NAMESPACE/NAME, or the namespace with --namespace");
     }
     print(&explanations, output, || explanations.iter().map(Explanation::text).collect::<Vec<_>>().join("\n"))?;
-    Ok(Outcome::Fine)
+    Ok(if failures.is_empty() { Outcome::Fine } else { Outcome::Incomplete })
 }
 
-async fn explain(specs: &[ClusterSpec], secret: &str) -> anyhow::Result<Vec<Explanation>> {
-    let mut explanations = Vec::new();
+/// What the clusters answered that could be read, and why the others could not.
+#[derive(Default)]
+struct Answers {
+    /// Clusters that could be read.
+    read: usize,
+    explanations: Vec<Explanation>,
+    failures: Vec<anyhow::Error>,
+}
+
+async fn explain(specs: &[ClusterSpec], secret: &str) -> anyhow::Result<Answers> {
+    let mut answers = Answers::default();
     for spec in specs {
         let (namespace, name) = match secret.split_once('/') {
             Some((namespace, name)) => (namespace.to_owned(), name),
@@ -58,13 +82,20 @@ async fn explain(specs: &[ClusterSpec], secret: &str) -> anyhow::Result<Vec<Expl
                 (first.context("every namespace is watched: name the Secret as NAMESPACE/NAME")?.clone(), secret)
             }
         };
-        let client = connect(&spec.connection).await?;
         let scope = Scope { namespace: Some(namespace.as_str().into()), selection: spec.selection.clone() };
-        if let Some(found) = secrets::explain(&client, &scope, name).await? {
-            explanations.push(Explanation::new(spec, found));
+        match read(spec, &scope, name).await {
+            Ok(found) => {
+                answers.read += 1;
+                answers.explanations.extend(found.map(|found| Explanation::new(spec, found)));
+            }
+            Err(error) => answers.failures.push(anyhow::Error::new(error).context(format!("cluster {}", spec.name))),
         }
     }
-    Ok(explanations)
+    Ok(answers)
+}
+
+async fn read(spec: &ClusterSpec, scope: &Scope, name: &str) -> Result<Option<Explained>, SourceError> {
+    secrets::explain(&connect(&spec.connection).await?, scope, name).await
 }
 
 impl Explanation {

@@ -13,7 +13,7 @@ use crate::command::advice::NoneAnswered;
 use crate::command::{Tone, columns, print, say, table_within};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
-use crate::ports::Clock;
+use crate::ports::{Clock, SourceError};
 use crate::server::overview::{self, Overview, State};
 
 /// Longest wait for the first full lists.
@@ -37,31 +37,41 @@ pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
     let sources = Sources::from(connect);
     let renew_before = sources.load()?.policy.renew_before.0;
     process::runtime()?.block_on(async {
-        let (registry, _supervisor) = observe(&sources).await?;
-        let failures = registry.failures();
+        let Observing { registry, missed, _supervisor } = observe(&sources).await?;
+        let said = |(source, why): (Arc<str>, String)| format!("{source}: {why}");
+        let mut failures: Vec<String> = registry.failures().into_iter().map(said).collect();
         if !failures.is_empty() && failures.len() == registry.sources().len() {
-            let all: Vec<String> = failures.into_iter().map(|(source, why)| format!("{source}: {why}")).collect();
-            bail!(NoneAnswered(all.join("\n")));
+            bail!(NoneAnswered(failures.join("\n")));
         }
+        failures.extend(missed.map(|error| error.message));
         if watch {
             return follow(&registry, renew_before).await;
         }
         let overview = overview(&registry, renew_before);
         let answer: serde_json::Value = serde_json::from_slice(&overview.json)?;
         print(&answer, output, || rows(&overview))?;
-        for (source, message) in &failures {
-            writeln!(io::stderr(), "meshcert: {source}: {message}")?;
+        for failure in &failures {
+            writeln!(io::stderr(), "meshcert: {failure}")?;
         }
         Ok(outcome(&overview, failures.is_empty()))
     })
 }
 
-/// Watches until every source was listed or failed once, and as long as the supervisor lives.
-async fn observe(sources: &Sources) -> anyhow::Result<(Arc<Registry>, Supervisor)> {
+/// What is watched, as long as it is kept.
+struct Observing {
+    registry: Arc<Registry>,
+    /// Why the clusters that Secrets announce are not among it.
+    missed: Option<SourceError>,
+    _supervisor: Supervisor,
+}
+
+/// Watches the clusters there are now until every source was listed or failed once, and as long as the answer is kept.
+async fn observe(sources: &Sources) -> anyhow::Result<Observing> {
     let registry = Arc::new(Registry::default());
     let mut changes = registry.changes();
     let mut supervisor = Supervisor::new(Arc::clone(&registry), Arc::new(SystemClock));
-    supervisor.reconcile(app::clusters(&sources.load()?, Plane::Observe)?);
+    let (clusters, missed) = app::clusters_now(&sources.load()?, Plane::Observe).await?;
+    supervisor.reconcile(clusters);
     let listed = async {
         while let Err(awaited) = registry.ready() {
             if changes.changed().await.is_err() {
@@ -71,7 +81,7 @@ async fn observe(sources: &Sources) -> anyhow::Result<(Arc<Registry>, Supervisor
         Ok(())
     };
     tokio::time::timeout(DEADLINE, listed).await.context("the first lists took too long")??;
-    Ok((registry, supervisor))
+    Ok(Observing { registry, missed, _supervisor: supervisor })
 }
 
 fn overview(registry: &Registry, renew_before: i64) -> Overview {

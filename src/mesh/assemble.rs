@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::cert::chain::{self, details};
-use crate::cert::{CertFingerprint, Certificate, KeyAlgorithm, KubeconfigFacts, Position, Role};
+use crate::cert::chain::{Chains, details, issuer};
+use crate::cert::{CertFingerprint, Certificate, Entry, KeyAlgorithm, KubeconfigFacts, Position, Role};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Reason, SecretRole};
-use crate::secret::SecretFacts;
+use crate::secret::{SecretEntry, SecretFacts, promises_certificate};
 use crate::time::UnixTime;
 
 /// RSA keys below this are weak (NIST SP 800-131A).
@@ -102,8 +102,12 @@ impl HostedMesh {
     }
 
     fn unreadable_entries(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
+        // Beside its kubeconfig a Secret may hold notes; every key is read there, for none is sure to be the kubeconfig's.
+        let is_found = role == SecretRole::AdminKubeconfig && kubeconfig(secret).is_some();
         for entry in &secret.entries {
-            for problem in &entry.entry.problems {
+            let is_note = is_found && !promises_certificate(&entry.key);
+            let problems = entry.entry.problems.iter();
+            for problem in problems.filter(|problem| !is_note || problem.position != Position::Entry) {
                 let message = format!("{}; restore it or renew", problem.message);
                 let reason = Reason::Unreadable(problem.reason);
                 findings.push(self.finding(role, &entry.key, problem.position.clone(), reason, &message));
@@ -112,17 +116,36 @@ impl HostedMesh {
     }
 
     fn missing_certificates(&self, role: SecretRole, secret: &SecretFacts, findings: &mut Vec<Finding>) {
+        let mut missing = |key: &str, message: &str| {
+            findings.push(self.finding(role, key, Position::Entry, Reason::CertificateMissing, message));
+        };
         if role == SecretRole::AdminKubeconfig {
-            if secret.entries.iter().all(|entry| entry.entry.kubeconfig.is_none() && entry.entry.problems.is_empty()) {
-                let message = "the Secret holds no kubeconfig; its key is usually `config`";
-                findings.push(self.finding(role, "", Position::Entry, Reason::CertificateMissing, message));
+            // What cannot be read is told in its own words, and not as missing too.
+            let readable = |entry: &SecretEntry| entry.entry.problems.is_empty();
+            match secret.entries.iter().find(|entry| entry.entry.kubeconfig.is_some()) {
+                None if secret.entries.iter().all(readable) => {
+                    missing("", "the Secret holds no kubeconfig; its key is usually `config`");
+                }
+                Some(found) if readable(found) && !self.certificates.iter().any(|c| c.needed && c.key == found.key) => {
+                    missing(&found.key, "its user has no client certificate; restore it or renew");
+                }
+                _ => {}
             }
             return;
         }
-        for key in expected_keys(role) {
-            if secret.entries.iter().all(|entry| &*entry.key != *key) {
-                let message = format!("the Secret has no key {key}, which kubeadm makes; restore it or renew");
-                findings.push(self.finding(role, key, Position::Entry, Reason::CertificateMissing, &message));
+        for (key, expected) in expected_certificates(role) {
+            let Some(found) = secret.entries.iter().find(|entry| &*entry.key == *key) else {
+                missing(key, &format!("the Secret has no key {key}, which kubeadm makes; restore it or renew"));
+                continue;
+            };
+            let Entry { certificates, problems, .. } = &*found.entry;
+            match certificates.first().map(|first| first.certificate.role) {
+                None if problems.is_empty() => missing(key, "it holds no certificate; restore it or renew"),
+                Some(first) if first != *expected => {
+                    let (expected, first) = (expected.as_str(), first.as_str());
+                    missing(key, &format!("it must begin with a {expected}, not with a {first}; restore it or renew"));
+                }
+                _ => {}
             }
         }
     }
@@ -179,7 +202,7 @@ impl HostedMesh {
                 && matches!(&found.position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name))
         });
         let trusted: Vec<&Certificate> = trusted.map(|found| &found.certificate).collect();
-        if !trusted.is_empty() && chain::issuer(&apiserver.certificate, &trusted).is_none() {
+        if !trusted.is_empty() && issuer(&apiserver.certificate, &trusted).is_none() {
             let message = "it trusts another CA than the one that signed the API server's certificate; write the mesh's ca.crt into it";
             findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongCa, message));
         }
@@ -222,18 +245,23 @@ impl Component {
     }
 }
 
-/// The certificates that kubeadm puts into a Secret.
-fn expected_keys(role: SecretRole) -> &'static [&'static str] {
+/// The certificates that kubeadm puts into a Secret, and what the first one of each is.
+fn expected_certificates(role: SecretRole) -> &'static [(&'static str, Role)] {
     match role {
         SecretRole::KubeCerts => &[
-            "ca.crt",
-            "apiserver.crt",
-            "apiserver-kubelet-client.crt",
-            "apiserver-etcd-client.crt",
-            "front-proxy-ca.crt",
-            "front-proxy-client.crt",
+            ("ca.crt", Role::Ca),
+            ("apiserver.crt", Role::Leaf),
+            ("apiserver-kubelet-client.crt", Role::Leaf),
+            ("apiserver-etcd-client.crt", Role::Leaf),
+            ("front-proxy-ca.crt", Role::Ca),
+            ("front-proxy-client.crt", Role::Leaf),
         ],
-        SecretRole::EtcdCerts => &["ca.crt", "server.crt", "peer.crt", "healthcheck-client.crt"],
+        SecretRole::EtcdCerts => &[
+            ("ca.crt", Role::Ca),
+            ("server.crt", Role::Leaf),
+            ("peer.crt", Role::Leaf),
+            ("healthcheck-client.crt", Role::Leaf),
+        ],
         SecretRole::AdminKubeconfig => &[],
     }
 }
@@ -246,13 +274,15 @@ fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate>
             entries.flat_map(move |entry| entry.entry.certificates.iter().map(move |found| (role, entry, found)))
         })
     };
-    let pool: Vec<&Certificate> =
-        all().map(|(.., found)| &found.certificate).filter(|certificate| certificate.role == Role::Ca).collect();
+    let mut chains = Chains::new(all().map(|(.., found)| &found.certificate));
     all()
         .map(|(secret_role, entry, found)| {
             let certificate = &found.certificate;
-            let (signed_by, effective_not_after) = chain::issuer_and_end(certificate, &pool);
-            let in_use = entry.entry.kubeconfig.as_ref().is_none_or(|facts| is_current(facts, &found.position));
+            let (signed_by, effective_not_after) = chains.issuer_and_end(certificate);
+            let in_use = match &entry.entry.kubeconfig {
+                Some(facts) => is_current(facts, &found.position),
+                None => secret_role != SecretRole::AdminKubeconfig,
+            };
             MeshCertificate {
                 secret_role,
                 key: entry.key.clone(),

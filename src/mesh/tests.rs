@@ -108,6 +108,30 @@ fn a_missing_secret_and_a_missing_leaf_are_told_apart() {
 }
 
 #[test]
+fn a_needed_certificate_that_is_not_there_is_missing_whatever_stands_in_its_place() {
+    let with = |key: &'static str, value: &dyn Fn(&Pki) -> String| {
+        let mut pki = Pki::new(300);
+        let role = if key == "config" { SecretRole::AdminKubeconfig } else { SecretRole::EtcdCerts };
+        pki.set(role, key, value(&pki));
+        reasons(&pki.mesh())
+    };
+    let key_alone = |_: &Pki| rcgen::KeyPair::generate().unwrap().serialize_pem();
+    assert_eq!(with("peer.crt", &key_alone), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca = |pki: &Pki| pki.etcd_ca.pem.clone();
+    assert_eq!(with("peer.crt", &a_ca), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca_before_it = |pki: &Pki| format!("{}{}", pki.etcd_ca.pem, pki.etcd_ca.leaf("peer", 300, &[]));
+    assert_eq!(with("peer.crt", &a_ca_before_it), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_ca_behind_it = |pki: &Pki| format!("{}{}", pki.etcd_ca.leaf("peer", 300, &[]), pki.etcd_ca.pem);
+    assert_eq!(with("peer.crt", &a_ca_behind_it), mk_set(&[]));
+    let four_dashes = |pki: &Pki| pki.etcd_ca.leaf("peer", 300, &[]).replacen("-----\n", "----\n", 1);
+    assert_eq!(with("peer.crt", &four_dashes), mk_set(&[("invalid_pem", "peer.crt")]));
+    let cut_off = |pki: &Pki| four_dashes(pki).replace("-----END CERTIFICATE-----", "");
+    assert_eq!(with("peer.crt", &cut_off), mk_set(&[("certificate_missing", "peer.crt")]));
+    let a_token = |pki: &Pki| kubeconfig(SERVER, &pki.ca.pem, "").replace("client-certificate-data: ", "token: x");
+    assert_eq!(with("config", &a_token), mk_set(&[("certificate_missing", "config")]));
+}
+
+#[test]
 fn a_kubeconfig_is_held_against_the_api_server_it_is_for() {
     let admin = |pki: &Pki| pki.ca.leaf("kubernetes-admin", 300, &[]);
     let mut pki = Pki::new(300);
@@ -139,6 +163,29 @@ fn a_user_outside_the_current_context_does_not_count() {
     let config = config.replace("current-context: kubernetes-admin@kubernetes", "current-context: gone");
     pki.set(SecretRole::AdminKubeconfig, "config", config);
     assert_eq!(pki.mesh().expiration, Some(NOW.plus(-3 * DAY)));
+}
+
+#[test]
+fn what_stands_beside_the_kubeconfig_is_held_to_what_its_key_promises() {
+    let beside = |key: &'static str, value: &dyn Fn(&Pki) -> String| {
+        let mut pki = Pki::new(300);
+        pki.set(SecretRole::AdminKubeconfig, key, value(&pki));
+        let mesh = pki.mesh();
+        assert_eq!(mesh.expiration, Some(NOW.plus(300 * DAY)), "{key}");
+        reasons(&mesh)
+    };
+    assert_eq!(beside("ca.crt", &|pki| pki.ca.pem.clone()), mk_set(&[]));
+    assert_eq!(beside("note", &|_| "made by hand".to_owned()), mk_set(&[]));
+    assert_eq!(beside("namespace", &|_| String::new()), mk_set(&[]));
+    assert_eq!(beside("ca.crt", &|_| "made by hand".to_owned()), mk_set(&[("unknown_format", "ca.crt")]));
+    let bad_block = |_: &Pki| "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+    assert_eq!(beside("note", &bad_block), mk_set(&[("invalid_certificate", "note")]));
+    // A client certificate that the kubeconfig does not use is nothing that a renewal would replace.
+    assert_eq!(beside("client.crt", &|pki| pki.ca.leaf("old", 20, &[])), mk_set(&[]));
+    let mut pki = Pki::new(300);
+    pki.secrets[SecretRole::AdminKubeconfig as usize].clear();
+    pki.set(SecretRole::AdminKubeconfig, "note", "made by hand".to_owned());
+    assert_eq!(reasons(&pki.mesh()), mk_set(&[("unknown_format", "note")]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::cert::{Attribute, Certificate, Name};
 use crate::inventory::Shard;
-use crate::mesh::{Finding, HostedMesh, Reason, SecretRole};
+use crate::mesh::{HostedMesh, SecretRole};
 use crate::metrics::family::Family;
 use crate::metrics::labels::push;
 use crate::secret::{SecretEntry, SecretFacts};
@@ -100,7 +100,7 @@ impl Lines {
         let series: BTreeSet<String> = mesh
             .findings_at(now)
             .iter()
-            .filter(|finding| has_series(finding))
+            .filter(|finding| finding.reason.breaks())
             .map(|finding| {
                 let mut labels = place.to_owned();
                 push(&mut labels, "secret", &mesh.secret_names[finding.secret_role as usize]);
@@ -146,11 +146,6 @@ impl Lines {
     fn until(&mut self, moment: Option<UnixTime>) {
         self.valid_until = self.valid_until.into_iter().chain(moment).min();
     }
-}
-
-/// A missing Secret has a metric of its own, and what has merely ended, or will, is seen in the timestamps.
-fn has_series(finding: &Finding) -> bool {
-    !matches!(finding.reason, Reason::SecretMissing | Reason::Expired | Reason::CaExpired)
 }
 
 /// The certificates of an entry with label sets that differ: a certificate that stands there twice counts once, and different ones that would
@@ -230,3 +225,52 @@ const SUBJECT: [(&str, Attribute); 6] = [
     ("subject_OU", Attribute::Ou),
     ("subject_ST", Attribute::St),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cert::Position;
+    use crate::cert::parse::{NamePool, Retain, read_entry};
+    use crate::mesh::{Finding, Reason};
+    use crate::testpki::{Ca, NOW, Pki, mk_params};
+
+    fn mesh_lines(mesh: &HostedMesh) -> Lines {
+        let mut lines = Lines::default();
+        lines.mesh(mesh, "cp-1", NOW);
+        lines
+    }
+
+    #[test]
+    fn what_is_merely_advised_changes_no_series() {
+        let mut mesh = Pki::new(300).mesh();
+        let before = mesh_lines(&mesh).families;
+        for reason in [Reason::WeakKey, Reason::CaEndsBeforeLeaf] {
+            let (key, message) = ("apiserver.crt".into(), String::new());
+            mesh.findings.push(Finding {
+                secret_role: SecretRole::KubeCerts,
+                key,
+                position: Position::Index(0),
+                reason,
+                message,
+            });
+        }
+        assert_eq!(mesh_lines(&mesh).families, before);
+        assert_eq!(before[Family::Invalid as usize], "");
+        assert_eq!(before[Family::NotAfter as usize].lines().count(), 12);
+    }
+
+    #[test]
+    fn serial_numbers_that_are_alike_once_cut_make_no_equal_series() {
+        let ca = Ca::new("ca", 100);
+        let with = |last: u8| {
+            let mut params = mk_params("same", 10, &[]);
+            params.serial_number = Some(rcgen::SerialNumber::from_slice(&[&[1; 200][..], &[last]].concat()));
+            ca.sign(params)
+        };
+        let text = format!("{}{}", with(1), with(2));
+        let entry = read_entry(text.as_bytes(), Retain::Facts, &mut NamePool::default());
+        let entry = SecretEntry { key: "tls.crt".into(), digest: [0; 32], entry: std::sync::Arc::new(entry) };
+        let labels: BTreeSet<String> = distinct("", &entry).into_iter().map(|(labels, _)| labels).collect();
+        assert_eq!(labels.len(), 2, "{labels:?}");
+    }
+}

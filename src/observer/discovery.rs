@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::cluster::connect::Connection;
 use crate::observer::ClusterSpec;
+use crate::ports::{SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
 /// The label of a cluster's Secret; its value is the cluster's name, or else the Secret's own name is.
@@ -43,20 +44,38 @@ pub struct Discovery {
 impl Discovery {
     /// Looks again and again and hands over the clusters found; a look that fails changes nothing.
     pub async fn run(self, client: Client, mut found: impl FnMut(Vec<ClusterSpec>)) {
-        let secrets: Api<Secret> = Api::namespaced(client, &self.namespace);
         loop {
-            match tokio::time::timeout(DEADLINE, self.look(&secrets)).await {
-                Ok(Ok(specs)) => found(specs),
-                Ok(Err(error)) => {
-                    warn!(namespace = %self.namespace, %error, "cannot list the cluster Secrets; grant list on secrets there");
-                }
-                Err(_) => warn!(namespace = %self.namespace, "listing the cluster Secrets took too long"),
+            match self.look(&client).await {
+                Ok(specs) => found(specs),
+                Err(error) => warn!(%error, "no cluster is added or removed"),
             }
             tokio::time::sleep(INTERVAL).await;
         }
     }
 
-    async fn look(&self, secrets: &Api<Secret>) -> kube::Result<Vec<ClusterSpec>> {
+    /// Looks once.
+    ///
+    /// # Errors
+    /// The Secrets cannot be listed.
+    pub async fn look(&self, client: &Client) -> Result<Vec<ClusterSpec>, SourceError> {
+        let Self { namespace, .. } = self;
+        let error = |reason, message| Err(SourceError { reason, message });
+        match tokio::time::timeout(DEADLINE, self.list(&Api::namespaced(client.clone(), namespace))).await {
+            Ok(Ok(specs)) => Ok(specs),
+            Ok(Err(cause)) => error(
+                SourceErrorReason::Unreachable,
+                format!(
+                    "cannot list the cluster Secrets in namespace {namespace}: {cause}; grant list on secrets there"
+                ),
+            ),
+            Err(_) => error(
+                SourceErrorReason::Timeout,
+                format!("listing the cluster Secrets in namespace {namespace} took too long"),
+            ),
+        }
+    }
+
+    async fn list(&self, secrets: &Api<Secret>) -> kube::Result<Vec<ClusterSpec>> {
         let mut found = BTreeMap::new();
         for secret in secrets.list(&ListParams::default().labels(LABEL)).await? {
             self.take(&secret, &mut found);

@@ -8,12 +8,14 @@ use crate::time::UnixTime;
 /// The health of one source.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
-    /// Listed once, and the last contact was good.
+    /// Listed once, the last contact was good, and all that is there is held.
     pub(super) up: bool,
     /// A full list has been completed.
     pub(super) listed: bool,
     /// A request has failed.
     pub(super) failed: bool,
+    /// More was there than is held: no answer makes it up again before a list that fits.
+    pub(super) overflowed: bool,
     pub(super) last_success: Option<UnixTime>,
     /// Certificate Secrets held.
     pub(super) objects: u64,
@@ -26,9 +28,11 @@ pub(super) struct Health {
 impl Health {
     /// The source answered.
     pub(super) fn succeed(&mut self, now: UnixTime) {
-        self.up = self.listed;
         self.last_success = Some(now);
-        self.message = None;
+        if !self.overflowed {
+            self.up = self.listed;
+            self.message = None;
+        }
     }
 
     /// A full list is complete.
@@ -38,13 +42,16 @@ impl Health {
         self.succeed(now);
     }
 
-    /// A request failed. A watch that only has to start again is no outage.
+    /// A request failed.
     pub(super) fn fail(&mut self, error: &SourceError) {
+        self.count(error);
+        self.up = false;
+        self.failed = true;
+        self.message = Some(error.message.clone());
+    }
+
+    /// A failure that is no outage: a watch only has to start again.
+    pub(super) fn count(&mut self, error: &SourceError) {
         *self.errors.entry(error.reason).or_default() += 1;
-        if error.reason != SourceErrorReason::Gone {
-            self.up = false;
-            self.failed = true;
-            self.message = Some(error.message.clone());
-        }
     }
 }

@@ -31,6 +31,7 @@ pub(super) async fn run(spec: ClusterSpec, source: Arc<SourceState>, registry: A
         inventory: Inventory::new(spec.selection.naming.clone()),
         names: NamePool::default(),
         listing: None,
+        most: MOST_SECRETS,
         source,
         registry,
         clock,
@@ -65,6 +66,8 @@ struct Source {
     names: NamePool,
     /// The Secrets seen by the list that is under way.
     listing: Option<HashSet<SecretRef>>,
+    /// Secrets held at most.
+    most: usize,
     source: Arc<SourceState>,
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
@@ -73,7 +76,10 @@ struct Source {
 impl Source {
     fn take(&mut self, event: SecretEvent) {
         match event {
-            SecretEvent::ListStarted => self.listing = Some(HashSet::new()),
+            SecretEvent::ListStarted => {
+                self.listing = Some(HashSet::new());
+                self.registry.record(&self.source, |health| health.overflowed = false);
+            }
             SecretEvent::Page(secrets) => self.take_page(secrets),
             SecretEvent::ListFinished => self.finish_list(),
             SecretEvent::Applied(reference, secret) => {
@@ -131,24 +137,35 @@ impl Source {
 
     fn fail(&self, error: &SourceError) {
         warn!(source = %self.source.name, reason = error.reason.as_str(), error = %error, "cannot read");
-        self.registry.record(&self.source, |health| health.fail(error));
+        let is_the_watch = error.reason == SourceErrorReason::Gone && self.listing.is_none();
+        self.registry
+            .record(&self.source, |health| if is_the_watch { health.count(error) } else { health.fail(error) });
     }
 
     fn apply(&mut self, secrets: Vec<RawSecret>) {
         let Self { inventory, names, .. } = self;
         let facts: Vec<SecretFacts> =
             block_in_place(|| secrets.into_iter().map(|secret| read(secret, inventory, names)).collect());
+        let mut overflows = false;
         for facts in facts {
-            if self.inventory.len() >= MOST_SECRETS && self.inventory.get(&facts.reference).is_none() {
-                self.fail(&SourceError {
-                    reason: SourceErrorReason::TooLarge,
-                    message: format!(
-                        "more than {MOST_SECRETS} certificate Secrets; narrow the namespaces or secretRules"
-                    ),
-                });
-                return;
+            if self.inventory.len() < self.most || self.inventory.get(&facts.reference).is_some() {
+                self.inventory.apply(facts);
+            } else {
+                overflows = true;
             }
-            self.inventory.apply(facts);
+        }
+        if overflows {
+            self.overflow();
+        }
+    }
+
+    /// Says that Secrets are left out, once per list: what is not seen must not look healthy.
+    fn overflow(&self) {
+        let mut is_news = false;
+        self.registry.record(&self.source, |health| is_news = !std::mem::replace(&mut health.overflowed, true));
+        if is_news {
+            let message = format!("more than {} certificate Secrets; narrow the namespaces or secretRules", self.most);
+            self.fail(&SourceError { reason: SourceErrorReason::TooLarge, message });
         }
     }
 }
@@ -179,4 +196,117 @@ fn read(secret: RawSecret, inventory: &Inventory, names: &mut NamePool) -> Secre
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     let SecretMeta { reference, uid, resource_version, paused, .. } = meta;
     SecretFacts { reference, uid, resource_version, paused, class, entries: entries.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::cluster::connect::Connection;
+    use crate::metrics::exposition::Exposition;
+    use crate::metrics::family::Format;
+    use crate::metrics::{Observed, SourceHealth};
+    use crate::secret::Class;
+    use crate::testpki::{Ca, NOW};
+
+    fn mk_source(most: usize) -> Source {
+        let registry = Arc::new(Registry::default());
+        let selection = Selection { mesh_namespaces: None, naming: Default::default(), rules: Vec::new() };
+        let spec = ClusterSpec {
+            name: "one".into(),
+            connection: Connection::InCluster,
+            namespaces: None,
+            selection: Arc::new(selection),
+        };
+        let source = registry.add(&spec).remove(0);
+        Source {
+            inventory: Inventory::new(spec.selection.naming.clone()),
+            names: NamePool::default(),
+            listing: None,
+            most,
+            source,
+            registry,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn mk_secret(name: &str) -> RawSecret {
+        mk_secret_of(name, &[])
+    }
+
+    fn mk_secret_of(name: &str, entries: &[(&str, &str)]) -> RawSecret {
+        let reference = SecretRef { namespace: "n".into(), name: name.into() };
+        let meta = SecretMeta {
+            reference,
+            uid: "u".into(),
+            resource_version: "1".into(),
+            secret_type: "Opaque".into(),
+            labels: Default::default(),
+            paused: false,
+        };
+        let entries = entries.iter().map(|(key, text)| ((*key).into(), Ok(text.as_bytes().to_vec().into())));
+        RawSecret { meta, class: Class::Other(0), entries: entries.collect() }
+    }
+
+    /// Key and common name of each certificate that is exported.
+    fn exported(source: &Source) -> Vec<String> {
+        let part = Exposition::default().render(&source.registry.clusters(), Format::Classic, NOW);
+        let text: Vec<u8> = part.segments.iter().flat_map(|segment| segment.inflate()).collect();
+        let text = String::from_utf8(text).unwrap();
+        let value = |line: &str, label: &str| {
+            let (_, rest) = line.split_once(&format!("{label}=\"")).unwrap();
+            rest.split_once('"').unwrap().0.to_owned()
+        };
+        let lines = text.lines().filter(|line| line.starts_with("x509_cert_not_after{"));
+        lines.map(|line| format!("{} {}", value(line, "secret_key"), value(line, "subject_CN"))).collect()
+    }
+
+    fn list(source: &mut Source, names: &[&str]) {
+        source.take(SecretEvent::ListStarted);
+        source.take(SecretEvent::Page(names.iter().map(|name| mk_secret(name)).collect()));
+        source.take(SecretEvent::ListFinished);
+    }
+
+    fn health(source: &Source) -> (bool, u64, u64) {
+        let SourceHealth { up, objects, errors, .. } = source.registry.sources().remove(0);
+        (up, objects, errors.iter().find(|(reason, _)| *reason == "too_large").map_or(0, |(_, count)| *count))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_source_that_holds_more_than_is_read_is_not_healthy_until_a_list_fits() {
+        let mut source = mk_source(2);
+        list(&mut source, &["a", "b"]);
+        assert_eq!(health(&source), (true, 2, 0));
+        list(&mut source, &["b", "a", "c", "d"]);
+        assert_eq!(health(&source), (false, 2, 1));
+        // Neither a sign of life nor what happens to the others makes it whole.
+        let reference = mk_secret("a").meta.reference;
+        source.take(SecretEvent::Alive);
+        source.take(SecretEvent::Applied(reference.clone(), Some(mk_secret("a"))));
+        source.take(SecretEvent::Deleted(reference));
+        assert_eq!(health(&source), (false, 1, 1));
+        assert_eq!(source.registry.failures().len(), 1);
+        list(&mut source, &["b", "c"]);
+        assert_eq!(health(&source), (true, 2, 1));
+        source.take(SecretEvent::Applied(mk_secret("d").meta.reference, Some(mk_secret("d"))));
+        assert_eq!(health(&source), (false, 2, 2));
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_exported_follows_the_secret_key_by_key() {
+        let ca = Ca::new("ca", 100);
+        let [old, new, other] = ["old", "new", "other"].map(|name| ca.leaf(name, 10, &[]));
+        let mut source = mk_source(9);
+        list(&mut source, &[]);
+        for (entries, expected) in [
+            (&[("tls.crt", &*old)][..], &["tls.crt old"][..]),
+            (&[("tls.crt", &*new)], &["tls.crt new"]),
+            (&[("tls.crt", &*new), ("more.crt", &*other)], &["more.crt other", "tls.crt new"]),
+            (&[("more.crt", &*other)], &["more.crt other"]),
+            (&[], &[]),
+        ] {
+            let secret = mk_secret_of("web", entries);
+            source.take(SecretEvent::Applied(secret.meta.reference.clone(), Some(secret)));
+            assert_eq!(exported(&source), expected);
+        }
+    }
 }

@@ -5,31 +5,56 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
+
+use crate::cert::ProblemReason;
+
+/// What the Secrets of a manifest hold, without the entries whose key ends in `.key`.
+#[derive(Default)]
+pub(super) struct Manifest {
+    pub(super) entries: Vec<SecretEntry>,
+    pub(super) problems: Vec<Problem>,
+}
 
 /// One entry of a Secret in a manifest.
 pub(super) struct SecretEntry {
-    /// `NAMESPACE/NAME`, or the name alone.
-    pub(super) secret: String,
+    /// `NAMESPACE/NAME/KEY`, or without a namespace.
+    pub(super) place: String,
     /// Key in `data` or `stringData`.
     pub(super) key: String,
-    /// The bytes, or why there are none.
-    pub(super) content: Result<Zeroizing<Vec<u8>>, String>,
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+}
+
+/// A part of a manifest that could not be read; it hides no neighbour.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Place of the entry, name of the Secret, or `document N`, from 1.
+    pub(super) place: String,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// A value that is of another shape than what is looked for is no reason to pass over what stands beside it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Shape<T> {
+    Right(T),
+    Other(IgnoredAny),
 }
 
 /// The parts of a manifest that matter; everything else is passed over.
 #[derive(Deserialize)]
 struct Document {
-    kind: Option<String>,
-    #[serde(default)]
-    metadata: Metadata,
-    #[serde(default)]
-    data: BTreeMap<String, Option<String>>,
-    #[serde(default, rename = "stringData")]
-    string_data: BTreeMap<String, Option<String>>,
-    #[serde(default)]
-    items: Vec<Document>,
+    kind: Option<Shape<String>>,
+    metadata: Option<Shape<Metadata>>,
+    data: Option<Shape<Data>>,
+    #[serde(rename = "stringData")]
+    string_data: Option<Shape<Data>>,
+    items: Option<Shape<Vec<Shape<Document>>>>,
 }
+
+type Data = BTreeMap<String, Option<Shape<String>>>;
 
 #[derive(Default, Deserialize)]
 struct Metadata {
@@ -37,67 +62,171 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// The entries of all Secrets in a manifest, without those whose key ends in `.key`; `None` where the bytes are no manifest with a Secret.
-pub(super) fn secrets(bytes: &[u8]) -> Option<Vec<SecretEntry>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    // A cheap look first: a certificate bundle is no YAML worth parsing.
-    if !text.contains("Secret") {
-        return None;
+const INVALID: &str = "invalid_manifest";
+
+impl Manifest {
+    /// `None` where the bytes are no manifest with a Secret.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}');
+        // A cheap look first: a certificate bundle is no YAML worth parsing.
+        if !text.contains("Secret") {
+            return None;
+        }
+        let mut manifest = Self::default();
+        let mut has_secret = false;
+        for (number, (first_line, text)) in (1..).zip(documents(text)) {
+            match parse(text) {
+                Ok(documents) => {
+                    for document in documents {
+                        has_secret |= manifest.collect(document, None);
+                    }
+                }
+                Err(line) => {
+                    has_secret |= text.lines().any(claims_a_secret);
+                    // The parser's own words would quote the text, which holds keys.
+                    manifest.problems.push(Problem {
+                        place: format!("document {number}"),
+                        reason: INVALID,
+                        message: format!("line {} is neither valid YAML nor JSON", first_line + line),
+                    });
+                }
+            }
+        }
+        has_secret.then_some(manifest)
     }
-    let documents: Vec<Document> = serde_saphyr::from_multiple(text).ok()?;
-    let mut found = None;
-    documents.into_iter().for_each(|document| collect(document, &mut found));
-    found
+
+    /// Takes the Secrets of a document; whether it is one, or a list of them. Items of a `SecretList` carry no kind of their own.
+    fn collect(&mut self, document: Shape<Document>, kind_of_items: Option<&str>) -> bool {
+        let Shape::Right(Document { kind, metadata, data, string_data, items }) = document else { return false };
+        let kind = right(kind);
+        let kind = kind.as_deref().or(kind_of_items).unwrap_or_default();
+        let mut has_secret = kind == "SecretList";
+        for item in right(items).unwrap_or_default() {
+            has_secret |= self.collect(item, kind.strip_suffix("List"));
+        }
+        if kind != "Secret" {
+            return has_secret;
+        }
+        let Metadata { name, namespace } = right(metadata).unwrap_or_default();
+        let name = name.unwrap_or_else(|| "(no name)".to_owned());
+        let secret = namespace.map(|namespace| format!("{namespace}/{name}")).unwrap_or(name);
+        self.take(&secret, "data", data, |text| {
+            // kubectl's own writing has no white space, a person's may.
+            let compact: Zeroizing<Vec<u8>> =
+                Zeroizing::new(text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect());
+            STANDARD.decode(&*compact).ok().map(Zeroizing::new)
+        });
+        self.take(&secret, "stringData", string_data, |text| Some(Zeroizing::new(text.as_bytes().to_vec())));
+        true
+    }
+
+    fn take(
+        &mut self,
+        secret: &str,
+        field: &str,
+        data: Option<Shape<Data>>,
+        decode: impl Fn(&str) -> Option<Zeroizing<Vec<u8>>>,
+    ) {
+        let mut report = |place: String, reason, message: &str| {
+            self.problems.push(Problem { place, reason, message: message.to_owned() });
+        };
+        let data = match data {
+            Some(Shape::Other(_)) => {
+                return report(secret.to_owned(), INVALID, &format!("{field} does not map texts to texts"));
+            }
+            Some(Shape::Right(data)) => data,
+            None => return,
+        };
+        for (key, value) in data.into_iter().filter(|(key, _)| !key.ends_with(".key")) {
+            let place = format!("{secret}/{key}");
+            let text = match value {
+                Some(Shape::Other(_)) => {
+                    report(place, INVALID, "the value is no text");
+                    continue;
+                }
+                Some(Shape::Right(text)) => Zeroizing::new(text),
+                None => Zeroizing::default(),
+            };
+            match decode(&text) {
+                Some(bytes) => self.entries.push(SecretEntry { place, key, bytes }),
+                None => report(
+                    place,
+                    ProblemReason::InvalidBase64.as_str(),
+                    "the value under data is not base64; plain text belongs under stringData",
+                ),
+            }
+        }
+    }
 }
 
-/// Whether a key promises a certificate by its name.
-pub(super) fn names_a_certificate(key: &str) -> bool {
-    [".crt", ".cert", ".cer", ".pem", ".der", "config"].iter().any(|end| key.ends_with(end))
+/// The documents of a YAML stream that hold anything, each with the number of lines before it; JSON has no line that could divide it.
+fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut starts = vec![(0, 0)];
+    let (mut offset, mut number) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
+            starts.push((number, offset));
+        }
+        offset += line.len();
+        number += 1;
+    }
+    let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([text.len()]).collect::<Vec<_>>();
+    let all = starts.into_iter().zip(ends).map(|((number, start), end)| (number, &text[start..end]));
+    all.filter(|(_, document)| document.lines().any(|line| !says_nothing(line)))
 }
 
-fn collect(document: Document, found: &mut Option<Vec<SecretEntry>>) {
-    let Document { kind, metadata, data, string_data, items } = document;
-    for item in items {
-        // The items of a SecretList carry no kind of their own.
-        let kind = item.kind.or_else(|| Some(kind.as_deref()?.strip_suffix("List")?.to_owned()));
-        collect(Document { kind, ..item }, found);
+/// Comments, directives, and the lines between documents.
+fn says_nothing(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty() || line == "---" || line == "..." || line.starts_with(['#', '%'])
+}
+
+/// Reads a document, or several in JSON one behind the other; else the line that cannot be read, from 1.
+fn parse(text: &str) -> Result<Vec<Shape<Document>>, usize> {
+    // JSON is YAML, but its own parser is many times as fast.
+    if text.trim_start().starts_with('{')
+        && let Ok(documents) = serde_json::Deserializer::from_str(text).into_iter().collect()
+    {
+        return Ok(documents);
     }
-    if kind.as_deref() == Some("SecretList") {
-        found.get_or_insert_default();
+    // What a text holds is bounded by its own length; what aliases make of it keeps the parser's bounds.
+    let budget = serde_saphyr::budget! {
+        max_events: 2 * text.len(),
+        max_nodes: text.len(),
+        max_total_scalar_bytes: text.len(),
+    };
+    // A namespace may be called `n`.
+    let options = serde_saphyr::options! { budget: budget, strict_booleans: true };
+    let document = serde_saphyr::from_str_with_options(text, options);
+    document.map(|document| vec![document]).map_err(|error| error.location().map_or(1, |at| at.line() as usize))
+}
+
+/// Whether a line of a document that cannot be read says that it would be a Secret or a list.
+fn claims_a_secret(line: &str) -> bool {
+    let plain = line.replace([' ', '"', '\'', ','], "");
+    ["kind:Secret", "kind:SecretList", "kind:List"].contains(&plain.as_str())
+}
+
+fn right<T>(value: Option<Shape<T>>) -> Option<T> {
+    match value {
+        Some(Shape::Right(value)) => Some(value),
+        Some(Shape::Other(_)) | None => None,
     }
-    if kind.as_deref() != Some("Secret") {
-        return;
-    }
-    let found = found.get_or_insert_default();
-    let name = metadata.name.unwrap_or_else(|| "(no name)".to_owned());
-    let secret = metadata.namespace.map(|namespace| format!("{namespace}/{name}")).unwrap_or(name);
-    let decoded = data.into_iter().map(|(key, value)| {
-        let text = Zeroizing::new(value.unwrap_or_default());
-        // kubectl's own writing has no white space, a person's may.
-        let compact: Zeroizing<Vec<u8>> = Zeroizing::new(text.bytes().filter(|b| !b.is_ascii_whitespace()).collect());
-        let content = STANDARD.decode(&*compact).map(Zeroizing::new);
-        (key, content.map_err(|_| "the value under data is not base64; plain text belongs under stringData".to_owned()))
-    });
-    let plain =
-        string_data.into_iter().map(|(key, value)| (key, Ok(Zeroizing::new(value.unwrap_or_default().into_bytes()))));
-    found.extend(decoded.chain(plain).filter(|(key, _)| !key.ends_with(".key")).map(|(key, content)| SecretEntry {
-        secret: secret.clone(),
-        key,
-        content,
-    }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keys(text: &str) -> Option<Vec<(String, String, bool)>> {
-        let entries = secrets(text.as_bytes())?;
-        Some(entries.into_iter().map(|entry| (entry.secret, entry.key, entry.content.is_ok())).collect())
+    /// The places of the entries, then those of the problems with their reason.
+    fn outline(text: &str) -> Option<Vec<String>> {
+        let Manifest { entries, problems } = Manifest::read(text.as_bytes())?;
+        let problems = problems.into_iter().map(|problem| format!("{} {}", problem.place, problem.reason));
+        Some(entries.into_iter().map(|entry| entry.place).chain(problems).collect())
     }
 
-    fn mk(secret: &str, key: &str, readable: bool) -> (String, String, bool) {
-        (secret.to_owned(), key.to_owned(), readable)
+    fn mk(places: &[&str]) -> Option<Vec<String>> {
+        Some(places.iter().map(|place| (*place).to_owned()).collect())
     }
 
     #[test]
@@ -111,12 +240,57 @@ metadata: {name: a, namespace: n}
 data: {tls.crt: eA==, tls.key: eA==, bad.crt: '*'}
 stringData: {ca.crt: text}
 ";
-        let expected = vec![mk("n/a", "bad.crt", false), mk("n/a", "tls.crt", true), mk("n/a", "ca.crt", true)];
-        assert_eq!(keys(documents), Some(expected));
+        assert_eq!(outline(documents), mk(&["n/a/tls.crt", "n/a/ca.crt", "n/a/bad.crt invalid_base64"]));
         let list = r#"{"kind": "SecretList", "items": [{"metadata": {"name": "b"}, "data": {"c": "eA=="}}]}"#;
-        assert_eq!(keys(list), Some(vec![mk("b", "c", true)]));
+        assert_eq!(outline(list), mk(&["b/c"]));
         let list = r#"{"kind": "List", "items": [{"kind": "Secret", "metadata": {"name": "b"}, "data": {"c": null}}]}"#;
-        assert_eq!(keys(list), Some(vec![mk("b", "c", true)]));
+        assert_eq!(outline(list), mk(&["b/c"]));
+        assert_eq!(outline(&format!("{list}{list}\n--- {list}")), mk(&["b/c", "b/c", "b/c"]));
+        let flow = "# a comment\n%YAML 1.2\n---\n{kind: Secret, metadata: {name: b}, stringData: {c: x}}\n...\n";
+        assert_eq!(outline(flow), mk(&["b/c"]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_no_neighbour() {
+        let good = |name: &str| format!("kind: Secret\nmetadata: {{name: {name}}}\ndata: {{c: eA==}}\n");
+        let (a, b) = (good("a"), good("b"));
+        for (bad, problem) in [
+            ("kind: [", Some("document 2 invalid_manifest")),
+            ("kind: Secret\nmetadata: {name: x}\ndata: {c: 1, c.key: 1}", Some("x/c invalid_manifest")),
+            ("kind: Secret\nmetadata: {name: x}\ndata: eA==", Some("x invalid_manifest")),
+            ("kind: Secret\nmetadata: x", None),
+            ("kind: ConfigMap\ndata: {a: 1}", None),
+            ("kind: Thing\nitems: some\nmetadata: [x]", None),
+            ("- just\n- a list", None),
+            ("kind: {a: 1}", None),
+        ] {
+            let expected: Vec<&str> = ["a/c", "b/c"].into_iter().chain(problem).collect();
+            assert_eq!(outline(&format!("{a}---\n{bad}\n---\n{b}")), mk(&expected), "{bad}");
+        }
+        let list = r#"{"kind": "List", "items": [7, {"kind": "Secret", "data": [], "metadata": {"name": "x"}},
+            {"kind": "Secret", "metadata": {"name": "b"}, "data": {"c": "eA=="}}]}"#;
+        assert_eq!(outline(list), mk(&["b/c", "x invalid_manifest"]));
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_is_named_by_its_line_and_not_quoted() {
+        let truncated = "{\n \"kind\": \"List\",\n \"items\": [{\"kind\": \"Secret\", \"data\": {\"a\": \"c2VjcmV0\"";
+        let problems = Manifest::read(truncated.as_bytes()).unwrap().problems;
+        assert_eq!(problems[0].message, "line 3 is neither valid YAML nor JSON");
+        let problems = Manifest::read(b"kind: Pod\n---\nkind: Secret\ndata: [").unwrap().problems;
+        assert_eq!(
+            (&*problems[0].place, &*problems[0].message),
+            ("document 2", "line 4 is neither valid YAML nor JSON")
+        );
+    }
+
+    #[test]
+    fn no_number_of_secrets_or_entries_is_too_many() {
+        let documents = "---\nkind: Secret\nstringData: {c: x}\n".repeat(2_000);
+        assert_eq!(Manifest::read(documents.as_bytes()).unwrap().entries.len(), 2_000);
+        let entries: String = (0..130_000).map(|index| format!(" k{index}: ''\n")).collect();
+        let large = format!("kind: Secret\nstringData:\n{entries}");
+        assert_eq!(Manifest::read(large.as_bytes()).unwrap().entries.len(), 130_000);
     }
 
     #[test]
@@ -124,7 +298,7 @@ stringData: {ca.crt: text}
         for text in
             ["", "-----BEGIN CERTIFICATE-----\nSecret", "kind: Config\nusers: []", "kind: Pod # Secret", "Secret"]
         {
-            assert_eq!(keys(text), None, "{text}");
+            assert_eq!(outline(text), None, "{text}");
         }
     }
 }
