@@ -87,6 +87,15 @@ async fn secrets(server: &Server, notes: &mut Notes) {
     note(notes, "a patch on an older version", &stale);
     let again = server.merge(one, &json!({ "data": { "b": "Mg==" } })).await;
     notes.push(("a patch that changes nothing".to_owned(), json!(version(&again) == version(&patched))));
+    // As preflight tries its rights: what is shown is not stored, and what is wrong is told.
+    let trial = &format!("{one}?dryRun=All");
+    let shown = server.merge(trial, &json!({ "data": { "b": "OQ==" } })).await;
+    let stored = server.get(one).await;
+    let kept = json!([shown.0, shown.1["data"], version(&stored) == version(&patched), stored.1["data"]]);
+    notes.push(("a patch for show".to_owned(), kept));
+    note(notes, "a patch for show that is wrong", &server.merge(trial, &json!({ "data": { "x": "?" } })).await);
+    let nothing = server.merge(trial, &json!({})).await;
+    notes.push(("an empty patch for show".to_owned(), json!([nothing.0, nothing.1["data"]])));
     let mut next = patched.1.clone();
     next["data"] = json!({ "c": "NA==" });
     note(notes, "a replacement on the version that was read", &server.put(one, &next).await);
