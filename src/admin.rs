@@ -151,10 +151,29 @@ fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, Unusable> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
     use crate::testpki::kubeconfig;
 
     const SERVER: &str = "https://m-hosted-apiserver:6443";
+
+    proptest! {
+        #[test]
+        fn a_mutated_kubeconfig_is_refused_or_keeps_its_other_parts(at: Index, byte: u8, end: Index) {
+            let mut bytes = kubeconfig(SERVER, "CA", "old").into_bytes();
+            let (at, end) = (at.index(bytes.len()), end.index(4 * bytes.len()));
+            bytes[at] = byte;
+            bytes.truncate(end);
+            if let Ok(admin) = AdminKubeconfig::read(&bytes) {
+                let changed = admin.with_client(&bytes, "new", "key").unwrap();
+                let again = AdminKubeconfig::read(&changed).unwrap();
+                prop_assert_eq!((again.certificate.as_slice(), again.key.as_slice()), (&b"new"[..], &b"key"[..]));
+                prop_assert_eq!((again.server, again.ca), (admin.server, admin.ca));
+            }
+        }
+    }
 
     #[test]
     fn only_the_credentials_of_the_current_user_change() {
