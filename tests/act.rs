@@ -255,11 +255,17 @@ fn show_nothing(engine: &str) {
     }
     assert!(needles.len() > 30, "{}", needles.len());
     needles.push(TOKEN.to_owned());
-    let shown = [
+    let mut shown = vec![
         std::fs::read_to_string(&log).unwrap(),
         demo.kubectl(&["get", "crn,events,leases,jobs,pods", "-o", "yaml"]),
         printed(&meshcert(&demo, &["history", "expiring-1", "-o", "json"])),
     ];
+    for path in ["/metrics", "/api/v1/meshes", "/api/v1/renewals", "/", "/meshes/demo/istio-system/expiring-1"] {
+        let answer = http::get(&demo.address, path);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body.contains("expiring-1"), "{path} tells of the mesh");
+        shown.push(answer.body);
+    }
     assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
     for needle in &needles {
         assert!(shown.iter().all(|text| !text.contains(needle.as_str())), "{needle} is shown");

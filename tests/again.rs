@@ -18,10 +18,12 @@ use meshcert::cluster::connect::Connection;
 use meshcert::controller;
 use meshcert::material::MeshSecrets;
 use meshcert::mesh::SecretRole;
+use meshcert::native;
 use meshcert::policy::{Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Status};
 use meshcert::requests::Sight;
+use meshcert::time::DAY;
 use serde_json::{Value, json};
 use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, is_finished};
 
@@ -294,4 +296,33 @@ async fn whoever_is_killed_before_a_restart_does_not_take_a_drain_for_another_co
     let renewal = world.run_until(&name, auto(), is_finished).await;
     assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
     assert_eq!(world.generation("deployments", &istiod).await, before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_is_deleted_between_two_writes_ends_first_and_takes_no_copy_with_it() {
+    let second = index_of(&format!("/secrets/{MESH}-kube-certs"), 0).await;
+    let mut world = World::new(Some((second, Fault::KilledBefore))).await;
+    let name = world.ask().await;
+    world.run_until_killed(auto()).await;
+    let path = format!("/apis/meshcert.dev/v1alpha1/namespaces/{NAMESPACE}/certificaterenewals/{name}");
+    world.api.delete(&path, None).await.unwrap();
+    assert!(world.renewals().await[0].deleting, "the finalizer holds it");
+    let process = tokio::spawn(world.process("test", auto()));
+    let gone = async {
+        while !world.renewals().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    process.abort();
+    let (mesh, secrets) = world.mesh().await;
+    assert_eq!(mesh.findings, []);
+    assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY), "all of it is new");
+    for leaf in mesh.leaves() {
+        assert_eq!(native::own_key_matches(leaf, &secrets), Ok(true), "{}", leaf.key);
+    }
+    let stored = world.get(&format!("/api/v1/namespaces/{NAMESPACE}/secrets")).await;
+    let backups = stored["items"].as_array().unwrap().iter().filter(|one| one["type"] == "meshcert.dev/backup");
+    let owners: Vec<&Value> = backups.map(|one| &one["metadata"]["ownerReferences"]).collect();
+    assert_eq!(owners, [&Value::Null; BACKUPS], "garbage collection takes none of them");
 }
