@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{Level, info};
+use tracing_subscriber::EnvFilter;
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,10 @@ pub enum LogForm {
 
 /// Sends logs to standard error, from `level` on.
 pub fn log(form: LogForm, level: Level) {
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // Of a failed request the client library logs less than we do with the error that we get from it.
+    let repeated = if level < Level::DEBUG { ",kube_client::client::builder=off" } else { "" };
+    let filter = EnvFilter::new(format!("{level}{repeated}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // A second initialisation, as in tests, keeps the first.
     let _ = match form {
         LogForm::Plain => builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
