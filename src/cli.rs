@@ -32,7 +32,7 @@ enum Command {
     /// Show everything at work on an embedded Kubernetes API with generated meshes.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
-    /// List the hosted meshes, worst first.
+    /// List the hosted meshes as their Secrets show them, worst first.
     Status(StatusArgs),
     /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
     Check(CheckArgs),
