@@ -38,7 +38,7 @@ enum Command {
     Check(CheckArgs),
     /// Say why a Secret is counted or not, entry by entry.
     Explain(ExplainArgs),
-    /// Show what a renewal of a mesh would do; writes nothing.
+    /// Show what a renewal of a mesh would do, or why it would be refused; writes nothing.
     Plan(PlanArgs),
     /// Ask for the renewal of a mesh, or for a failed one to be tried again at once.
     Renew(RenewArgs),
@@ -260,7 +260,7 @@ pub struct RenewArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshArgs,
-    /// Only show the plan.
+    /// Only show the plan, or why it would be refused; exit code 1 then.
     #[arg(long)]
     pub dry_run: bool,
     /// Renew although nothing ends within policy.renewBefore.
