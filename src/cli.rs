@@ -32,13 +32,13 @@ enum Command {
     /// Show everything at work on an embedded Kubernetes API with generated meshes.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
-    /// List the hosted meshes, worst first.
+    /// List the hosted meshes as their Secrets show them, worst first.
     Status(StatusArgs),
     /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
     Check(CheckArgs),
     /// Say why a Secret is counted or not, entry by entry.
     Explain(ExplainArgs),
-    /// Show what a renewal of a mesh would do; writes nothing.
+    /// Show what a renewal of a mesh would do, or why it would be refused; writes nothing.
     Plan(PlanArgs),
     /// Ask for the renewal of a mesh, or for a failed one to be tried again at once.
     Renew(RenewArgs),
@@ -260,7 +260,7 @@ pub struct RenewArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshArgs,
-    /// Only show the plan.
+    /// Only show the plan, or why it would be refused; exit code 1 then.
     #[arg(long)]
     pub dry_run: bool,
     /// Renew although nothing ends within policy.renewBefore.

@@ -25,11 +25,14 @@ use crate::rollout::{Reach, Target};
 mod act;
 mod leader;
 mod look;
+mod preview;
 mod prove;
 mod queue;
 mod reach;
 mod scan;
 mod sweep;
+
+pub use preview::{Outlook, preview};
 
 /// How often things are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +133,7 @@ pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
     tasks.spawn(leader::elect(api.clone(), home, identity, timing.lease, Arc::clone(&around.clock), lead));
     let followed = follow_all(api.client(), &acting.name, &acting.namespaces, &around.clock, &mut tasks);
     let way = Way::new(acting.reach, &acting.connection, &api);
-    let (introduced, dozing, memory) = Default::default();
-    let actor = Arc::new(Actor { acting, around, api, way, leading, followed, introduced, dozing, memory });
+    let actor = Arc::new(Actor::new(acting, around, api, way, leading, followed));
     tokio::select! {
         () = actor.work() => {}
         // The others never end by themselves: a panic in them is one of this task.
@@ -162,6 +164,18 @@ struct Actor {
 const DOZE: u32 = 6;
 
 impl Actor {
+    fn new(
+        acting: Acting,
+        around: Surroundings,
+        api: Api,
+        way: Way,
+        leading: watch::Receiver<bool>,
+        followed: Arc<Followed>,
+    ) -> Self {
+        let (introduced, dozing, memory) = Default::default();
+        Self { acting, around, api, way, leading, followed, introduced, dozing, memory }
+    }
+
     async fn work(self: Arc<Self>) {
         let timing = self.acting.timing;
         let mut leading = self.leading.clone();

@@ -20,7 +20,7 @@ use crate::metrics::family::Format;
 use crate::metrics::listeners::{ListenerCollector, ListenerMetrics};
 use crate::metrics::permissions::{PermissionCollector, PermissionMetrics};
 use crate::metrics::process::ProcessCollector;
-use crate::metrics::renewals::{EndpointState, RenewalCollector, RenewalMetrics};
+use crate::metrics::renewals::{RenewalCollector, RenewalMetrics, Served};
 use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
@@ -170,9 +170,9 @@ impl Metrics {
         &self.permissions
     }
 
-    /// What the endpoints of a mesh showed when this process asked them last; empty where it asks none.
-    pub fn endpoints(&self, cluster: &str, namespace: &str, mesh: &str) -> Vec<EndpointState> {
-        self.renewals.as_ref().map(|renewals| renewals.endpoints_of(cluster, namespace, mesh)).unwrap_or_default()
+    /// What endpoints showed when this process asked them last.
+    pub fn served(&self) -> Served {
+        self.renewals.as_ref().map(|renewals| renewals.served()).unwrap_or_default()
     }
 
     /// A valid configuration is in force since `now`.

@@ -311,6 +311,53 @@ fn a_person_plans_approves_and_rolls_back() {
 }
 
 #[test]
+fn what_preflight_would_refuse_is_said_instead_of_a_plan() {
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
+    let config = demo.folder.path().join("meshcert.yaml");
+    let by_job = format!(
+        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{engine: job, job: {{serviceAccount: nobody}}}}\n",
+        demo.kubeconfig.display()
+    );
+    std::fs::write(&config, by_job).unwrap();
+    let config = config.display().to_string();
+    let refused = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_meshcert")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let account = refused(&["plan", "expiring-1", "--config", &config]);
+    assert!(account.starts_with("it would be refused (ServiceAccountMissing): the Job's account nobody"), "{account}");
+
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let refusal = || {
+        let dry_run = refused(&["renew", "expiring-1", "--dry-run", "--kubeconfig", &kubeconfig]);
+        let plan = refused(&["plan", "expiring-1", "-o", "json", "--kubeconfig", &kubeconfig]);
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let said = |field: &str| plan["refused"][field].as_str().unwrap().to_owned();
+        assert_eq!(dry_run, format!("it would be refused ({}): {}\n", said("reason"), said("message")));
+        (said("reason"), said("message"))
+    };
+    demo.kubectl(&["delete", "deployment", "istiod-expiring-1-hosted"]);
+    let (reason, message) = refusal();
+    assert!(reason == "WorkloadUnresolved" && message.contains("istiod-expiring-1-hosted"), "{reason}: {message}");
+    // An account that is not there keeps it from ending.
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "expiring-1-hosted-apiserver-certs-renew", "namespace": "istio-system" },
+        "spec": { "template": { "spec": { "serviceAccountName": "nobody", "restartPolicy": "Never", "containers": [{ "name": "renew", "image": "x" }] } } },
+    });
+    demo.kubectl_with(&job.to_string(), &["create"]);
+    let (reason, message) = refusal();
+    assert!(reason == "JobActive" && message.ends_with("wait for its end"), "{reason}: {message}");
+    demo.kubectl(&["patch", "secret", "expiring-1-etcd-certs", "--type=merge", "-p", r#"{"data":{"ca.key":null}}"#]);
+    let (reason, message) = refusal();
+    assert!(reason == "ExternalCa" && message.contains("certs-renew is renewing"), "{reason}: {message}");
+    demo.kubectl(&["delete", "secret", "expiring-1-etcd-certs"]);
+    let (reason, message) = refusal();
+    assert!(reason == "SecretMissing" && message.ends_with("does not exist; restore it first"), "{reason}: {message}");
+    assert_eq!(demo.kubectl(&["get", "crn", "-o", "name"]), "", "nothing was written");
+}
+
+#[test]
 fn a_renewal_that_failed_after_its_commit_is_tried_again_when_a_person_asks() {
     let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
     let image = |image: &str| {

@@ -43,8 +43,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "controller",
         &[
-            "admin", "cert", "cluster", "digest", "follower", "job", "material", "mesh", "metrics", "native", "policy",
-            "ports", "probe", "renewal", "requests", "rollout", "time",
+            "admin", "cert", "cluster", "digest", "follower", "job", "material", "mesh", "metrics", "native", "plan",
+            "policy", "ports", "probe", "renewal", "requests", "rollout", "time",
         ],
     ),
     (

@@ -94,7 +94,8 @@ fn an_expiring_mesh_is_approved_and_goes_through_its_steps_before_the_readers_ey
     );
     let steps = browser.eval("return window.steps");
     assert!(steps.as_array().unwrap().contains(&json!("Restarting")), "{steps}");
-    assert_eq!(browser.eval("return document.getElementById('news').textContent"), "expiring-1: succeeded");
+    // The page may have been asked for between the change and its event.
+    browser.wait("document.getElementById('news').textContent === 'expiring-1: succeeded'");
     // The leader has looked at what endpoints serve, and the page shows it at the next look.
     browser.wait("(document.dispatchEvent(new Event('visibilitychange')), document.querySelectorAll('circle.served').length >= 3)");
     assert!(browser.text().contains("the stored certificate"));
@@ -107,6 +108,10 @@ fn a_lost_connection_is_said_and_found_again() {
     let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1"]);
     browser.open(&format!("http://{}/", demo.address));
     browser.wait("document.getElementById('live').textContent === 'live'");
+    // Once the leader has looked at the endpoints too.
+    browser.wait(
+        "(document.dispatchEvent(new Event('visibilitychange')), document.body.innerText.includes('All is well'))",
+    );
     let id = demo.process.0.id().to_string();
     let signal = |name: &str| assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     browser.devtools("Network.enable", json!({}));
@@ -260,6 +265,8 @@ fn the_readmes_picture_is_there_and_small() {
     {
         let demo = Demo::start(&["--mode", "approve", "--scenario", "mixed"]);
         wait_for(&demo, "AwaitingApproval", 3);
+        browser.open(&format!("http://{}/", demo.address));
+        browser.wait("(document.dispatchEvent(new Event('visibilitychange')), !document.getElementById('unseen'))");
         let one = get(&demo.address, "/api/v1/renewals?mesh=hosted-demo");
         let one: Value = serde_json::from_str(&one.body).unwrap();
         paste(&demo, one["renewals"][0]["approveCommand"].as_str().unwrap());

@@ -1,17 +1,18 @@
 //! `meshcert plan`, `renew`, `approve`, `rollback`: what a person asks for.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use serde_json::json;
 
 use crate::app::{Sources, process};
-use crate::cli::{ApproveArgs, MeshArgs, Outcome, PlanArgs, RenewArgs, RollbackArgs};
+use crate::cli::{ApproveArgs, MeshArgs, Outcome, Output, PlanArgs, RenewArgs, RollbackArgs};
 use crate::clock::SystemClock;
 use crate::command::renewal::{Found, find, follow, show};
-use crate::command::{print, say};
+use crate::command::{Tone, print, say};
+use crate::controller::{Outlook, preview};
 use crate::mesh::SecretRole;
-use crate::plan::Plan;
 use crate::ports::Clock;
 use crate::renewal::{Phase, Renewal, Trigger};
 use crate::requests::{Asked, ask};
@@ -29,27 +30,38 @@ fn requested_at(known: Option<&Renewal>) -> UnixTime {
     before.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)))
 }
 
-/// What a renewal would do now. It has no digest: that belongs to a renewal that can be approved.
-async fn preview(found: &Found) -> anyhow::Result<Plan> {
-    let tiers = found.workloads().await?;
-    let plan = Plan::make("", &found.mesh, &tiers, &found.acting.policy, SystemClock.now());
-    Ok(Plan { digest: String::new(), ..plan })
+/// Shows what a renewal would do that began now, or why it would be refused.
+async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<Outcome> {
+    let Found { acting, api, mesh } = found;
+    match preview(api, acting, &mesh.key, force, Arc::new(SystemClock)).await? {
+        Outlook::Planned(plan) => {
+            print(&plan, output, || show(&plan))?;
+            Ok(Outcome::Fine)
+        }
+        Outlook::Refused(reason, message) => {
+            print(&json!({ "refused": { "reason": reason, "message": message } }), output, || {
+                format!("{} ({reason}): {message}\n", Tone::Bad.paint("it would be refused"))
+            })?;
+            Ok(Outcome::Incomplete)
+        }
+    }
 }
 
-/// Shows the plan that waits for approval, or what a renewal would do; writes nothing.
+/// Shows the plan that waits for approval, or what a renewal would come to; writes nothing.
 ///
 /// # Errors
-/// The mesh or a workload is not there.
+/// The mesh is not there, or something that a renewal looks at cannot be read.
 pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
     let PlanArgs { mesh: MeshArgs { mesh, connect }, output } = args;
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let plan = match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
-            Some(plan) => plan,
-            None => preview(&found).await?,
-        };
-        print(&plan, output, || show(&plan))?;
-        Ok(Outcome::Fine)
+        match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
+            Some(plan) => {
+                print(&plan, output, || show(&plan))?;
+                Ok(Outcome::Fine)
+            }
+            None => foretell(found, false, output).await,
+        }
     })
 }
 
@@ -62,8 +74,7 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         if dry_run {
-            say(&show(&preview(&found).await?))?;
-            return Ok(Outcome::Fine);
+            return foretell(found, force, Output::Table).await;
         }
         let namespace = &found.mesh.key.namespace;
         let asked = match unfinished(&found).await? {

@@ -123,7 +123,7 @@ fn rows(overview: &Overview) -> String {
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
         let tone = match row.state {
-            State::Expired | State::Invalid => Tone::Bad,
+            State::Expired | State::Invalid | State::Stale => Tone::Bad,
             State::Expiring => Tone::Warning,
             State::Ok => Tone::Good,
         };
@@ -149,7 +149,7 @@ fn outcome(overview: &Overview, complete: bool) -> Outcome {
     let of = |state| match state {
         State::Expired => Outcome::Expired,
         State::Expiring => Outcome::Expiring,
-        State::Invalid => Outcome::Incomplete,
+        State::Invalid | State::Stale => Outcome::Incomplete,
         State::Ok => Outcome::Fine,
     };
     let worst = overview.rows.iter().map(|row| of(row.state)).max().unwrap_or(Outcome::Fine);

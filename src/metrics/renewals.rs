@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
+use crate::mesh::MeshKey;
 use crate::metrics::family;
 use crate::renewal::Phase;
 use crate::time::UnixTime;
@@ -54,6 +55,10 @@ pub struct EndpointState {
     pub stale: bool,
 }
 
+/// What endpoints showed, by cluster and in the order of their meshes; a cluster whose endpoints this process does not look at is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served(BTreeMap<Arc<str>, Arc<[EndpointState]>>);
+
 /// What came of a notification; the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -84,6 +89,28 @@ pub enum Refusal {
     NotDue,
     /// Too many notifications at once.
     Busy,
+}
+
+impl EndpointState {
+    /// Whether it serves a certificate that has ended, or another one than the stored one.
+    pub fn is_wrong(&self, now: UnixTime) -> bool {
+        self.stale || self.not_after.is_some_and(|end| end <= now)
+    }
+
+    fn place(&self) -> (&str, &str) {
+        (&self.namespace, &self.mesh)
+    }
+}
+
+impl Served {
+    /// What the endpoints of a mesh showed; `None` where they are not looked at.
+    pub fn of(&self, cluster: &str, MeshKey { namespace, id }: &MeshKey) -> Option<&[EndpointState]> {
+        let all = self.0.get(cluster)?;
+        let mesh = (&**namespace, id.as_str());
+        let from = all.partition_point(|one| one.place() < mesh);
+        let to = all.partition_point(|one| one.place() <= mesh);
+        Some(&all[from..to])
+    }
 }
 
 impl Received {
@@ -122,7 +149,8 @@ struct ClusterState {
     leads: bool,
     readable: bool,
     renewals: Vec<RenewalState>,
-    endpoints: Vec<EndpointState>,
+    /// `None` where they are not looked at.
+    endpoints: Option<Arc<[EndpointState]>>,
 }
 
 /// Reads the state at every scrape.
@@ -148,9 +176,12 @@ impl RenewalMetrics {
         change(clusters.entry(Arc::clone(cluster)).or_default());
     }
 
-    /// Whether this process leads a cluster.
+    /// Whether this process leads a cluster. Whoever does not, looks at no endpoints: what they showed it before is out of date.
     pub fn leader(&self, cluster: &Arc<str>, leads: bool) {
-        self.change(cluster, |state| state.leads = leads);
+        self.change(cluster, |state| {
+            state.leads = leads;
+            state.endpoints = state.endpoints.take().filter(|_| leads);
+        });
     }
 
     /// The newest renewal of each mesh of a cluster, and whether all can be read; of those that cannot, what was read last.
@@ -164,15 +195,15 @@ impl RenewalMetrics {
     }
 
     /// What the endpoints of a cluster showed.
-    pub fn endpoints(&self, cluster: &Arc<str>, endpoints: Vec<EndpointState>) {
-        self.change(cluster, |state| state.endpoints = endpoints);
+    pub fn endpoints(&self, cluster: &Arc<str>, mut endpoints: Vec<EndpointState>) {
+        endpoints.sort_by(|a, b| a.place().cmp(&b.place()));
+        self.change(cluster, |state| state.endpoints = Some(endpoints.into()));
     }
 
-    /// What the endpoints of a mesh showed.
-    pub fn endpoints_of(&self, cluster: &str, namespace: &str, mesh: &str) -> Vec<EndpointState> {
+    /// What all endpoints showed.
+    pub fn served(&self) -> Served {
         let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = clusters.get(cluster).into_iter().flat_map(|state| &state.endpoints);
-        all.filter(|one| one.namespace == namespace && one.mesh == mesh).cloned().collect()
+        Served(clusters.iter().filter_map(|(name, state)| Some((Arc::clone(name), state.endpoints.clone()?))).collect())
     }
 
     /// Nothing is done on a cluster any more.
@@ -264,7 +295,7 @@ impl Collector for RenewalCollector {
 
         let endpoints = || {
             clusters.iter().flat_map(|(name, state)| {
-                state.endpoints.iter().map(move |one| {
+                state.endpoints.iter().flat_map(|all| all.iter()).map(move |one| {
                     (with(labels(name, &one.namespace, &one.mesh), ("endpoint", one.endpoint.as_str())), one)
                 })
             })

@@ -10,6 +10,7 @@ use crate::cert::{CertFingerprint, KeyAlgorithm, Name, Position, Role, SerialNum
 use crate::mesh::{Finding, HostedMesh, MeshCertificate, Reason, SecretRole};
 use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
+use crate::metrics::renewals::{EndpointState, Served};
 use crate::server::App;
 use crate::time::{UnixTime, time_left};
 
@@ -53,6 +54,8 @@ pub enum State {
     Expired,
     /// Something is missing, cannot be read or does not hold together.
     Invalid,
+    /// An endpoint serves another certificate than the stored one, or one that has ended.
+    Stale,
     /// Less than `renewBefore` is left.
     Expiring,
     /// Nothing to do.
@@ -66,25 +69,18 @@ pub(super) struct Overviews(Mutex<Option<(Given, Arc<Overview>)>>);
 /// What an overview depends on.
 #[derive(Debug)]
 pub(super) struct Given {
-    clusters: Vec<ClusterSnapshot>,
-    sources: Vec<SourceHealth>,
-    now: UnixTime,
-    renew_before: i64,
+    pub(super) clusters: Vec<ClusterSnapshot>,
+    pub(super) sources: Vec<SourceHealth>,
+    pub(super) served: Served,
+    pub(super) now: UnixTime,
+    /// In seconds: what has less time left is expiring.
+    pub(super) renew_before: i64,
 }
 
 /// The overview of this second; `None` where making it failed, which the runtime has logged.
 pub(super) async fn current(app: &Arc<App>) -> Option<Arc<Overview>> {
     let app = Arc::clone(app);
-    let make = move || {
-        let given = Given {
-            clusters: app.observed.clusters(),
-            sources: app.observed.sources(),
-            now: app.clock.now(),
-            renew_before: app.renew_before.load(std::sync::atomic::Ordering::Relaxed),
-        };
-        app.overviews.get(given)
-    };
-    tokio::task::spawn_blocking(make).await.ok()
+    tokio::task::spawn_blocking(move || app.overviews.get(Given::of(&app))).await.ok()
 }
 
 impl Overviews {
@@ -102,29 +98,41 @@ impl Overviews {
 }
 
 impl Given {
+    /// What is known now.
+    pub(super) fn of(app: &App) -> Self {
+        Self {
+            clusters: app.observed.clusters(),
+            sources: app.observed.sources(),
+            served: app.metrics.served(),
+            now: app.clock.now(),
+            renew_before: app.renew_before.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+
     fn same(&self, other: &Self) -> bool {
         let clusters =
             |a: &ClusterSnapshot, b: &ClusterSnapshot| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name;
         (self.now, self.renew_before) == (other.now, other.renew_before)
             && self.sources == other.sources
+            && self.served == other.served
             && self.clusters.len() == other.clusters.len()
             && self.clusters.iter().zip(&other.clusters).all(|(a, b)| clusters(a, b))
     }
 }
 
-/// The overview of what is observed at `now`; `renew_before` in seconds.
+/// The overview of what is observed at `now`, by one who looks at no endpoints; `renew_before` in seconds.
 pub fn of(clusters: Vec<ClusterSnapshot>, sources: Vec<SourceHealth>, now: UnixTime, renew_before: i64) -> Overview {
-    make(&Given { clusters, sources, now, renew_before })
+    make(&Given { clusters, sources, served: Served::default(), now, renew_before })
 }
 
-fn make(given: &Given) -> Overview {
+pub(super) fn make(given: &Given) -> Overview {
     let now = given.now;
     let mut meshes: Vec<MeshView<'_>> = given
         .clusters
         .iter()
         .flat_map(|cluster| cluster.snapshot.shards.iter().map(move |shard| (cluster, shard)))
         .flat_map(|(cluster, shard)| shard.meshes.values().map(move |mesh| (cluster, mesh)))
-        .map(|(cluster, mesh)| view(&cluster.name, mesh, now, given.renew_before))
+        .map(|(cluster, mesh)| view(&cluster.name, mesh, given))
         .collect();
     // A mesh without any readable certificate has no end: it stands before those of its state that have one.
     meshes.sort_by(|a, b| {
@@ -143,9 +151,11 @@ fn make(given: &Given) -> Overview {
     Overview { json, rows, sources: given.sources.clone(), now }
 }
 
-fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, now: UnixTime, renew_before: i64) -> MeshView<'a> {
+fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, given: &'a Given) -> MeshView<'a> {
+    let now = given.now;
     let findings = mesh.findings_at(now);
-    let state = state(mesh, &findings, now, renew_before);
+    let served = given.served.of(cluster, &mesh.key);
+    let state = state(mesh, &findings, served.unwrap_or_default(), now, given.renew_before);
     MeshView {
         cluster,
         namespace: &mesh.key.namespace,
@@ -164,17 +174,25 @@ fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, now: UnixTime, renew_be
         }),
         certificates: mesh.certificates.iter().map(|found| certificate(mesh, found)).collect(),
         findings: findings.into_iter().map(|found| finding(mesh, found)).collect(),
+        endpoints: served.map(|served| served.iter().map(endpoint).collect()),
     }
 }
 
-/// How a mesh with these findings is.
-pub(super) fn state(mesh: &HostedMesh, findings: &[Finding], now: UnixTime, renew_before: i64) -> State {
+/// How a mesh with these findings is, whose endpoints showed this.
+pub(super) fn state(
+    mesh: &HostedMesh,
+    findings: &[Finding],
+    served: &[EndpointState],
+    now: UnixTime,
+    renew_before: i64,
+) -> State {
     match mesh.expiration {
         Some(end) if end <= now => State::Expired,
         None => State::Invalid,
         Some(_) if findings.iter().any(|found| found.reason.breaks() || found.reason == Reason::SecretMissing) => {
             State::Invalid
         }
+        Some(_) if served.iter().any(|endpoint| endpoint.is_wrong(now)) => State::Stale,
         Some(end) if now.seconds_until(end) < renew_before => State::Expiring,
         Some(_) => State::Ok,
     }
@@ -208,6 +226,11 @@ fn finding(mesh: &HostedMesh, found: Finding) -> FindingView<'_> {
         reason: found.reason.as_str(),
         message: found.message,
     }
+}
+
+fn endpoint(state: &EndpointState) -> EndpointView<'_> {
+    let EndpointState { endpoint, not_after, stale, .. } = state;
+    EndpointView { endpoint, not_after: *not_after, stale: *stale }
 }
 
 fn row(mesh: &MeshView<'_>) -> Row {
@@ -252,6 +275,7 @@ struct MeshView<'a> {
     secrets: [SecretView<'a>; 3],
     certificates: Vec<CertificateView<'a>>,
     findings: Vec<FindingView<'a>>,
+    endpoints: Option<Vec<EndpointView<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -294,6 +318,14 @@ struct FindingView<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+struct EndpointView<'a> {
+    endpoint: &'a str,
+    not_after: Option<UnixTime>,
+    stale: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct SourceView<'a> {
     source: &'a str,
     up: bool,
@@ -304,11 +336,15 @@ struct SourceView<'a> {
 }
 
 impl State {
+    /// All of them, worst first.
+    pub const ALL: [Self; 5] = [Self::Expired, Self::Invalid, Self::Stale, Self::Expiring, Self::Ok];
+
     /// As in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
             Self::Invalid => "invalid",
+            Self::Stale => "stale",
             Self::Expiring => "expiring",
             Self::Ok => "ok",
         }

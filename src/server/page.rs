@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
-use crate::server::page::fleet::{Fleet, served};
+use crate::server::page::fleet::Fleet;
 use crate::server::{App, sentence};
 use crate::time::UnixTime;
 
@@ -71,7 +71,7 @@ pub(super) async fn one_mesh(
         };
         match fleet.rows.iter().find(is_it) {
             Some(row) => {
-                let html = document(&id, &asked.refresh, |out| mesh::body(out, &fleet, row, &served(app, row)));
+                let html = document(&id, &asked.refresh, |out| mesh::body(out, &fleet, row));
                 (StatusCode::OK, html)
             }
             // A page all the same: its script asks again, and shows the mesh once it is there.

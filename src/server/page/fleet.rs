@@ -7,10 +7,10 @@ use crate::follower::View;
 use crate::mesh::{Finding, HostedMesh, MeshCertificate, MeshKey};
 use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
-use crate::metrics::renewals::EndpointState;
+use crate::metrics::renewals::{EndpointState, Served};
 use crate::renewal::Renewal;
 use crate::server::App;
-use crate::server::overview::{State, state};
+use crate::server::overview::{Given, State, state};
 use crate::server::page::words::{Doing, Tone, doing, runbook};
 use crate::time::{UnixTime, time_left};
 
@@ -20,6 +20,7 @@ pub(super) struct Fleet {
     pub(super) rows: Vec<Row>,
     pub(super) sources: Vec<SourceHealth>,
     pub(super) view: Arc<View>,
+    pub(super) served: Served,
     pub(super) now: UnixTime,
     /// In seconds: what has less time left is expiring.
     pub(super) renew_before: i64,
@@ -40,24 +41,19 @@ pub(super) struct Row {
 impl Fleet {
     /// What is known now.
     pub(super) fn of(app: &App) -> Self {
-        let renew_before = app.renew_before.load(std::sync::atomic::Ordering::Relaxed);
-        Self::make(app.observed.clusters(), app.observed.sources(), app.followed.view(), app.clock.now(), renew_before)
+        Self::make(Given::of(app), app.followed.view())
     }
 
-    pub(super) fn make(
-        clusters: Vec<ClusterSnapshot>,
-        sources: Vec<SourceHealth>,
-        view: Arc<View>,
-        now: UnixTime,
-        renew_before: i64,
-    ) -> Self {
+    pub(super) fn make(given: Given, view: Arc<View>) -> Self {
+        let Given { clusters, sources, served, now, renew_before } = given;
         let renewals = view.by_mesh();
         let meshes = clusters.iter().flat_map(|cluster| cluster.snapshot.meshes().map(move |mesh| (cluster, mesh)));
         let row = |(cluster, mesh): (&ClusterSnapshot, &Arc<HostedMesh>)| {
             let place = (&*cluster.name, &*mesh.key.namespace, mesh.key.id.as_str());
             let renewal = renewals.get(&place).map(|renewal| Arc::clone(renewal));
             let findings = mesh.findings_at(now);
-            let state = state(mesh, &findings, now, renew_before);
+            let endpoints = served.of(&cluster.name, &mesh.key).unwrap_or_default();
+            let state = state(mesh, &findings, endpoints, now, renew_before);
             Row {
                 cluster: Arc::clone(&cluster.name),
                 mesh: Arc::clone(mesh),
@@ -70,7 +66,12 @@ impl Fleet {
         };
         let mut rows: Vec<Row> = meshes.map(row).collect();
         rows.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        Self { rows, sources, view, now, renew_before }
+        Self { rows, sources, view, served, now, renew_before }
+    }
+
+    /// What the endpoints of a mesh served when they were asked last; `None` where this process asks none.
+    pub(super) fn endpoints(&self, row: &Row) -> Option<&[EndpointState]> {
+        self.served.of(&row.cluster, &row.mesh.key)
     }
 
     /// Of each state how many meshes are in it.
@@ -108,12 +109,6 @@ impl Row {
         let MeshKey { namespace, id } = &self.mesh.key;
         format!("/meshes/{}/{}/{}", Segment(&self.cluster), Segment(namespace), Segment(id.as_str()))
     }
-}
-
-/// What endpoints of a mesh served when they were asked last.
-pub(super) fn served(app: &App, row: &Row) -> Vec<EndpointState> {
-    let MeshKey { namespace, id } = &row.mesh.key;
-    app.metrics.endpoints(&row.cluster, namespace, id.as_str())
 }
 
 /// A text as one segment of a path (RFC 3986 section 2.1).

@@ -5,7 +5,7 @@ use std::fmt::{Result, Write};
 use crate::mesh::MeshKey;
 use crate::server::overview::State;
 use crate::server::page::fleet::{Fleet, Row};
-use crate::server::page::words::Tone;
+use crate::server::page::words::{NOT_SEEN, Tone, serves};
 use crate::server::page::{Asked, Escaped, Moment};
 use crate::server::renewals::approve_command;
 use crate::time::{DAY, UnixTime, in_words};
@@ -37,23 +37,33 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let bad = all - fleet.count(State::Ok);
     let verb = if bad == 1 { "needs" } else { "need" };
     let down = fleet.sources.iter().filter(|source| !source.up).count();
+    let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
     out.push_str("<div id=\"summary\" class=\"summary\">\n<h1>");
     match (all, bad) {
         (0, _) => out.push_str("No hosted meshes"),
-        (_, 0) if down == 0 => out.push_str("All is well"),
+        (_, 0) if down == 0 && unseen == 0 => out.push_str("All is well"),
         (_, 0) => out.push_str("All that can be seen is well"),
         _ => write!(out, "{bad} of {all} {} {verb} attention", plural(all, "mesh", "meshes"))?,
     }
     out.push_str("</h1>\n<p>");
     if let Some(worst) = fleet.rows.first().filter(|row| row.state != State::Ok) {
         let (id, left) = (Escaped(worst.mesh.key.id.as_str()), worst.time_left(fleet.now));
-        match worst.mesh.expiration {
-            Some(end) if end <= fleet.now => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
-            Some(_) if worst.state == State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
-            _ => write!(out, "{id} is incomplete or does not hold together.")?,
+        match worst.state {
+            State::Expired => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
+            State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
+            State::Stale => {
+                let first = wrongly_served(fleet, worst).next().unwrap_or_default();
+                write!(out, "Of {id}, {}.", Escaped(&first))?
+            }
+            State::Invalid | State::Ok => write!(out, "{id} is incomplete or does not hold together.")?,
         }
     } else if all > 0 {
         write!(out, "Nothing ends within {}.", in_words(fleet.renew_before))?;
+    }
+    if unseen > 0 {
+        let whose =
+            if unseen == all { "endpoints".to_owned() } else { format!("the endpoints of {unseen} of {all} meshes") };
+        write!(out, " <span id=\"unseen\">What {whose} serve is {NOT_SEEN}.</span>")?;
     }
     match down {
         0 => {}
@@ -78,7 +88,7 @@ fn filters(out: &mut String, fleet: &Fleet, asked: &Asked, wanted: Option<State>
         )
     };
     chip("all", "all", fleet.rows.len(), None)?;
-    for state in [State::Expired, State::Invalid, State::Expiring, State::Ok] {
+    for state in State::ALL {
         chip(state.as_str(), state.as_str(), fleet.count(state), Some(state))?;
     }
     out.push_str("</nav>\n");
@@ -137,7 +147,7 @@ fn one(out: &mut String, row: &Row, fleet: &Fleet) -> Result {
         Escaped(&left(row, fleet.now))
     )?;
     gauge(out, row, fleet.now, fleet.renew_before)?;
-    why(out, row, fleet.now)?;
+    why(out, fleet, row)?;
     if let Some(doing) = &row.doing {
         write!(out, "<p class=\"doing {}\"><b>{}</b>", doing.tone.class(), doing.title)?;
         if !doing.more.is_empty() {
@@ -194,8 +204,17 @@ fn gauge(out: &mut String, row: &Row, now: UnixTime, renew_before: i64) -> Resul
     )
 }
 
+/// What is wrong with what its endpoints serve; that the stored certificate has ended is said of an expired mesh already.
+fn wrongly_served(fleet: &Fleet, row: &Row) -> impl Iterator<Item = String> {
+    let endpoints = fleet.endpoints(row).unwrap_or_default().iter();
+    endpoints
+        .filter(|endpoint| endpoint.stale || row.state != State::Expired)
+        .filter_map(|endpoint| serves(endpoint, fleet.now))
+}
+
 /// What makes it bad.
-pub(super) fn why(out: &mut String, row: &Row, now: UnixTime) -> Result {
+pub(super) fn why(out: &mut String, fleet: &Fleet, row: &Row) -> Result {
+    let now = fleet.now;
     if let (State::Expired | State::Expiring, Some(first)) = (row.state, row.first_to_end()) {
         let end = first.effective_not_after;
         let verb = if end <= now { "ended" } else { "ends" };
@@ -209,12 +228,12 @@ pub(super) fn why(out: &mut String, row: &Row, now: UnixTime) -> Result {
         )?;
     }
     // That certificates have ended is said above, of the first one.
-    let others: Vec<&str> = row
+    let findings = row
         .findings
         .iter()
         .filter(|finding| row.state != State::Expired || finding.reason != crate::mesh::Reason::Expired)
-        .map(|finding| &*finding.message)
-        .collect();
+        .map(|finding| finding.message.clone());
+    let others: Vec<String> = wrongly_served(fleet, row).chain(findings).collect();
     for message in others.iter().take(MOST_FINDINGS) {
         writeln!(out, "<p class=\"why\">{}</p>", Escaped(message))?;
     }
@@ -279,7 +298,7 @@ fn matches(row: &Row, q: &str, wanted: Option<State>) -> bool {
 }
 
 fn state_of(name: &str) -> Option<State> {
-    [State::Expired, State::Invalid, State::Expiring, State::Ok].into_iter().find(|state| state.as_str() == name)
+    State::ALL.into_iter().find(|state| state.as_str() == name)
 }
 
 /// A link to this page, ready for an attribute.

@@ -3,11 +3,10 @@
 use std::fmt::{Result, Write};
 
 use crate::mesh::{MeshKey, SecretRole};
-use crate::metrics::renewals::EndpointState;
 use crate::server::page::fleet::{Fleet, Row};
 use crate::server::page::{Escaped, Moment, list, renewal, timeline};
 
-pub(super) fn body(out: &mut String, fleet: &Fleet, row: &Row, served: &[EndpointState]) -> Result {
+pub(super) fn body(out: &mut String, fleet: &Fleet, row: &Row) -> Result {
     let MeshKey { namespace, id } = &row.mesh.key;
     let state = row.state.as_str();
     writeln!(
@@ -26,7 +25,7 @@ pub(super) fn body(out: &mut String, fleet: &Fleet, row: &Row, served: &[Endpoin
         _ => "",
     };
     writeln!(out, "<p class=\"big\">{}{unit}</p>", Escaped(&row.time_left(fleet.now)))?;
-    list::why(out, row, fleet.now)?;
+    list::why(out, fleet, row)?;
     if let Some(doing) = &row.doing {
         writeln!(
             out,
@@ -45,7 +44,7 @@ pub(super) fn body(out: &mut String, fleet: &Fleet, row: &Row, served: &[Endpoin
     }
     writeln!(out, "<p class=\"asof\">As of {}.</p>\n</div>", Moment(fleet.now))?;
     renewal::section(out, fleet, row)?;
-    timeline::section(out, fleet, row, served)?;
+    timeline::section(out, fleet, row)?;
     findings(out, row)?;
     secrets(out, row)
 }

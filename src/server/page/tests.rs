@@ -4,8 +4,9 @@ use crate::follower::{Known, SourceHealth, View};
 use crate::inventory::{Shard, Snapshot};
 use crate::mesh::{Component, HostedMesh, MeshCertificate, MeshKey, Naming, SecretRole};
 use crate::metrics::exposition::ClusterSnapshot;
-use crate::metrics::renewals::EndpointState;
+use crate::metrics::renewals::{EndpointState, RenewalMetrics, Served};
 use crate::renewal::{Phase, Renewal, Spec, Status, StepRecord};
+use crate::server::overview::{self, Given};
 use crate::time::DAY;
 
 const NOW: UnixTime = UnixTime(1_795_465_260);
@@ -33,11 +34,10 @@ fn mk_certificate(key: &str, role: Role, signer: u8, own: u8, end: UnixTime) -> 
     }
 }
 
-/// A mesh whose one leaf ends in three days, with these renewals.
-fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
+/// What is known of a mesh whose one leaf ends then, by a process that looks at no endpoints.
+fn mk_given(end: UnixTime) -> Given {
     let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
     let mut mesh = HostedMesh::assemble(Naming::default().secret_names(&key.id), key.clone(), [None, None, None]);
-    let end = NOW.plus(3 * DAY);
     mesh.certificates = vec![
         mk_certificate("ca.crt", Role::Ca, 1, 1, NOW.plus(3_000 * DAY)),
         mk_certificate("apiserver.crt", Role::Leaf, 1, 2, end),
@@ -47,6 +47,29 @@ fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
     mesh.expiration = Some(end);
     let shard = Shard { meshes: [(key, Arc::new(mesh))].into(), ..Shard::default() };
     let snapshot = Arc::new(Snapshot { shards: vec![Arc::new(shard)] });
+    let clusters = vec![ClusterSnapshot { name: "cp-1".into(), snapshot }];
+    Given { clusters, sources: vec![], served: Served::default(), now: NOW, renew_before: 30 * DAY }
+}
+
+/// The same of a mesh whose endpoints showed this.
+fn mk_serving(end: UnixTime, endpoints: Vec<EndpointState>) -> Given {
+    let metrics = RenewalMetrics::default();
+    metrics.endpoints(&"cp-1".into(), endpoints);
+    Given { served: metrics.served(), ..mk_given(end) }
+}
+
+fn mk_endpoint(endpoint: &str, not_after: Option<UnixTime>, stale: bool) -> EndpointState {
+    EndpointState {
+        namespace: "istio-system".to_owned(),
+        mesh: "demo".to_owned(),
+        endpoint: endpoint.to_owned(),
+        not_after,
+        stale,
+    }
+}
+
+/// A mesh whose one leaf ends in three days, with these renewals.
+fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
     let known = |renewal| Known { cluster: "cp-1".into(), renewal: Arc::new(renewal) };
     let source = SourceHealth {
         cluster: "cp-1".into(),
@@ -57,8 +80,7 @@ fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
         cut_off: false,
     };
     let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source] };
-    let cluster = ClusterSnapshot { name: "cp-1".into(), snapshot };
-    Fleet::make(vec![cluster], vec![], Arc::new(view), NOW, 30 * DAY)
+    Fleet::make(mk_given(NOW.plus(3 * DAY)), Arc::new(view))
 }
 
 fn mk_renewal(name: &str, phase: Phase, message: &str) -> Renewal {
@@ -84,11 +106,22 @@ fn mk_step(name: Phase, attempt: u32, result: &str) -> StepRecord {
 }
 
 /// The words of a mesh's page, without tags.
-fn words(fleet: &Fleet, served: &[EndpointState]) -> String {
+fn words(fleet: &Fleet) -> String {
     let mut html = String::new();
-    mesh::body(&mut html, fleet, &fleet.rows[0], served).unwrap();
+    mesh::body(&mut html, fleet, &fleet.rows[0]).unwrap();
+    without_tags(&html)
+}
+
+/// The words of the first page, without tags.
+fn first_words(given: Given) -> String {
+    let mut html = String::new();
+    list::body(&mut html, &Fleet::make(given, Arc::default()), &Asked::default()).unwrap();
+    without_tags(&html)
+}
+
+fn without_tags(html: &str) -> String {
     let tags = regex::Regex::new("<[^>]*>").unwrap();
-    tags.replace_all(&html, " ").split_whitespace().collect::<Vec<_>>().join(" ")
+    tags.replace_all(html, " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -99,7 +132,7 @@ fn what_others_wrote_stays_text() {
 
 #[test]
 fn certificates_stand_under_the_ca_that_signed_them_and_strangers_apart() {
-    let words = words(&mk_fleet(vec![], None), &[]);
+    let words = words(&mk_fleet(vec![], None));
     let order = [
         "Signed by CN=ca.crt",
         "ca.crt demo-kube-certs",
@@ -110,27 +143,71 @@ fn certificates_stand_under_the_ca_that_signed_them_and_strangers_apart() {
     let found: Vec<_> =
         order.iter().map(|part| words.find(part).unwrap_or_else(|| panic!("{part} in {words}"))).collect();
     assert!(found.is_sorted(), "{words}");
-    assert!(words.contains("meshcert has not renewed this mesh.") && !words.contains("Served by endpoints"));
+    assert!(words.contains("meshcert has not renewed this mesh."));
 }
 
 #[test]
 fn an_endpoint_that_serves_something_else_is_told_from_one_that_says_nothing() {
-    let state = |endpoint: &str, not_after, stale| EndpointState {
-        namespace: "istio-system".to_owned(),
-        mesh: "demo".to_owned(),
-        endpoint: endpoint.to_owned(),
-        not_after,
-        stale,
-    };
-    let served = [
-        state("etcd-0:2379", Some(NOW.plus(100 * DAY)), false),
-        state("etcd-1:2379", Some(NOW.plus(3 * DAY)), true),
-        state("etcd-2:2379", None, false),
+    let served = vec![
+        mk_endpoint("etcd-0:2379", Some(NOW.plus(100 * DAY)), false),
+        mk_endpoint("etcd-1:2379", Some(NOW.plus(3 * DAY)), true),
+        mk_endpoint("etcd-2:2379", None, false),
     ];
-    let words = words(&mk_fleet(vec![], None), &served);
+    let words = words(&Fleet::make(mk_serving(NOW.plus(100 * DAY), served), Arc::default()));
     assert!(words.contains("etcd-0:2379 the stored certificate 100 days"), "{words}");
     assert!(words.contains("etcd-1:2379 not the stored certificate: it has to restart 3 days"), "{words}");
     assert!(words.contains("etcd-2:2379 no TLS handshake came about"), "{words}");
+}
+
+#[test]
+fn a_mesh_whose_endpoint_serves_an_old_certificate_needs_attention() {
+    let far = NOW.plus(300 * DAY);
+    for (not_after, stale, said) in [
+        (NOW.plus(3 * DAY), true, "api-0:6443 serves another certificate than the stored one"),
+        (NOW.plus(-DAY), true, "api-0:6443 serves a certificate that has ended, and not the stored one"),
+        (NOW.plus(-DAY), false, "api-0:6443 serves the stored certificate, which has ended"),
+    ] {
+        let given = || mk_serving(far, vec![mk_endpoint("api-0:6443", Some(not_after), stale)]);
+        let first = first_words(given());
+        let headline = format!("1 of 1 mesh needs attention Of demo, {said}.");
+        for part in [&*headline, "stale 1", "Runbook for demo: MeshcertServedCertificateStale"] {
+            assert!(first.contains(part), "{part} in {first}");
+        }
+        let answer: serde_json::Value = serde_json::from_slice(&overview::make(&given()).json).unwrap();
+        let mesh = &answer["meshes"][0];
+        let endpoint = serde_json::json!({ "endpoint": "api-0:6443", "notAfter": not_after, "stale": stale });
+        assert_eq!((&mesh["state"], &mesh["endpoints"][0]), (&"stale".into(), &endpoint));
+    }
+    let expired = first_words(mk_serving(NOW.plus(-DAY), vec![mk_endpoint("api-0:6443", Some(NOW.plus(-DAY)), false)]));
+    assert!(!expired.contains("api-0:6443"), "it is said of the mesh: {expired}");
+}
+
+#[test]
+fn all_is_well_only_where_endpoints_are_looked_at_too() {
+    let far = NOW.plus(300 * DAY);
+    let unseen = "What endpoints serve is not seen here: the process that leads";
+    let seen = mk_serving(far, vec![mk_endpoint("api-0:6443", Some(far), false)]);
+    assert!(first_words(seen).starts_with("All is well Nothing ends within 30 days. As of"));
+    let first = first_words(mk_given(far));
+    assert!(first.starts_with("All that can be seen is well Nothing ends within 30 days. "), "{first}");
+    assert!(first.contains(unseen), "{first}");
+    let mesh = words(&Fleet::make(mk_given(far), Arc::default()));
+    assert!(mesh.contains("Served by endpoints What they serve is not seen here"), "{mesh}");
+    let answer: serde_json::Value = serde_json::from_slice(&overview::make(&mk_given(far)).json).unwrap();
+    assert_eq!(
+        (&answer["meshes"][0]["state"], &answer["meshes"][0]["endpoints"]),
+        (&"ok".into(), &serde_json::Value::Null)
+    );
+}
+
+#[test]
+fn whoever_leads_no_more_says_nothing_of_endpoints() {
+    let (metrics, cluster) = (RenewalMetrics::default(), "cp-1".into());
+    metrics.leader(&cluster, true);
+    metrics.endpoints(&cluster, vec![mk_endpoint("api-0:6443", Some(NOW), false)]);
+    assert_ne!(metrics.served(), Served::default());
+    metrics.leader(&cluster, false);
+    assert_eq!(metrics.served(), Served::default());
 }
 
 #[test]
@@ -142,7 +219,7 @@ fn steps_are_those_of_the_present_attempt_and_say_what_is_to_come() {
         mk_step(Phase::Auditing, 2, "all is as it must be"),
         mk_step(Phase::Committing, 2, ""),
     ];
-    let words = words(&mk_fleet(vec![renewal], None), &[]);
+    let words = words(&mk_fleet(vec![renewal], None));
     for part in [
         "asked for by a person",
         ", attempt 2",
@@ -162,7 +239,7 @@ fn a_renewal_that_failed_says_when_it_is_tried_again_and_the_others_are_listed()
     failed.status.next_attempt_at = Some(NOW.plus(7_200));
     let mut old = mk_renewal("demo-1", Phase::Succeeded, "every endpoint serves it");
     old.status.cleaned_up = true;
-    let words = words(&mk_fleet(vec![old, failed], None), &[]);
+    let words = words(&mk_fleet(vec![old, failed], None));
     for part in [
         "Failed etcd-0 is not ready. Tried again in 2 hours.",
         "Runbook MeshcertRenewalFailed",
@@ -176,7 +253,7 @@ fn a_renewal_that_failed_says_when_it_is_tried_again_and_the_others_are_listed()
 #[test]
 fn renewals_that_may_not_be_read_are_said_and_the_rest_is_shown() {
     let fleet = mk_fleet(vec![], Some("list certificaterenewals: 403; grant the verbs list and watch"));
-    let words = words(&fleet, &[]);
+    let words = words(&fleet);
     assert!(words.contains("Renewals cannot be read list certificaterenewals: 403; grant the verbs"), "{words}");
     assert!(words.contains("3 days left") && words.contains("apiserver.crt"), "{words}");
     let mut html = String::new();

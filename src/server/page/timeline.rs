@@ -7,6 +7,7 @@ use crate::mesh::MeshCertificate;
 use crate::metrics::renewals::EndpointState;
 use crate::renewal::{Phase, Renewal};
 use crate::server::page::fleet::{Fleet, Row};
+use crate::server::page::words::NOT_SEEN;
 use crate::server::page::{Day, Escaped};
 use crate::time::{DAY, UnixTime, time_left};
 
@@ -24,7 +25,7 @@ const FUTURE: i64 = 800 * DAY;
 /// Ticks on the axis at most; more would run into each other on a phone.
 const MOST_TICKS: usize = 4;
 
-pub(super) fn section(out: &mut String, fleet: &Fleet, row: &Row, served: &[EndpointState]) -> Result {
+pub(super) fn section(out: &mut String, fleet: &Fleet, row: &Row) -> Result {
     let certificates = &row.mesh.certificates;
     out.push_str("<section id=\"certificates\">\n<h2>Certificates</h2>\n");
     if certificates.is_empty() {
@@ -65,7 +66,7 @@ pub(super) fn section(out: &mut String, fleet: &Fleet, row: &Row, served: &[Endp
         }
         out.push_str("</ul>\n");
     }
-    endpoints(out, &scale, served)?;
+    endpoints(out, &scale, fleet.endpoints(row))?;
     out.push_str("</div>\n</section>\n");
     Ok(())
 }
@@ -130,11 +131,15 @@ fn bar(out: &mut String, scale: &Scale, row: &Row, found: &MeshCertificate, rene
 }
 
 /// What the TLS handshakes with the mesh's endpoints showed.
-fn endpoints(out: &mut String, scale: &Scale, served: &[EndpointState]) -> Result {
-    if served.is_empty() {
+fn endpoints(out: &mut String, scale: &Scale, served: Option<&[EndpointState]>) -> Result {
+    if served.is_some_and(<[_]>::is_empty) {
         return Ok(());
     }
-    out.push_str("<h3>Served by endpoints</h3>\n<ul>\n");
+    out.push_str("<h3>Served by endpoints</h3>\n");
+    let Some(served) = served else {
+        return writeln!(out, "<p class=\"empty\">What they serve is {NOT_SEEN}.</p>");
+    };
+    out.push_str("<ul>\n");
     for endpoint in served {
         let (class, words) = match (endpoint.not_after, endpoint.stale) {
             (None, _) => ("expired", "no TLS handshake came about"),

@@ -1,6 +1,7 @@
 //! What is going on, in words for somebody who was asleep a minute ago.
 
 use crate::mesh::{Finding, Reason};
+use crate::metrics::renewals::EndpointState;
 use crate::renewal::{Phase, Renewal};
 use crate::server::overview::State;
 use crate::server::renewals::runbook as renewal_runbook;
@@ -18,6 +19,9 @@ pub(super) enum Tone {
     /// Went wrong.
     Bad,
 }
+
+/// What endpoints serve, where the page is that of a process which does not lead, or has just begun to.
+pub(super) const NOT_SEEN: &str = "not seen here: the process that leads the acting plane looks at them, every minute";
 
 /// What meshcert is doing about a mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +69,8 @@ pub(super) fn title(phase: Phase) -> &'static str {
 pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&str>, now: UnixTime) -> Option<Doing> {
     let Some(renewal) = renewal else {
         return match (state, obstacle) {
-            // Renewing mends nothing that is missing or broken: the findings say what does.
-            (State::Ok | State::Invalid, _) => None,
+            // Renewing mends nothing that is missing, broken or not taken up yet: what is said of it says what does.
+            (State::Ok | State::Invalid | State::Stale, _) => None,
             (_, Some(obstacle)) => Some(Doing {
                 tone: Tone::Wait,
                 title: "What is done about it cannot be read",
@@ -123,7 +127,20 @@ pub(super) fn runbook(state: State, findings: &[Finding], renewal: Option<&Renew
     match state {
         State::Ok => of_renewal,
         State::Invalid => of_renewal.or_else(|| Some(of_findings())),
+        State::Stale => of_renewal.or(Some("MeshcertServedCertificateStale")),
         State::Expiring | State::Expired => of_renewal.or(Some("MspiderHostedKubeAPICertExpiration")),
+    }
+}
+
+/// What is wrong with what an endpoint serves.
+pub(super) fn serves(endpoint: &EndpointState, now: UnixTime) -> Option<String> {
+    let name = &endpoint.endpoint;
+    let has_ended = endpoint.not_after.is_some_and(|end| end <= now);
+    match (has_ended, endpoint.stale) {
+        (true, true) => Some(format!("{name} serves a certificate that has ended, and not the stored one")),
+        (true, false) => Some(format!("{name} serves the stored certificate, which has ended")),
+        (false, true) => Some(format!("{name} serves another certificate than the stored one")),
+        (false, false) => None,
     }
 }
 

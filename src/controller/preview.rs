@@ -1,0 +1,56 @@
+//! What would become of a renewal that began now.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::cluster::api::{Api, ApiError};
+use crate::controller::reach::Way;
+use crate::controller::{Acting, Actor, Surroundings};
+use crate::mesh::MeshKey;
+use crate::plan::Plan;
+use crate::ports::Clock;
+use crate::renewal::step::{Next, step};
+use crate::renewal::{Phase, Renewal, Spec, Status};
+
+/// What preflight comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// What would be done.
+    Planned(Box<Plan>),
+    /// It would be refused: the stable code, and what is wrong with its remedy.
+    Refused(String, String),
+}
+
+/// Takes a renewal that is stored nowhere through its preflight. Reads alone, with the rights of the one who asks; whether the acting process comes to the pods is
+/// for that one to find out.
+///
+/// # Errors
+/// Something could not be read.
+pub async fn preview(
+    api: Api,
+    acting: Acting,
+    key: &MeshKey,
+    force: bool,
+    clock: Arc<dyn Clock>,
+) -> Result<Outlook, ApiError> {
+    let now = clock.now();
+    let around = Surroundings { clock, sights: Arc::new(|_| Default::default()), metrics: Arc::default() };
+    let (_, leading) = watch::channel(false);
+    let actor = Actor::new(acting, around, api, Way::Direct, leading, Arc::default());
+    let renewal = Renewal {
+        namespace: key.namespace.to_string(),
+        spec: Spec { mesh_id: key.id.to_string(), force, ..Spec::default() },
+        status: Status { phase: Phase::Preflight, ..Status::default() },
+        ..Renewal::default()
+    };
+    let status = match step(&actor.look(key, &renewal, &[]).await?, now) {
+        Next::Journal(status) | Next::Note(status) => *status,
+        Next::Act(_) | Next::Wait(_) => renewal.status,
+    };
+    Ok(match status.plan {
+        // It has no digest: that belongs to a renewal that can be approved.
+        Some(plan) => Outlook::Planned(Box::new(Plan { digest: String::new(), ..plan })),
+        None => Outlook::Refused(status.reason, status.message),
+    })
+}
