@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use meshcert::clock::SystemClock;
 use meshcert::ports::Clock;
+use regex::Regex;
 use serde_json::json;
 use support::daemon::Demo;
 use support::tools;
 use tempfile::TempDir;
 
 /// What may fail here, and why.
-const MAY_FAIL: [(&str, &str); 7] = [
+const MAY_FAIL: [(&str, &str); 10] = [
     ("meshcert status", "its exit code tells that a mesh ends soon"),
     ("meshcert renew", "the demo asks for approval, and whoever waits is told so"),
     ("grep meshcert", "meshcert is no pod here"),
@@ -27,6 +28,12 @@ const MAY_FAIL: [(&str, &str); 7] = [
     ("grep ACCOUNT", "nor what is bound to them"),
     ("kubectl get certificate", "cert-manager is not there"),
     ("/api/v1/events", "the stream goes on until the test cuts it off"),
+    ("mesh_api", "kubeadm gave the admin an organization that nobody has bound, as the runbook warns"),
+    ("kubectl --kubeconfig", "the same"),
+    (
+        "kill $!",
+        "the embedded API forwards no port for kubectl, so that it has ended already; the pod's address is asked instead",
+    ),
 ];
 
 /// Pages whose commands are run elsewhere, or nowhere, and why.
@@ -88,7 +95,9 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     let of_mesh = |kind: &str, name: &str| {
         let all = demo.kubectl(&["-n", "istio-system", "get", kind, "-o", "name"]);
         let names = all.lines().filter_map(|line| line.split('/').nth(1));
-        names.filter(|found| found.starts_with(name)).map(str::to_owned).next().unwrap_or_else(|| panic!("{all}"))
+        // The Job's pod is called like those of the API that it renews.
+        let names = names.filter(|found| found.starts_with(name) && !found.contains("-certs-renew-"));
+        names.map(str::to_owned).next().unwrap_or_else(|| panic!("{all}"))
     };
     // The embedded cluster has no EndpointSlices.
     let mut text = meshcert::runbook::filled(text, mesh, "istio-system").replace(",endpointslices", "");
@@ -98,10 +107,19 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     if text.contains("NAME") {
         text = text.replace("NAME", &of_mesh("crn", &format!("{mesh}-")));
     }
-    if text.contains("HOST:PORT") || text.contains("POD") {
+    if text.contains("localhost:16443") || text.contains("POD") {
         let pod = of_mesh("pods", &format!("{mesh}-hosted-apiserver-"));
         let address = demo.kubectl(&["-n", "istio-system", "get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]);
-        text = text.replace("HOST:PORT", &format!("{address}:6443")).replace("POD", &pod);
+        text = text.replace("localhost:16443", &format!("{address}:6443")).replace("POD", &pod);
+    }
+    if text.contains("BACKUP") {
+        // There is one after a renewal, and it is needed once the Secret is gone.
+        let (failed, said) = run(&format!("meshcert approve {mesh} --wait"), demo, demo.folder.path());
+        assert!(failed.is_empty(), "{said}");
+        demo.kubectl(&["-n", "istio-system", "delete", "secret", &format!("{mesh}-apiserver-admin-kubeconfig")]);
+        let backup = demo.kubectl(&["-n", "istio-system", "get", "secrets", "-o", "name"]);
+        let backup = backup.lines().find(|name| name.contains(mesh) && name.ends_with("-backup-admin"));
+        text = text.replace("BACKUP", backup.unwrap().trim_start_matches("secret/"));
     }
     text
 }
@@ -153,6 +171,36 @@ fn until_the_next_second() {
     while SystemClock.now() == present {
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn every_command_of_the_runbooks_says_in_which_namespace() {
+    let tool = Regex::new("(?:kubectl|helm|meshcert (?:plan|renew|approve|history|rollback|runbook|status)) [^`|;)]*")
+        .unwrap();
+    let named = Regex::new("-n [a-z]|--all-namespaces| -A |kubectl config |get crd |apply -f").unwrap();
+    let typed = Regex::new("`([^`\n]+ [^`\n]+)`").unwrap();
+    let mut unnamed = Vec::new();
+    for page in std::fs::read_dir(root().join("docs/runbooks")).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let spans = typed.captures_iter(&text).map(|found| found[1].to_owned());
+        let lines = blocks(&page).into_iter().filter(|block| block.language == "sh");
+        let lines = lines.flat_map(|block| block.text.lines().map(str::to_owned).collect::<Vec<_>>());
+        for line in spans.chain(lines) {
+            let commands = tool.find_iter(&line).map(|found| found.as_str().to_owned());
+            unnamed.extend(commands.filter(|command| !named.is_match(command)).map(|one| (page.clone(), one)));
+        }
+    }
+    assert!(unnamed.is_empty(), "{unnamed:#?}");
+}
+
+#[test]
+fn the_proof_by_hand_logs_in_and_makes_an_object() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1"]);
+    let blocks = blocks(&root().join("docs/runbooks/MspiderHostedKubeAPICertExpiration.md"));
+    let proof = filled(&blocks.last().unwrap().text, &demo, "healthy-1");
+    assert!(proof.contains("mesh_api delete configmap meshcert-canary"), "{proof}");
+    let (failed, said) = run(&proof, &demo, demo.folder.path());
+    assert!(failed.iter().all(|command| command.ends_with("kill $!")), "{said}");
 }
 
 #[test]

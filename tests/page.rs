@@ -217,8 +217,9 @@ fn without_scripts_everything_is_there() {
     assert!(found.contains("hosted-critical") && !found.contains("hosted-broken"), "{found}");
     let expired = page("/?state=expired");
     assert!(expired.contains("hosted-expired") && !expired.contains("hosted-healthy"), "{expired}");
-    let runbook = page("/runbooks/MeshcertRenewalHeld?mesh=hosted-demo&namespace=istio-system");
-    assert!(runbook.contains("meshcert plan hosted-demo"), "{runbook}");
+    let runbook = page("/runbooks/MeshcertRenewalHeld?mesh=hosted-demo&namespace=istio-system&cluster=cp-1");
+    assert!(runbook.contains("meshcert plan hosted-demo -n istio-system"), "{runbook}");
+    assert!(runbook.contains("The commands are for the cluster cp-1"), "{runbook}");
 }
 
 #[test]

@@ -53,7 +53,11 @@ fn script(found: &Found, tiers: &[Vec<Workload>]) -> String {
             "\nkubectl -n {namespace} rollout restart {name}\nkubectl -n {namespace} rollout status {name} --timeout=5m\n"
         ));
     }
-    out.push_str("\n# Then look whether the certificates are new, and whether an object can be created in the mesh's API: meshcert status\n");
+    out.push_str(
+        "\n# Then look whether the certificates are new, and whether an object can be created in the mesh's API:\n",
+    );
+    let proof = fences.last().map(|(_, text)| filled(text, mesh, namespace)).unwrap_or_default();
+    proof.lines().for_each(|line| out.push_str(&format!("# {line}\n")));
     out
 }
 
@@ -84,5 +88,6 @@ mod tests {
         assert!(job.contains("{name: MESH_ID, value: m}") && job.contains("secretName: m-etcd-certs"), "{job}");
         assert!(job.contains("https://$MESH_ID-hosted-apiserver:6443") && job.contains("-n ns patch"), "{job}");
         assert!(all[2].1.starts_with("kubectl"), "without indentation");
+        assert!(all.last().unwrap().1.contains("mesh_api create configmap"), "the proof comes last");
     }
 }

@@ -101,7 +101,8 @@ impl Row {
     /// A link to a runbook about it, ready for an attribute.
     pub(super) fn runbook_link(&self, runbook: &str) -> String {
         let MeshKey { namespace, id } = &self.mesh.key;
-        format!("/runbooks/{runbook}?mesh={}&amp;namespace={}", Segment(id.as_str()), Segment(namespace))
+        let [mesh, namespace, cluster] = [id.as_str(), namespace, &self.cluster].map(Segment);
+        format!("/runbooks/{runbook}?mesh={mesh}&amp;namespace={namespace}&amp;cluster={cluster}")
     }
 
     /// The path of its page.

@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use crate::mesh::MeshId;
 use crate::runbook::filled;
-use crate::server::page::{document, html_response};
+use crate::server::page::fleet::Segment;
+use crate::server::page::{Escaped, document, html_response};
 use crate::server::sentence;
 
 macro_rules! runbooks {
@@ -50,6 +51,7 @@ const PUBLISHED: &str = "https://github.com/meshcert/meshcert/blob/main/docs/";
 pub(in crate::server) struct About {
     mesh: String,
     namespace: String,
+    cluster: String,
 }
 
 /// Answers `/runbooks/{name}`; links between runbooks end in `.md`.
@@ -57,9 +59,15 @@ pub(in crate::server) async fn read(Path(name): Path<String>, Query(about): Quer
     let name = name.strip_suffix(".md").unwrap_or(&name);
     match ALL.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => html_response(document(name, "", |out| {
-            out.push_str(
-                "<p class=\"up\"><a id=\"all\" href=\"/\">← All meshes</a></p>\n<article class=\"runbook\">\n",
-            );
+            out.push_str("<p class=\"up\"><a id=\"all\" href=\"/\">← All meshes</a></p>\n");
+            if !about.cluster.is_empty() {
+                writeln!(
+                    out,
+                    "<p class=\"where\">The commands are for the cluster {}: <code>kubectl config use-context CONTEXT</code> first, or <code>--context CONTEXT</code> with each of them.</p>",
+                    Escaped(&about.cluster)
+                )?;
+            }
+            out.push_str("<article class=\"runbook\">\n");
             render(out, text, &about);
             out.write_str("</article>\n")
         })),
@@ -78,6 +86,9 @@ fn render(out: &mut String, text: &str, about: &About) {
         query = format!("?mesh={mesh}");
         if let Some(namespace) = namespace {
             query = format!("{query}&namespace={namespace}");
+        }
+        if !about.cluster.is_empty() {
+            query = format!("{query}&cluster={}", Segment(&about.cluster));
         }
     }
     if let Some((heading, rest)) = text.split_once('\n') {
@@ -154,7 +165,7 @@ mod tests {
     fn the_procedure_by_hand_is_the_meshs_and_keeps_the_jobs_variable() {
         let (_, text) = ALL.iter().find(|(name, _)| *name == "MspiderHostedKubeAPICertExpiration").unwrap();
         let mut out = String::new();
-        render(&mut out, text, &About { mesh: "demo".to_owned(), namespace: String::new() });
+        render(&mut out, text, &About { mesh: "demo".to_owned(), ..About::default() });
         assert!(out.contains("{name: MESH_ID, value: demo}") && out.contains("https://$MESH_ID-hosted-apiserver:6443"));
         assert!(out.contains("secretName: demo-etcd-certs"));
     }
@@ -164,7 +175,11 @@ mod tests {
         let with = |mesh: &str, namespace: &str| {
             let mut out = String::new();
             let text = "`kubectl -n istio-system get secret MESH_ID-kube-certs`, [more](Other.md)";
-            render(&mut out, text, &About { mesh: mesh.to_owned(), namespace: namespace.to_owned() });
+            render(
+                &mut out,
+                text,
+                &About { mesh: mesh.to_owned(), namespace: namespace.to_owned(), ..About::default() },
+            );
             out
         };
         assert_eq!(
