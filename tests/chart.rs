@@ -75,7 +75,9 @@ fn leaves<'a>(schema: &'a Value, values: &'a Value, path: &str, found: &mut Vec<
 
 #[test]
 fn what_the_chart_brings_along_is_what_its_sources_say() {
-    golden("deploy/chart/files/meshcert.rules.yaml", &read("alerts/meshcert.rules.yaml"));
+    for rules in ["meshcert.rules.yaml", "x509-certificate-exporter.rules.yaml"] {
+        golden(&format!("deploy/chart/files/{rules}"), &read(&format!("alerts/{rules}")));
+    }
     golden("deploy/chart/files/crd.yaml", &serde_saphyr::to_string(&meshcert::crd::definition()).unwrap());
     let names = |folder: &str| -> BTreeSet<String> {
         let files = std::fs::read_dir(root().join(folder)).into_iter().flatten();

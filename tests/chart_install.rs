@@ -302,6 +302,9 @@ fn an_upgrade_keeps_the_token_and_takes_away_what_is_no_longer_asked_for() {
 #[test]
 fn the_commands_of_the_manual_work_in_their_order() {
     let Some(cluster) = Cluster::start() else { return };
+    let Some(other) = RealApi::start() else { return };
+    other.kubectl(&["create", "namespace", MESHES]);
+    cluster.api.knows("cp-2", &other);
     let definitions = root().join(".cache/schemas/definitions");
     let definitions = definitions.display().to_string();
     cluster.api.kubectl(&["create", "-f", &definitions]);
@@ -314,8 +317,9 @@ fn the_commands_of_the_manual_work_in_their_order() {
     let path = format!("{}:{}:{path}", root().join(".cache/bin").display(), program.display());
 
     let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
-    let values = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    std::fs::write(folder.path().join("meshcert-values.yaml"), values).unwrap();
+    let values = |number: usize| page.split("```yaml\n").nth(number).unwrap().split("```").next().unwrap();
+    std::fs::write(folder.path().join("meshcert-values.yaml"), values(1)).unwrap();
+    std::fs::write(folder.path().join("meshcert-clusters.yaml"), values(2)).unwrap();
     let commands: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(commands.len() >= 8, "the page has commands");
     for command in commands {

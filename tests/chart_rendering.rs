@@ -74,9 +74,12 @@ act: {enabled: true}
 policy: {mode: approve}
 monitoring: {operator: prometheus}
 ";
+/// As in DCE, beside those who have x509-certificate-exporter's dashboards.
+const INSIGHT: &str =
+    "monitoring: {operator: insight, rules: {x509CertificateExporter: true}, dashboards: {enabled: true}}";
 /// Everything is watched; what writes keeps to its namespaces.
 const WIDE: &str = "{cluster: {observeAllNamespaces: true}, act: {enabled: true}, secretRules: [{namespaces: [shop]}]}";
-const MATRIX: [(&str, &str); 10] = [
+const MATRIX: [(&str, &str); 11] = [
     ("default", ""),
     ("roles", ROLES),
     ("combined", COMBINED),
@@ -84,6 +87,7 @@ const MATRIX: [(&str, &str); 10] = [
     ("fleet", FLEET),
     ("locked", LOCKED),
     ("secure", SECURE),
+    ("insight", INSIGHT),
     (
         "secure in one",
         "{tls: {existingSecret: t, serverName: meshcert.example.org}, combined: {enabled: true}, webhook: {enabled: true, credentials: {existingSecret: c}}, monitoring: {operator: victoriametrics}}",
@@ -239,6 +243,12 @@ fn values_that_cannot_work_are_refused_in_words() {
         ("policy: {mode: auto}", "policy.mode is auto, but nobody would renew: set act.enabled=true"),
         ("extraClusters: [{name: default, kubeconfigSecrets: {observe: a}}]", "is the name of this cluster already"),
         (
+            "extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}, {name: b, kubeconfigSecrets: {observe: c}}]",
+            "extraClusters: \"b\" stands there twice; give each cluster its own name",
+        ),
+        ("podLabels: {app.kubernetes.io/component: mine}", "podLabels: app.kubernetes.io/component is the chart's own"),
+        ("secretRules: [{namespaces: ['*']}]", "secretRules: namespaces: ['*'] is no namespace; leave namespaces out"),
+        (
             "{combined: {enabled: true}, act: {enabled: true}, extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}]}",
             "b has no kubeconfigSecrets.act",
         ),
@@ -380,6 +390,18 @@ fn alert_thresholds_follow_renew_before() {
     let first = &found["groups"][0]["rules"];
     assert!(first[0]["expr"].as_str().unwrap().contains("< 45 * 86400"), "the warning comes when a renewal is due");
     assert!(first[1]["expr"].as_str().unwrap().contains("< 907200 > 0"));
+}
+
+#[test]
+fn the_exporters_recording_rules_come_where_they_are_asked_for() {
+    let Some(helm) = Helm::find() else { return };
+    let objects = helm.objects(INSIGHT);
+    let found = of_kind(&objects, "VMRule");
+    let file = std::fs::read_to_string(root().join("alerts/x509-certificate-exporter.rules.yaml")).unwrap();
+    let source: Value = serde_saphyr::from_str(&file).unwrap();
+    assert_eq!((found.len(), &found[1]["spec"]), (2, &source));
+    assert_eq!(found[1]["metadata"]["labels"], found[0]["metadata"]["labels"], "Insight finds both");
+    assert_eq!(of_kind(&helm.objects(OPERATOR), "PrometheusRule").len(), 1, "nobody else has them");
 }
 
 #[test]

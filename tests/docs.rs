@@ -13,10 +13,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use meshcert::cli::Cli;
 use meshcert::config::Config;
 use meshcert::renewal::Phase;
+use regex::Regex;
 use serde_json::Value;
 use support::tools;
 
@@ -145,6 +146,37 @@ fn the_readme_names_every_command() {
     for name in names.filter(|name| !["help", "completions", "man"].contains(name)) {
         assert!(readme.contains(&format!("`meshcert {name}")) || readme.contains(&format!("`{name}`")), "{name}");
     }
+}
+
+#[test]
+fn the_commands_of_the_readme_and_of_console_blocks_are_understood() {
+    let (readme, makefile) = (page("README.md"), page("Makefile"));
+    let text = readme + &fences(&page("docs/INSTALL.md"), "console").concat();
+    let ours =
+        Regex::new("(?m)(?:[`$|]|exec [^`\n]*?--) ?(?:meshcert|cargo run --release --) ([a-z-]+[^`|\n]*)").unwrap();
+    let mut seen = 0;
+    for command in ours.captures_iter(&text).map(|found| found[1].to_owned()) {
+        let parsed = Cli::try_parse_from(["meshcert"].into_iter().chain(command.split_whitespace()));
+        assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+        seen += 1;
+    }
+    assert!(seen > 12, "{seen}");
+    let targets = Regex::new("(?m)(?:^|`|\\$ )make ([a-z0-9-]+)").unwrap();
+    for target in targets.captures_iter(&text).map(|found| found[1].to_owned()) {
+        assert!(makefile.contains(&format!("\n{target}:")), "make {target}");
+    }
+}
+
+#[test]
+fn the_readmes_table_has_the_columns_of_the_definition() {
+    let definition = serde_json::to_value(meshcert::crd::definition()).unwrap();
+    let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+    let narrow = columns.iter().filter(|column| column["priority"].as_i64().unwrap_or_default() == 0);
+    let names = narrow.map(|column| column["name"].as_str().unwrap().to_uppercase());
+    let wanted: Vec<String> = ["NAME".to_owned()].into_iter().chain(names).collect();
+    let shown = fences(&page("README.md"), "console").concat();
+    let header = shown.lines().find(|line| line.starts_with("NAME")).unwrap();
+    assert_eq!(header.split_whitespace().collect::<Vec<_>>(), wanted);
 }
 
 /// What the description of the command line says, command by command.

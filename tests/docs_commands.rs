@@ -1,4 +1,4 @@
-//! What the runbooks and pages tell a person to type is typed: every `sh` block, and every Job and renewal, against the embedded cluster.
+//! What the runbooks and pages tell a person to type is typed: every `sh` block, every `console` block, and every Job and renewal, against the embedded cluster.
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
@@ -20,8 +20,9 @@ use support::tools;
 use tempfile::TempDir;
 
 /// What may fail here, and why.
-const MAY_FAIL: [(&str, &str); 10] = [
+const MAY_FAIL: [(&str, &str); 11] = [
     ("meshcert status", "its exit code tells that a mesh ends soon"),
+    ("meshcert check --expiring-within", "so does this one's"),
     ("meshcert renew", "the demo asks for approval, and whoever waits is told so"),
     ("grep meshcert", "meshcert is no pod here"),
     ("kubectl auth can-i", "the embedded cluster knows no accounts"),
@@ -59,6 +60,7 @@ fn pages() -> Vec<PathBuf> {
         name.ends_with(".md") && !ELSEWHERE.iter().any(|(elsewhere, _)| *elsewhere == name)
     };
     let mut pages: Vec<PathBuf> = in_folder("docs/runbooks").chain(in_folder("docs")).filter(is_run).collect();
+    pages.push(root().join("README.md"));
     pages.retain(|page| blocks(page).iter().any(|block| script(block).is_some()));
     pages.sort();
     pages
@@ -82,7 +84,10 @@ fn blocks(page: &Path) -> Vec<Block> {
 /// What of a block is typed.
 fn script(Block { language, text }: &Block) -> Option<String> {
     match language.as_str() {
-        "sh" => Some(text.clone()),
+        "sh" => Some(text.clone()).filter(|text| !text.starts_with("make ")),
+        "console" => {
+            Some(text.lines().filter_map(|line| line.strip_prefix("$ ")).map(|line| format!("{line}\n")).collect())
+        }
         "yaml" if text.contains("kind: Job") || text.contains("kind: CertificateRenewal") => {
             Some(format!("kubectl create -f - <<'MANIFEST'\n{text}MANIFEST\n"))
         }

@@ -100,6 +100,15 @@ impl RealApi {
         path
     }
 
+    /// Gives this one's administrator a context for another one.
+    pub fn knows(&self, context: &str, other: &Self) {
+        let ca = other.folder.path().join("apiserver/apiserver.crt").display().to_string();
+        let config = |arguments: &[&str]| self.kubectl(&[&["config"], arguments].concat());
+        config(&["set-cluster", context, "--server", &other.server, "--certificate-authority", &ca, "--embed-certs"]);
+        config(&["set-credentials", context, "--token", ADMIN]);
+        config(&["set-context", context, "--cluster", context, "--user", context]);
+    }
+
     /// Runs kubectl as the administrator.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
         self.command(&tools::kubectl()).args(arguments).output().unwrap()

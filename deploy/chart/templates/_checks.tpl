@@ -21,7 +21,12 @@
 {{- if and $values.clusterSecrets.enabled (not (or $values.cluster.namespaces $values.cluster.observeAllNamespaces)) -}}
   {{- fail "clusterSecrets.enabled needs cluster.namespaces: the Secrets are looked for in the first cluster, this one" -}}
 {{- end -}}
+{{- $names := list -}}
 {{- range $cluster := $values.extraClusters -}}
+  {{- if has $cluster.name $names -}}
+    {{- fail (printf "extraClusters: %q stands there twice; give each cluster its own name" $cluster.name) -}}
+  {{- end -}}
+  {{- $names = append $names $cluster.name -}}
   {{- if eq $cluster.name $values.cluster.name -}}
     {{- fail (printf "extraClusters: %q is the name of this cluster already (cluster.name); give each its own" $cluster.name) -}}
   {{- end -}}
@@ -31,6 +36,16 @@
         {{- fail (printf "extraClusters: %s has no kubeconfigSecrets.%s, and combined.enabled needs one for each enabled role" $cluster.name $role) -}}
       {{- end -}}
     {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- range $rule := $values.secretRules -}}
+  {{- if has "*" (get $rule "namespaces" | default list) -}}
+    {{- fail "secretRules: namespaces: ['*'] is no namespace; leave namespaces out, for a rule without them is about every watched one, and watch all with cluster.observeAllNamespaces=true" -}}
+  {{- end -}}
+{{- end -}}
+{{- range $label, $_ := include "meshcert.selector" (list . "any") | fromYaml -}}
+  {{- if hasKey $values.podLabels $label -}}
+    {{- fail (printf "podLabels: %s is the chart's own, by which pods are found; take another label" $label) -}}
   {{- end -}}
 {{- end -}}
 {{- if $values.webhook.enabled -}}
