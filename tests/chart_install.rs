@@ -12,6 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::helm::{CHART, Helm, objects, of_kind, root};
 use support::real_api::RealApi;
@@ -120,24 +122,31 @@ impl Cluster {
         (result, said.into_inner().unwrap())
     }
 
-    /// The Job's command with the configuration that it mounts and the token of its account; then its end in its status, as the controller writes it.
+    /// The Job's command with the configuration and the kubeconfigs that it mounts and the token of its account; then its end in its status, as the controller writes it.
     fn run_job(&self, job: &Value) -> String {
         let (name, pod) = (job["metadata"]["name"].as_str().unwrap(), &job["spec"]["template"]["spec"]);
         let map = pod["volumes"][0]["configMap"]["name"].as_str().unwrap();
-        let config =
+        let mut config =
             self.api.kubectl(&["get", "configmap", map, "-n", NAMESPACE, "-o", r"jsonpath={.data.meshcert\.yaml}"]);
+        let account = self.api.kubeconfig_of(NAMESPACE, pod["serviceAccountName"].as_str().unwrap());
+        config = config.replace("inCluster: true", &format!("kubeconfig: {}", account.display()));
+        for volume in pod["volumes"].as_array().unwrap().iter().filter(|volume| volume["secret"].is_object()) {
+            let secret = volume["secret"]["secretName"].as_str().unwrap();
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+            let mounted = self.api.folder.path().join(secret);
+            let text =
+                self.api.kubectl(&["get", "secret", secret, "-n", NAMESPACE, "-o", "jsonpath={.data.kubeconfig}"]);
+            std::fs::write(&mounted, STANDARD.decode(text).unwrap()).unwrap();
+            let path = format!("{}/kubeconfig", mount["mountPath"].as_str().unwrap());
+            config = config.replace(&path, &mounted.display().to_string());
+        }
         let file = self.api.folder.path().join(format!("{name}.yaml"));
         std::fs::write(&file, config).unwrap();
-        let account = pod["serviceAccountName"].as_str().unwrap();
         let arguments = pod["containers"][0]["args"].as_array().unwrap().iter().map(|one| one.as_str().unwrap());
         let arguments =
             arguments.map(|one| one.replace("/etc/meshcert/config/meshcert.yaml", &file.display().to_string()));
-        let output = Command::new(env!("CARGO_BIN_EXE_meshcert"))
-            .args(arguments)
-            .arg("--kubeconfig")
-            .arg(self.api.kubeconfig_of(NAMESPACE, account))
-            .output()
-            .unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_meshcert")).args(arguments).output().unwrap();
         let now = job["metadata"]["creationTimestamp"].clone();
         let condition = |kind: &str| json!({ "type": kind, "status": "True", "reason": "Test", "lastProbeTime": now, "lastTransitionTime": now });
         let status = if output.status.success() {
@@ -417,4 +426,31 @@ fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_
 
     // And it can come back.
     cluster.install(&ROLES);
+}
+
+#[test]
+fn uninstalling_asks_the_further_clusters_too() {
+    let (Some(cluster), Some(other)) = (Cluster::start(), RealApi::start()) else { return };
+    other.kubectl(&["create", "namespace", MESHES]);
+    other.kubectl_with(&serde_json::to_string(&meshcert::crd::definition()).unwrap(), &["create"]);
+    other.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/certificaterenewals.meshcert.dev"]);
+    other.kubectl_with(RENEWAL, &["create"]);
+    cluster.install(
+        &[&ROLES[..], &["extraClusters[0].name=cp-2", "extraClusters[0].kubeconfigSecrets.act=cp-2-act"]].concat(),
+    );
+    let kubeconfig = format!("--from-file=kubeconfig={}", other.kubeconfig.display());
+    cluster.api.kubectl(&["create", "secret", "generic", "cp-2-act", "-n", NAMESPACE, &kubeconfig]);
+
+    let uninstall = ["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
+    let (refused, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
+    assert!(!refused.status.success());
+    assert!(said.contains("the renewal istio-system/demo-1 in cluster cp-2 is under way (Pending)"), "{said}");
+
+    other.kubectl(&["delete", "certificaterenewal", "demo-1", "-n", MESHES, "--wait=false"]);
+    let free = r#"{"metadata":{"finalizers":[]}}"#;
+    other.kubectl(&["patch", "certificaterenewal", "demo-1", "-n", MESHES, "--type=merge", "-p", free]);
+    let (done, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("removed Lease istio-system/meshcert-leader in cluster cp-2"), "{said}");
+    assert_eq!(other.kubectl(&["get", "leases", "-n", MESHES, "-o", "name"]), "lease.coordination.k8s.io/of-another\n");
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test may panic")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
@@ -181,5 +183,42 @@ fn status_and_explain_say_what_keeps_them_from_answering() {
 fn wrong_usage_is_exit_code_two() {
     for arguments in [&["frobnicate"][..], &["serve", "--listen", "nowhere"], &["status", "-o", "xml"], &[]] {
         meshcert().args(arguments).assert().code(2);
+    }
+}
+
+/// A demo whose temporary files are in `folder`, once it has written them.
+fn start_demo(folder: &TempDir) -> Child {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_meshcert"))
+        .args(["demo", "--api-only", "--api-listen", "127.0.0.1:0", "--scenario", "healthy", "--meshes", "1"])
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("kubernetes API on")));
+    child
+}
+
+#[test]
+fn a_demo_removes_what_killed_ones_left_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let of = |number: &dyn std::fmt::Display| folder.path().join(format!("meshcert-demo-{number}"));
+    std::fs::create_dir(of(&"notes")).unwrap();
+    std::fs::create_dir(of(&std::process::id())).unwrap();
+    let [mut killed, mut alive] = [start_demo(&folder), start_demo(&folder)];
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // As one in another container, whose number is nobody's here.
+    std::fs::create_dir(of(&i32::MAX)).unwrap();
+    let elsewhere = std::fs::File::open(of(&i32::MAX)).unwrap();
+    elsewhere.lock().unwrap();
+    assert!(of(&killed.id()).join("token").exists());
+    let mut next = start_demo(&folder);
+    let there =
+        [of(&killed.id()), of(&alive.id()), of(&next.id()), of(&std::process::id()), of(&"notes"), of(&i32::MAX)];
+    assert_eq!(there.map(|folder| folder.exists()), [false, true, true, true, true, true]);
+    for demo in [&mut alive, &mut next] {
+        demo.kill().unwrap();
+        demo.wait().unwrap();
     }
 }

@@ -13,6 +13,8 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{info, warn};
@@ -33,6 +35,8 @@ use crate::policy::{Engine, Mode};
 use crate::ports::Clock;
 use crate::time::DAY;
 
+/// Of the name of each demo's folder, before its process's number.
+const PREFIX: &str = "meshcert-demo-";
 /// Between two steps of a rollout: slow enough to be watched.
 const PACE: Duration = Duration::from_millis(300);
 /// Alertmanager waits before it notifies; people look at the page meanwhile.
@@ -165,22 +169,28 @@ struct Files {
     kubeconfig: PathBuf,
     config: PathBuf,
     token: String,
+    /// Held as long as the process lives.
+    _lock: fs::File,
 }
 
 impl Files {
     fn write(args: &DemoArgs, demo: &Demo) -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("meshcert-demo-{}", std::process::id()));
+        let temporary = std::env::temp_dir();
+        remove_left_over(&temporary);
+        let folder = temporary.join(format!("{PREFIX}{}", std::process::id()));
         // What an earlier process of this number left behind.
         let _ = fs::remove_dir_all(&folder);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let lock = fs::File::open(&folder)?;
+        lock.try_lock().with_context(|| format!("another demo uses {}", folder.display()))?;
         let kubeconfig = args.kubeconfig_out.clone().unwrap_or_else(|| folder.join("kubeconfig"));
         let token = args.webhook_token.clone().unwrap_or_else(random_token);
         let config = folder.join("meshcert.yaml");
         let token_file = folder.join("token");
-        let files = Self { folder, kubeconfig, config, token };
+        let files = Self { folder, kubeconfig, config, token, _lock: lock };
         let mut policy = json!({ "mode": args.mode, "maxConcurrent": 2, "engine": args.engine });
         if args.engine == Engine::Job {
             // The demo's keys are on P-256; kubeadm would not keep them so, and would be passed over.
@@ -203,6 +213,22 @@ impl Drop for Files {
     fn drop(&mut self) {
         // Whoever removed it before did the same.
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Removes the files of demos that were killed. One in another container may have a number that is nobody's here, but it holds the lock of its folder.
+fn remove_left_over(temporary: &Path) {
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        let process = number.and_then(|number| Pid::from_raw(number.try_into().ok()?));
+        let is_dead = process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH));
+        let is_free = || fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        // A link leads elsewhere.
+        if is_dead && entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_free() {
+            // Another demo may do the same at this moment, and what is somebody else's stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

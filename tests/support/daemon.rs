@@ -56,6 +56,8 @@ impl Demo {
             // Nothing is renewed while a test looks, unless it is about renewing.
             .args(if arguments.contains(&"--mode") { &[][..] } else { &["--mode", "observe"] })
             .args(arguments)
+            // It is killed at the end, and what it leaves goes with the folder.
+            .env("TMPDIR", folder.path())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
