@@ -235,10 +235,13 @@ impl Actor {
     }
 }
 
+/// What the API server says where an old webhook may do something even for show: nothing is known then.
+const NO_DRY_RUN: &str = "does not support dry run";
+
 /// The obstacle that a trial met; one about what has just changed meets none.
 fn refusal(trial: Result<(), ApiError>) -> Result<Option<Obstacle>, ApiError> {
     let Err(error) = trial else { return Ok(None) };
-    match hindrance(&error) {
+    match hindrance(&error).filter(|_| !error.message.contains(NO_DRY_RUN)) {
         Some(Hindrance::Forbidden) => Ok(Some(Obstacle { reason: FORBIDDEN, message: grant(&error.message) })),
         Some(Hindrance::Rejected) => Ok(Some(Obstacle { reason: REJECTED, message: convince(&error.message) })),
         Some(Hindrance::Unavailable) => Err(error),
@@ -301,6 +304,19 @@ fn comes_this_far(other: &Renewal, renewal: &Renewal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::api::ErrorKind;
+
+    #[test]
+    fn a_trial_that_is_refused_is_an_obstacle_and_one_that_says_nothing_is_none() {
+        let refused = |kind, message: &str| refusal(Err(ApiError { kind, message: message.to_owned() }));
+        let reason = |kind, message| refused(kind, message).unwrap().map(|obstacle| obstacle.reason);
+        assert_eq!(reason(ErrorKind::Forbidden, "patch secrets"), Some(FORBIDDEN));
+        assert_eq!(reason(ErrorKind::Invalid, "422"), Some(REJECTED));
+        assert_eq!(reason(ErrorKind::Invalid, r#"admission webhook "a.b" does not support dry run"#), None);
+        assert_eq!(reason(ErrorKind::Conflict, "409"), None, "it has just changed");
+        assert!(refused(ErrorKind::Unavailable, "500").is_err(), "it is looked at again");
+        assert_eq!(refusal(Ok(())).unwrap(), None);
+    }
 
     #[test]
     fn the_breaker_counts_what_came_to_nothing_within_a_day() {
