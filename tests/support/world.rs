@@ -70,9 +70,9 @@ impl World {
         Self::start(1, pace, clock, at).await
     }
 
-    /// A cluster with so many meshes.
+    /// A cluster with so many meshes, whose tiers take longer than the second that moments are told apart by.
     pub async fn of(meshes: usize) -> Self {
-        Self::start(meshes, Duration::from_millis(5), Arc::new(SystemClock), None).await
+        Self::start(meshes, Duration::from_millis(300), Arc::new(SystemClock), None).await
     }
 
     async fn start(meshes: usize, pace: Duration, clock: Arc<dyn Clock>, at: Option<(usize, Fault)>) -> Self {

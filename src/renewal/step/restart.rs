@@ -45,13 +45,8 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                     && is_clustered(workload.target.serves)
                     && workload.wanted > 1
                     && !workload.on_delete;
-                // Pods that are newer than the commit although our annotation is gone: it was restarted, and somebody rewrites the template.
-                let tried = |intent: &Intent| {
-                    // Once may have come to nothing: whoever was killed before the request does not know.
-                    let is_other = intent.resource_version != workload.resource_version && intent.times > 1;
-                    intent.name == workload.name && is_other
-                };
-                if status.restarts.iter().any(tried) && workload.pods.iter().any(|pod| pod.created > since) {
+                // A pod carries our annotation and its template does not any more: it was restarted, and somebody rewrites the template.
+                if workload.pods.iter().any(|pod| pod.digest.as_ref() == Some(&digest)) {
                     waiting.push(format!("{}: another controller rewrites its pod template", workload.name));
                     continue;
                 }
