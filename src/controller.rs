@@ -1,7 +1,6 @@
 //! The acting plane of one cluster: leads, follows the renewals, takes them step by step, and asks for those that are due.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
@@ -11,13 +10,15 @@ use tracing::{error, info, warn};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
+use crate::controller::queue::{Dozing, Wait};
 use crate::controller::reach::Way;
+use crate::controller::slots::Slots;
 use crate::follower::{Followed, SourceHealth, View, follow_all};
 use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
 use crate::ports::Clock;
-use crate::renewal::step::{Hindrance, Next, prevented, step, unseen};
+use crate::renewal::step::{Effect, Hindrance, Next, prevented, step, unseen};
 use crate::renewal::{Phase, Renewal, Status};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
@@ -30,6 +31,7 @@ mod prove;
 mod queue;
 mod reach;
 mod scan;
+mod slots;
 mod sweep;
 
 pub use preview::{Outlook, preview};
@@ -154,14 +156,11 @@ struct Actor {
     followed: Arc<Followed>,
     /// Whether the API server has said what it is.
     introduced: OnceCell<()>,
-    /// Renewals that wait for a person or the clock, by uid: as they were, and when they are looked at again unless they change.
-    dozing: Mutex<BTreeMap<String, (String, Instant)>>,
+    slots: Slots,
+    dozing: Dozing,
     /// What endpoints showed.
     memory: Mutex<sweep::Memory>,
 }
-
-/// Idle looks between two at a renewal that waits for a person or the clock.
-const DOZE: u32 = 6;
 
 impl Actor {
     fn new(
@@ -172,8 +171,8 @@ impl Actor {
         leading: watch::Receiver<bool>,
         followed: Arc<Followed>,
     ) -> Self {
-        let (introduced, dozing, memory) = Default::default();
-        Self { acting, around, api, way, leading, followed, introduced, dozing, memory }
+        let (introduced, slots, dozing, memory) = Default::default();
+        Self { acting, around, api, way, leading, followed, introduced, slots, dozing, memory }
     }
 
     async fn work(self: Arc<Self>) {
@@ -237,21 +236,12 @@ impl Actor {
         self.around.metrics.renewals(&self.acting.name, states.collect(), view.sources.iter().all(is_read));
     }
 
-    /// Takes every unfinished renewal as far as it goes; whether one is under way.
+    /// Takes every unfinished renewal whose turn it is as far as it goes; whether one is under way.
     async fn drive_all(self: &Arc<Self>, view: &View) -> bool {
-        let now = self.around.clock.now();
         let all: Arc<[Arc<Renewal>]> = view.renewals.iter().map(|known| Arc::clone(&known.renewal)).collect();
-        let is_asleep = |renewal: &Renewal| {
-            renewal.status.phase.is_terminal()
-                && renewal.status.cleaned_up
-                && renewal.status.next_attempt_at.is_none_or(|at| at > now)
-                && renewal.generation == renewal.status.observed_generation
-        };
-        let is_awake = |renewal: &&Renewal| !is_asleep(renewal) && !self.is_dozing(renewal);
-        let awake: Vec<&Renewal> = all.iter().map(|renewal| &**renewal).filter(is_awake).collect();
         let mut driving = JoinSet::new();
-        for position in queue::in_turn(&awake, self.acting.policy.max_concurrent) {
-            let (actor, all, renewal) = (Arc::clone(self), Arc::clone(&all), awake[position].clone());
+        for renewal in self.in_turn(&all).await {
+            let (actor, all) = (Arc::clone(self), Arc::clone(&all));
             driving.spawn(async move { actor.drive(&renewal, &all).await });
         }
         let mut busy = false;
@@ -260,21 +250,6 @@ impl Actor {
             busy |= result.unwrap_or(true);
         }
         busy
-    }
-
-    fn is_dozing(&self, renewal: &Renewal) -> bool {
-        let dozing = self.dozing.lock().unwrap_or_else(PoisonError::into_inner);
-        dozing
-            .get(&renewal.uid)
-            .is_some_and(|(version, until)| *version == renewal.resource_version && Instant::now() < *until)
-    }
-
-    /// Looks at a renewal again later, or when it has changed; forgets those whose time has come.
-    fn doze(&self, renewal: &Renewal) {
-        let now = Instant::now();
-        let mut dozing = self.dozing.lock().unwrap_or_else(PoisonError::into_inner);
-        dozing.retain(|_, (_, until)| now < *until);
-        dozing.insert(renewal.uid.clone(), (renewal.resource_version.clone(), now + self.acting.timing.idle * DOZE));
     }
 
     /// Takes one renewal as far as it goes; whether it is under way.
@@ -299,7 +274,7 @@ impl Actor {
                     warn!(namespace, name, %error, "the renewal waits");
                     // Whoever cannot be looked at keeps nobody from his turn, and a right is not granted within a second.
                     let forbidden = error.kind == ErrorKind::Forbidden && renewal.status.phase < Phase::BackingUp;
-                    if queue::waits(renewal) || forbidden {
+                    if Wait::of(renewal).is_some() || forbidden {
                         self.doze(renewal);
                     }
                     return true;
@@ -330,7 +305,12 @@ impl Actor {
         let next = match step(&seen, now) {
             Next::Act(effect) => {
                 let what = act::words(&effect);
-                match act::act(&self.api, &seen, effect, now).await {
+                let moves_lease = matches!(effect, Effect::TakeLease(_) | Effect::ReleaseLease(_));
+                let done = act::act(&self.api, &seen, effect, now).await;
+                if moves_lease {
+                    self.slots.forget(&key.namespace).await;
+                }
+                match done {
                     Ok(()) => {
                         info!(cluster = %self.acting.name, mesh = %key.id, renewal = name, "{what}");
                         return Ok(Some(true));
@@ -369,7 +349,7 @@ impl Actor {
                     }
                 }
                 let busy = *phase >= Phase::BackingUp && !phase.is_terminal();
-                if !busy {
+                if !busy || Wait::of(&seen.renewal).is_some() {
                     self.doze(&seen.renewal);
                 }
                 Ok(busy.then_some(false))

@@ -24,6 +24,8 @@ pub const FORBIDDEN: &str = "Forbidden";
 pub const REJECTED: &str = "Rejected";
 /// The reason where as many renewals as may be are under way.
 pub const NO_SLOT: &str = "NoSlot";
+/// The reason where the workloads that all meshes share wait, to be restarted once for all that are on their way.
+pub const COALESCING: &str = "Coalescing";
 /// `status.reason` of one that slipped in while another one of its mesh was under way.
 pub const ALREADY_RUNNING: &str = "AlreadyRunning";
 /// `status.reason` where a person asks for a rollback that cannot be.

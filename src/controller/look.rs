@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::cluster::api::ApiError;
-use crate::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX, StoredLease};
+use crate::cluster::lease::{LOCK_PREFIX, StoredLease};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::cluster::workloads::{Hints, Ports};
-use crate::controller::{Actor, hindrance, prove};
+use crate::controller::queue::comes_this_far;
+use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
 use crate::material::{MeshSecrets, assemble};
@@ -64,13 +65,11 @@ impl Actor {
             // Names of Leases are shorter than mesh ids may be.
             let id = key.id.as_str();
             let id = if id.len() > 200 { digest::sha256([id]) } else { id.to_owned() };
-            lock = self.lease(namespace, format!("{LOCK_PREFIX}{id}"), renewal, all).await?;
-            // Whoever has a slot needs no other one, and gives back all there may be in the end.
-            let has_one = |slots: &[Lease]| !ends && slots.iter().any(|slot: &Lease| slot.holder == Holder::Mine);
-            for number in (0..self.acting.policy.max_concurrent).filter(|_| phase != Phase::Verifying) {
-                if !has_one(&slots) {
-                    slots.push(self.lease(namespace, format!("{SLOT_PREFIX}{number}"), renewal, all).await?);
-                }
+            let name = format!("{LOCK_PREFIX}{id}");
+            let stored = self.api.lease(namespace, &name).await?;
+            lock = self.lease(namespace, name, stored, renewal, all).await?;
+            if phase != Phase::Verifying {
+                slots = self.slots(namespace, renewal, all, ends).await?;
             }
         }
         let tiers = match self.needed_tiers(renewal) {
@@ -107,7 +106,7 @@ impl Actor {
         }
         Ok(Observed {
             about: circumstances(renewal, &secrets, mesh.expiration, all, now),
-            others_under_way: all.iter().any(|other| comes_this_far(other, renewal)),
+            others_under_way: others(all, renewal).any(|other| other.namespace == *namespace && comes_this_far(other)),
             policy: self.acting.policy.clone(),
             renewal: renewal.clone(),
             mesh,
@@ -158,19 +157,41 @@ impl Actor {
         Ok(secrets)
     }
 
+    /// The slots, each renewal's in an order of its own, or all that look for one would run for the same. Whoever has one needs no other, and gives back all there may
+    /// be in the end.
+    async fn slots(
+        &self,
+        namespace: &str,
+        renewal: &Renewal,
+        all: &[Arc<Renewal>],
+        ends: bool,
+    ) -> Result<Vec<Lease>, ApiError> {
+        let Acting { policy, timing, .. } = &self.acting;
+        let stored = self.slots.of(&self.api, namespace, policy.max_concurrent, timing.busy).await?;
+        let start = renewal.uid.bytes().map(usize::from).sum::<usize>() % stored.len().max(1);
+        let mut slots = Vec::new();
+        for (name, lease) in stored[start..].iter().chain(&stored[..start]).cloned() {
+            slots.push(self.lease(namespace, name, lease, renewal, all).await?);
+            if !ends && slots.last().is_some_and(|slot| slot.holder == Holder::Mine) {
+                break;
+            }
+        }
+        Ok(slots)
+    }
+
     async fn lease(
         &self,
         namespace: &str,
         name: String,
+        stored: Option<StoredLease>,
         renewal: &Renewal,
         all: &[Arc<Renewal>],
     ) -> Result<Lease, ApiError> {
-        let stored = self.api.lease(namespace, &name).await?;
         let holder = match &stored {
             Some(StoredLease { holder, .. }) if *holder == renewal.uid => Holder::Mine,
             Some(StoredLease { holder, .. }) if !holder.is_empty() => {
                 // What the list said may be old, and one that cannot be read may be in the middle of its work.
-                let alive = all.iter().any(|other| other.uid == *holder && other.is_under_way()) || {
+                let alive = is_alive(holder, all) || {
                     let (fresh, unreadable) = self.api.renewals(namespace).await?;
                     !unreadable.is_empty() || fresh.iter().any(|other| other.uid == *holder && other.is_under_way())
                 };
@@ -262,11 +283,10 @@ fn circumstances(
     all: &[Arc<Renewal>],
     now: UnixTime,
 ) -> Circumstances {
-    let others = || all.iter().map(|other| &**other).filter(|other| other.uid != renewal.uid);
     let same_mesh =
         |other: &&Renewal| other.namespace == renewal.namespace && other.spec.mesh_id == renewal.spec.mesh_id;
-    let successes = others().filter(same_mesh).filter(|other| other.status.phase == Phase::Succeeded);
-    let failures = others().filter(|other| has_failed(other, now) && !same_mesh(other));
+    let successes = others(all, renewal).filter(same_mesh).filter(|other| other.status.phase == Phase::Succeeded);
+    let failures = others(all, renewal).filter(|other| has_failed(other, now) && !same_mesh(other));
     let mut failed: Vec<(&str, &str)> =
         failures.map(|other| (other.namespace.as_str(), other.spec.mesh_id.as_str())).collect();
     failed.sort_unstable();
@@ -293,12 +313,14 @@ fn has_failed(renewal: &Renewal, now: UnixTime) -> bool {
     }
 }
 
-/// Whether another renewal of the namespace is on its way to the shared workloads.
-fn comes_this_far(other: &Renewal, renewal: &Renewal) -> bool {
-    let phase = other.status.phase;
-    let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase);
-    let restarting = phase == Phase::Restarting && other.status.reason != "Coalescing";
-    other.uid != renewal.uid && other.namespace == renewal.namespace && (earlier || restarting)
+/// All but this one.
+fn others<'a>(all: &'a [Arc<Renewal>], renewal: &'a Renewal) -> impl Iterator<Item = &'a Renewal> {
+    all.iter().map(|other| &**other).filter(|other| other.uid != renewal.uid)
+}
+
+/// Whether a Lease's holder is a renewal that is under way.
+pub(super) fn is_alive(holder: &str, all: &[Arc<Renewal>]) -> bool {
+    all.iter().any(|other| other.uid == holder && other.is_under_way())
 }
 
 #[cfg(test)]

@@ -1,32 +1,144 @@
-//! Which renewals are looked at: those that wait for a slot take turns, or a fleet of them would ask the API server for the same answer every second.
+//! Which renewals are looked at: those that only wait for others take turns, or a fleet of them would ask the API server for the same answer every second.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::renewal::{NO_SLOT, Phase, Renewal};
+use tokio::time::Instant;
+
+use crate::cluster::lease::StoredLease;
+use crate::controller::look::is_alive;
+use crate::controller::{Acting, Actor};
+use crate::renewal::{COALESCING, NO_SLOT, Phase, Renewal};
 use crate::time::UnixTime;
 
-/// Positions of those that are looked at: all but those that wait for a slot, of which there are as many in each namespace as there are slots. Whoever is in the
-/// middle of something comes first, then whoever ends first.
-pub(super) fn in_turn(renewals: &[&Renewal], slots: u32) -> Vec<usize> {
-    let mut chosen = Vec::new();
-    let mut waiting: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (position, renewal) in renewals.iter().enumerate() {
-        if waits(renewal) {
-            waiting.entry(&renewal.namespace).or_default().push(position);
-        } else {
-            chosen.push(position);
+/// All that a renewal may wait for, as long as others are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wait {
+    /// A slot.
+    Slot,
+    /// That others of its namespace come as far as the workloads that they share.
+    Others,
+}
+
+impl Wait {
+    /// What this one waits for.
+    pub(super) fn of(renewal: &Renewal) -> Option<Self> {
+        match renewal.status.reason.as_str() {
+            NO_SLOT => Some(Self::Slot),
+            COALESCING => Some(Self::Others),
+            _ => None,
         }
     }
-    for positions in waiting.values_mut() {
-        positions.sort_by_key(|position| urgency(renewals[*position]));
-        chosen.extend(positions.iter().take(slots as usize));
+}
+
+/// Idle looks between two at a renewal that waits for a person, the clock or others.
+const DOZE: u32 = 6;
+
+/// Renewals that wait, by uid: as they were, and when they are looked at again unless they change.
+#[derive(Default)]
+pub(super) struct Dozing(Mutex<BTreeMap<String, (String, Instant)>>);
+
+impl Dozing {
+    fn until(&self, renewal: &Renewal) -> Option<Instant> {
+        let dozing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, until) = dozing.get(&renewal.uid)?;
+        (*version == renewal.resource_version).then_some(*until)
+    }
+
+    fn put(&self, renewal: &Renewal, now: Instant, until: Instant) {
+        let mut dozing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those whose time has come are forgotten.
+        dozing.retain(|_, (_, until)| now < *until);
+        dozing.insert(renewal.uid.clone(), (renewal.resource_version.clone(), until));
+    }
+}
+
+impl Actor {
+    /// Looks at a renewal again later, or when it has changed.
+    pub(super) fn doze(&self, renewal: &Renewal) {
+        let now = Instant::now();
+        self.dozing.put(renewal, now, now + self.acting.timing.idle * DOZE);
+    }
+
+    /// Those whose turn it is.
+    pub(super) async fn in_turn(&self, all: &[Arc<Renewal>]) -> Vec<Arc<Renewal>> {
+        let (now, moment) = (self.around.clock.now(), Instant::now());
+        let unfinished: Vec<(&Arc<Renewal>, bool)> = all
+            .iter()
+            .filter(|renewal| !is_asleep(renewal, now))
+            .map(|renewal| (renewal, self.dozing.until(renewal).is_none_or(|until| until <= moment)))
+            .collect();
+        let slots = self.acting.policy.max_concurrent;
+        let mut rooms = BTreeMap::new();
+        for (renewal, wait) in unfinished.iter().filter_map(|(renewal, _)| Some((renewal, Wait::of(renewal)?))) {
+            let place = (renewal.namespace.as_str(), wait);
+            if let Entry::Vacant(entry) = rooms.entry(place) {
+                entry.insert(match wait {
+                    Wait::Slot => self.free_slots(&renewal.namespace, all).await,
+                    Wait::Others => room_behind_others(all, &renewal.namespace, slots as usize),
+                });
+            }
+        }
+        let chosen = choose(&unfinished, slots as usize, |namespace, wait| *rooms.get(&(namespace, wait))?);
+        chosen.into_iter().map(|position| Arc::clone(unfinished[position].0)).collect()
+    }
+
+    /// How many slots of a namespace seem to be free, if any is.
+    async fn free_slots(&self, namespace: &str, all: &[Arc<Renewal>]) -> Option<usize> {
+        let Acting { policy, timing, .. } = &self.acting;
+        // Whoever looks at one that waits says what is wrong.
+        let slots = self.slots.of(&self.api, namespace, policy.max_concurrent, timing.busy).await.ok()?;
+        let is_held = |lease: &StoredLease| is_alive(&lease.holder, all);
+        let free = slots.iter().filter(|(_, stored)| !stored.as_ref().is_some_and(is_held)).count();
+        (free > 0).then_some(free)
+    }
+}
+
+/// Whether there is nothing to do about it until its time comes, or a person changes it.
+fn is_asleep(renewal: &Renewal, now: UnixTime) -> bool {
+    renewal.status.phase.is_terminal()
+        && renewal.status.cleaned_up
+        && renewal.status.next_attempt_at.is_none_or(|at| at > now)
+        && renewal.generation == renewal.status.observed_generation
+}
+
+/// Positions of those that are looked at: all that are awake, but of those that wait in a namespace only those for which there is `room`, awake or not. As long as
+/// there is none (`None`), something else may have come of them: those that are awake, as many at a time as there are slots. Whoever is in the middle of something
+/// comes first, then whoever ends first.
+fn choose(renewals: &[(&Arc<Renewal>, bool)], slots: usize, room: impl Fn(&str, Wait) -> Option<usize>) -> Vec<usize> {
+    let mut chosen = Vec::new();
+    let mut waiting: BTreeMap<(&str, Wait), Vec<usize>> = BTreeMap::new();
+    for (position, (renewal, awake)) in renewals.iter().enumerate() {
+        match Wait::of(renewal) {
+            Some(wait) => waiting.entry((&renewal.namespace, wait)).or_default().push(position),
+            None if *awake => chosen.push(position),
+            None => {}
+        }
+    }
+    for ((namespace, wait), mut positions) in waiting {
+        positions.sort_by_key(|position| urgency(renewals[*position].0));
+        match room(namespace, wait) {
+            Some(room) => chosen.extend(positions.into_iter().take(room)),
+            None => chosen.extend(positions.into_iter().filter(|position| renewals[*position].1).take(slots)),
+        }
     }
     chosen
 }
 
-/// Whether all that a renewal waits for is a slot.
-pub(super) fn waits(renewal: &Renewal) -> bool {
-    renewal.status.reason == NO_SLOT
+/// How many of a namespace may go on to the workloads that all share: `None` while somebody is on his way to them, and then as many at a time as there are slots, for
+/// a fleet that is proven at once has no time to answer.
+fn room_behind_others(all: &[Arc<Renewal>], namespace: &str, slots: usize) -> Option<usize> {
+    let here = || all.iter().filter(|renewal| renewal.namespace == namespace);
+    let proving = here().filter(|renewal| renewal.status.phase == Phase::Verifying).count();
+    (!here().any(|renewal| comes_this_far(renewal))).then(|| slots.saturating_sub(proving))
+}
+
+/// Whether a renewal is on its way to the shared workloads.
+pub(super) fn comes_this_far(renewal: &Renewal) -> bool {
+    let phase = renewal.status.phase;
+    let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase);
+    earlier || phase == Phase::Restarting && renewal.status.reason != COALESCING
 }
 
 fn urgency(renewal: &Renewal) -> (bool, Option<UnixTime>, &str) {
@@ -73,18 +185,47 @@ mod tests {
     fn the_most_urgent_of_those_that_wait_are_looked_at_and_everyone_else() {
         let waiting = |name, ends_at| mk_renewal(name, "a", Phase::BackingUp, "NoSlot", ends_at);
         let all = [
-            waiting("late", 30),
-            waiting("soon", 10),
-            waiting("sooner", 5),
-            mk_renewal("elsewhere", "b", Phase::BackingUp, "NoSlot", 90),
-            mk_renewal("working", "a", Phase::Restarting, "Restarting", 40),
-            mk_renewal("half", "a", Phase::Committing, "NoSlot", 40),
+            (waiting("late", 30), true),
+            (waiting("soon", 10), true),
+            (waiting("sooner", 5), true),
+            (mk_renewal("elsewhere", "b", Phase::BackingUp, "NoSlot", 90), true),
+            (mk_renewal("working", "a", Phase::Restarting, "Restarting", 40), true),
+            (mk_renewal("half", "a", Phase::Committing, "NoSlot", 40), true),
+            (mk_renewal("paused", "a", Phase::Pending, "Paused", 40), false),
         ];
-        let names = |slots| {
-            let all: Vec<&Renewal> = all.iter().collect();
-            in_turn(&all, slots).into_iter().map(|position| all[position].name.as_str()).collect::<Vec<_>>()
+        let names = |all: &[(Renewal, bool)], slots, room: Option<usize>| {
+            let all: Vec<_> = all.iter().map(|(renewal, awake)| (Arc::new(renewal.clone()), *awake)).collect();
+            let all: Vec<_> = all.iter().map(|(renewal, awake)| (renewal, *awake)).collect();
+            let chosen = choose(&all, slots, |namespace, _| room.filter(|_| namespace == "a"));
+            chosen.into_iter().map(|position| all[position].0.name.clone()).collect::<Vec<_>>()
         };
-        assert_eq!(names(1), ["working", "half", "elsewhere"]);
-        assert_eq!(names(3), ["working", "half", "sooner", "soon", "elsewhere"]);
+        assert_eq!(names(&all, 1, None), ["working", "half", "elsewhere"]);
+        assert_eq!(names(&all, 3, None), ["working", "half", "sooner", "soon", "elsewhere"]);
+        assert_eq!(names(&all, 1, Some(4)), ["working", "half", "sooner", "soon", "late", "elsewhere"]);
+        // Nobody has to be awake for what there is room for.
+        let asleep = all.map(|(renewal, _)| (renewal, false));
+        assert_eq!(names(&asleep, 3, None), Vec::<String>::new());
+        assert_eq!(names(&asleep, 3, Some(2)), ["half", "sooner"]);
+    }
+
+    #[test]
+    fn what_all_share_is_come_to_in_waves_once_nobody_is_on_his_way_to_it() {
+        let mk = |phase, reason, count: usize| (0..count).map(move |_| Arc::new(mk_renewal("", "a", phase, reason, 0)));
+        let coalescing = || mk(Phase::Restarting, "Coalescing", 9);
+        let room =
+            |others: Vec<Arc<Renewal>>| room_behind_others(&coalescing().chain(others).collect::<Vec<_>>(), "a", 4);
+        assert_eq!(room(Vec::new()), Some(4));
+        assert_eq!(room(mk(Phase::Verifying, "", 3).collect()), Some(1));
+        assert_eq!(room(mk(Phase::Verifying, "", 5).collect()), Some(0));
+        for (phase, reason) in
+            [(Phase::BackingUp, "NoSlot"), (Phase::Committing, ""), (Phase::Restarting, "Restarting")]
+        {
+            assert_eq!(room(mk(phase, reason, 1).collect()), None, "{phase:?}");
+        }
+        for phase in [Phase::Pending, Phase::AwaitingApproval, Phase::Succeeded, Phase::Failed] {
+            assert_eq!(room(mk(phase, "", 5).collect()), Some(4), "{phase:?}");
+        }
+        let elsewhere = mk_renewal("", "b", Phase::Committing, "", 0);
+        assert_eq!(room(vec![Arc::new(elsewhere)]), Some(4));
     }
 }

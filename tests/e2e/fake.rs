@@ -1,20 +1,27 @@
 //! Hosted meshes by the hundred: kwok plays their nodes and kubelets, and what listens behind their pods' addresses is the embedded API's.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, WatchEvent, WatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
 use meshcert::demo::{Data, Hosted, Options, Scenario, StandIn};
 use meshcert::ports::Clock;
+use meshcert::renewal::{GROUP, PLURAL, VERSION};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -69,12 +76,8 @@ impl Fleet {
             let listener = TcpListener::bind(("0.0.0.0", port)).await.unwrap();
             tasks.spawn(Arc::clone(&pods).listen(name, listener));
         }
-        let lines = watch(
-            &mut tasks,
-            "pods",
-            "{.metadata.uid} {.status.podIP} {.metadata.labels.mesh} {.metadata.annotations.demo\\.meshcert\\.dev/serves} {.metadata.deletionTimestamp}",
-        );
-        tasks.spawn(Arc::clone(&pods).follow(lines, api.clone()));
+        let changes = watch(&mut tasks, kube::Api::namespaced(api.client().clone(), NAMESPACE));
+        tasks.spawn(Arc::clone(&pods).follow(changes, api.clone()));
         let mut fleet = Self { api, pods, kwok, _tasks: tasks };
         fleet.wait_for_pods(2 * meshes).await;
         fleet
@@ -105,6 +108,13 @@ impl Fleet {
         self.pods.stubborn.lock().unwrap().extend(meshes.iter().cloned());
     }
 
+    /// The renewals.
+    pub fn renewals(&self) -> kube::Api<DynamicObject> {
+        let kind =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, "CertificateRenewal"), PLURAL);
+        kube::Api::namespaced_with(self.api.client().clone(), NAMESPACE, &kind)
+    }
+
     /// Which version of each Secret is stored, by name.
     pub async fn versions(&self) -> BTreeMap<String, String> {
         let secrets: Vec<Value> = self.api.list(&format!("/api/v1/namespaces/{NAMESPACE}/secrets")).await.unwrap();
@@ -128,16 +138,19 @@ impl Pods {
     }
 
     /// Has something listen for every new pod, with what its mesh's Secret holds at that moment.
-    async fn follow(self: Arc<Self>, mut lines: UnboundedReceiver<String>, api: Api) {
+    async fn follow(self: Arc<Self>, mut changes: UnboundedReceiver<Pod>, api: Api) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (mut seen, mut hosted, mut former) = (HashSet::new(), HashMap::new(), HashMap::new());
-        while let Some(line) = lines.recv().await {
-            let parts: Vec<&str> = line.split(' ').collect();
-            let [uid, address, mesh, serves, ""] = parts[..] else { continue };
-            if address.is_empty() || serves.is_empty() || !seen.insert(uid.to_owned()) {
+        while let Some(pod) = changes.recv().await {
+            let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+            let (Some(address), Some(serves)) = (address, pod.annotations().get("demo.meshcert.dev/serves")) else {
+                continue;
+            };
+            if pod.metadata.deletion_timestamp.is_some() || !seen.insert(pod.uid().unwrap()) {
                 continue;
             }
-            let role = (mesh.to_owned(), serves.to_owned());
+            let mesh = pod.labels()["mesh"].as_str();
+            let role = (mesh.to_owned(), serves.clone());
             let stubborn = self.stubborn.lock().unwrap().contains(mesh);
             let stand_in = match former.get(&role) {
                 Some(former) if stubborn => Arc::clone(former),
@@ -172,30 +185,25 @@ async fn secret(api: &Api, mesh: &str, name: &str) -> Data {
     data.iter().map(|(key, value)| (key.clone(), STANDARD.decode(value.as_str().unwrap()).unwrap())).collect()
 }
 
-/// What kubectl shows of each object of a kind as it is and whenever it changes, a line at a time; sometimes again.
-pub fn watch(tasks: &mut JoinSet<()>, kind: &'static str, format: &str) -> UnboundedReceiver<String> {
-    let (sender, lines) = unbounded_channel();
-    let format = format!("jsonpath={format}{{\"\\n\"}}");
+/// The objects of a kind in the fleet's namespace as they are, and each whenever it changes; sometimes again.
+pub fn watch<K>(tasks: &mut JoinSet<()>, objects: kube::Api<K>) -> UnboundedReceiver<K>
+where
+    K: Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let (sender, shown) = unbounded_channel();
     tasks.spawn(async move {
-        // The server ends a watch now and then, and kubectl with it. It has been seen to fall silent too, with thousands of pods: each minute it begins anew.
+        // The server ends a watch now and then.
         while !sender.is_closed() {
-            let mut child = tokio::process::Command::new(tools::kubectl())
-                .args(["--kubeconfig", &state().join("kubeconfig").display().to_string(), "-n", NAMESPACE])
-                .args(["get", kind, "--watch", "-o", &format, "--request-timeout", "60s"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()
-                .unwrap();
-            let mut shown = BufReader::new(child.stdout.take().unwrap()).lines();
-            while let Some(line) = shown.next_line().await.unwrap() {
-                let _ = sender.send(line);
+            let list = objects.list(&ListParams::default()).await.unwrap();
+            let version = list.metadata.resource_version.unwrap();
+            list.items.into_iter().for_each(|object| drop(sender.send(object)));
+            let mut changes = pin!(objects.watch(&WatchParams::default(), &version).await.unwrap());
+            while let Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) = changes.next().await {
+                let _ = sender.send(object);
             }
-            child.wait().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
-    lines
+    shown
 }
 
 /// Nodes on which only who tolerates it lands.

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::client::Client;
 use crate::cluster::{Daemon, TOKEN, apply, figure, kubectl, notify, requests, state};
 use crate::fake::{Fleet, NAMESPACE, watch};
@@ -21,7 +23,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Place {
     phase: String,
-    tier: u32,
+    tier: u64,
     reason: String,
 }
 
@@ -46,19 +48,19 @@ impl Place {
 
 type Watched = Arc<Mutex<Seen>>;
 
-/// Follows the renewals with kubectl for as long as the tasks live.
-fn follow(tasks: &mut tokio::task::JoinSet<()>) -> Watched {
+/// Follows the renewals for as long as the tasks live.
+fn follow(tasks: &mut tokio::task::JoinSet<()>, fleet: &Fleet) -> Watched {
     let watched = Watched::default();
     let writing = Arc::clone(&watched);
-    let format = "{.spec.meshId} {.status.phase} {.status.tier.index} {.status.reason}";
-    let mut lines = watch(tasks, "certificaterenewals", format);
+    let mut changes = watch(tasks, fleet.renewals());
     tasks.spawn(async move {
-        while let Some(line) = lines.recv().await {
-            let parts: Vec<&str> = line.split(' ').collect();
-            let [mesh, phase, tier, reason] = parts[..] else { panic!("{line}") };
-            let place = Place { phase: phase.to_owned(), tier: tier.parse().unwrap_or(0), reason: reason.to_owned() };
+        while let Some(renewal) = changes.recv().await {
+            let (spec, status) = (&renewal.data["spec"], &renewal.data["status"]);
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let tier = status["tier"]["index"].as_u64().unwrap_or_default();
+            let place = Place { phase: text(&status["phase"]), tier, reason: text(&status["reason"]) };
             let mut seen = writing.lock().unwrap();
-            seen.places.insert(mesh.to_owned(), place);
+            seen.places.insert(text(&spec["meshId"]), place);
             seen.most = seen.most.max(seen.places.values().filter(|place| place.is_at_work()).count());
         }
     });
@@ -163,7 +165,7 @@ async fn a_storm_renews_what_is_due_and_leaves_the_rest_alone() {
     assert_eq!(asked, expected, "one renewal for each mesh that is due");
 
     let mut tasks = tokio::task::JoinSet::new();
-    let watched = follow(&mut tasks);
+    let watched = follow(&mut tasks, &fleet);
     let account = format!("system:serviceaccount:{NAMESPACE}:meshcert");
     let (requests_before, _) = requests(&account);
     let processor_before = apiserver_seconds();

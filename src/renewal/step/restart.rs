@@ -5,7 +5,7 @@ use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered};
-use crate::renewal::{FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::{COALESCING, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
 use crate::rollout::{Kind, Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
@@ -89,7 +89,7 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
-    (patient && seen.others_under_way).then(|| note(&seen.renewal, "Coalescing", &message))
+    (patient && seen.others_under_way).then(|| note(&seen.renewal, COALESCING, &message))
 }
 
 /// When the first of the leaves that were in force before ends.
