@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
@@ -109,6 +109,8 @@ fn hindrance(error: &ApiError) -> Option<Hindrance> {
 
 /// More passes than a whole renewal of a mesh with many members takes without waiting.
 const MOST_PASSES: u32 = 200;
+/// Renewals that are looked at at the same time: each has its Secrets in memory meanwhile.
+const ABREAST: usize = 32;
 
 /// Connects, and acts until it is dropped.
 pub async fn run(acting: Acting, around: Surroundings) {
@@ -240,14 +242,20 @@ impl Actor {
     async fn drive_all(self: &Arc<Self>, view: &View) -> bool {
         let all: Arc<[Arc<Renewal>]> = view.renewals.iter().map(|known| Arc::clone(&known.renewal)).collect();
         let mut driving = JoinSet::new();
+        let mut busy = false;
+        // A panic about one renewal has been printed, and is no reason to stop the others.
+        let mut ended = |result: Result<bool, JoinError>| busy |= result.unwrap_or(true);
         for renewal in self.in_turn(&all).await {
+            if driving.len() >= ABREAST
+                && let Some(result) = driving.join_next().await
+            {
+                ended(result);
+            }
             let (actor, all) = (Arc::clone(self), Arc::clone(&all));
             driving.spawn(async move { actor.drive(&renewal, &all).await });
         }
-        let mut busy = false;
         while let Some(result) = driving.join_next().await {
-            // A panic about one renewal has been printed, and is no reason to stop the others.
-            busy |= result.unwrap_or(true);
+            ended(result);
         }
         busy
     }
