@@ -224,7 +224,8 @@ fn the_readmes_table_has_the_columns_of_the_definition() {
 fn command_line() -> String {
     let mut text = String::from(
         "# Commands\n\n\
-         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\n\
+         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\
+         A namespace that does not exist is one without meshes, as with kubectl: `meshcert status` says that it found none, and ends with 0.\n\n\
          Tables are coloured on a terminal and plain in a pipe; `--color`, `NO_COLOR` and `CLICOLOR_FORCE` decide otherwise. `meshcert completions bash > /etc/bash_completion.d/meshcert` teaches a shell,\n\
          `meshcert man /usr/local/share/man/man1` the manual. With a link to the binary under the name `kubectl-meshcert` on the path, `kubectl meshcert …` does the same.\n",
     );
