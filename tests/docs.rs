@@ -113,12 +113,11 @@ fn every_rule_names_tests_that_there_are() {
 
 /// Whether `.dockerignore` lets a path into the build's context: the last rule that fits it decides.
 fn is_let_in(rules: &str, path: &str) -> bool {
-    let rules = rules.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let fitting = rules.filter(|rule| {
+    let fits = |rule: &&str| {
         let place = rule.trim_start_matches('!');
         place == "*" || path == place || path.starts_with(&format!("{place}/"))
-    });
-    fitting.last().is_none_or(|rule| rule.starts_with('!'))
+    };
+    rules.lines().rfind(fits).is_none_or(|rule| rule.starts_with('!'))
 }
 
 /// What a source file embeds from outside of `src`, relative to the project; of a name that is put together, the folder.
