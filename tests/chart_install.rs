@@ -252,7 +252,7 @@ fn the_accounts_of_a_release_may_do_what_their_roles_need_and_nothing_else() {
 fn the_server_takes_all_that_is_rendered_and_admits_its_pods_as_restricted() {
     let Some(cluster) = Cluster::start() else { return };
     let said = cluster.install(&ROLES);
-    assert!(said.contains("meshcert-act (act)") && said.contains("helm uninstall"), "{said}");
+    assert!(said.contains("meshcert-act (act)") && said.contains("helm -n meshcert uninstall meshcert"), "{said}");
     cluster.api.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"]);
     let rendered = objects(&cluster.helm(&["get", "manifest", "meshcert", "-n", NAMESPACE]));
     let deployments = of_kind(&rendered, "Deployment");

@@ -341,6 +341,40 @@ async fn every_panel_has_data_on_a_real_prometheus() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overviews_numbers_are_those_of_the_meshes() {
+    // hosted-expired has ended, hosted-critical ends in 3 days, hosted-demo in 20; three have months.
+    let wanted = [("Hosted meshes", "6"), ("Ended", "1"), ("Critical", "1"), ("Due", "1")];
+    let demo = Demo::start(&["--scenario", "mixed"]);
+    // A second replica counts no mesh twice. It observes the cluster under the same name.
+    let replica = free_address();
+    let config = demo.folder.path().join("meshcert.yaml");
+    std::fs::write(&config, format!("clusters: [{{name: demo, kubeconfig: '{}'}}]\n", demo.kubeconfig.display()))
+        .unwrap();
+    let arguments = ["serve", "--listen", &replica, "--config", &config.display().to_string()].map(str::to_owned);
+    let _replica = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &arguments);
+    let Some(prometheus) = Prometheus::start(&[&demo.address, &replica]) else { return };
+
+    let start = tokio::time::Instant::now();
+    let both = format!("count({}{{mesh_id=\"hosted-demo\"}})", common::SIGNAL);
+    while value(&prometheus, &both).await.as_deref() != Some("2") {
+        assert!(start.elapsed() < Duration::from_secs(120), "Prometheus does not see both replicas");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let overview = shipped().into_iter().next().unwrap();
+    for (panel, number) in wanted {
+        let query = overview.queries().into_iter().find(|query| query.panel == panel).unwrap();
+        assert_eq!(value(&prometheus, &interpolate(&query.expr, "")).await.as_deref(), Some(number), "{panel}");
+    }
+}
+
+/// The value of the only series of an expression.
+async fn value(prometheus: &Prometheus, expr: &str) -> Option<String> {
+    let series = prometheus.query(expr).await.ok()?;
+    let [only] = series.as_slice() else { return None };
+    only["value"][1].as_str().map(str::to_owned)
+}
+
 /// What shows nothing: queries without data for any mesh, and columns of tables for which no query has the label.
 async fn missing(prometheus: &Prometheus, dashboards: &[Dashboard]) -> Vec<String> {
     let mut missing = Vec::new();

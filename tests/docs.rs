@@ -111,6 +111,46 @@ fn every_rule_names_tests_that_there_are() {
     }
 }
 
+/// Whether `.dockerignore` lets a path into the build's context: the last rule that fits it decides.
+fn is_let_in(rules: &str, path: &str) -> bool {
+    let fits = |rule: &&str| {
+        let place = rule.trim_start_matches('!');
+        place == "*" || path == place || path.starts_with(&format!("{place}/"))
+    };
+    rules.lines().rfind(fits).is_none_or(|rule| rule.starts_with('!'))
+}
+
+/// What a source file embeds from outside of `src`, relative to the project; of a name that is put together, the folder.
+fn embedded(file: &Path, found: &mut BTreeSet<String>) {
+    if file.is_dir() {
+        std::fs::read_dir(file).unwrap().for_each(|entry| embedded(&entry.unwrap().path(), found));
+        return;
+    }
+    let named = Regex::new(r#"include_(?:str|bytes)!\((?:concat!\()?\s*"([^"]+)""#).unwrap();
+    let depth = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().components().count() - 1;
+    for path in named.captures_iter(&std::fs::read_to_string(file).unwrap()).map(|found| found[1].to_owned()) {
+        let rest = path.trim_start_matches("../");
+        if (path.len() - rest.len()) / 3 == depth {
+            found.insert(rest.trim_end_matches('/').to_owned());
+        }
+    }
+}
+
+#[test]
+fn the_image_is_built_with_all_that_the_program_embeds() {
+    let mut found = BTreeSet::new();
+    embedded(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    let names: Vec<&str> = found.iter().map(String::as_str).collect();
+    assert!(names.contains(&"docs/openapi.yaml") && names.contains(&"docs/runbooks"), "{names:?}");
+    let rules = page(".dockerignore");
+    for path in names.iter().chain(&["Cargo.toml", "Cargo.lock", "src/main.rs"]) {
+        assert!(is_let_in(&rules, path), "`docker build .` lacks {path}");
+    }
+    for path in ["docs/INSTALL.md", "target/debug/meshcert", ".cache", ".git"] {
+        assert!(!is_let_in(&rules, path), "{path} is not needed");
+    }
+}
+
 #[test]
 fn the_queries_in_the_pages_are_promql() {
     let mut seen = 0;
@@ -183,7 +223,8 @@ fn the_readmes_table_has_the_columns_of_the_definition() {
 fn command_line() -> String {
     let mut text = String::from(
         "# Commands\n\n\
-         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\n\
+         Written from the help by `tests/docs.rs`; `make golden` writes it anew. Exit codes: 0 fine, 1 error or incomplete, 2 wrong usage, 3 a certificate ends soon, 4 one has ended.\n\
+         A namespace that does not exist is one without meshes, as with kubectl: `meshcert status` says that it found none, and ends with 0.\n\n\
          Tables are coloured on a terminal and plain in a pipe; `--color`, `NO_COLOR` and `CLICOLOR_FORCE` decide otherwise. `meshcert completions bash > /etc/bash_completion.d/meshcert` teaches a shell,\n\
          `meshcert man /usr/local/share/man/man1` the manual. With a link to the binary under the name `kubectl-meshcert` on the path, `kubectl meshcert …` does the same.\n",
     );

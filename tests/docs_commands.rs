@@ -20,12 +20,13 @@ use support::tools;
 use tempfile::TempDir;
 
 /// What may fail here, and why.
-const MAY_FAIL: [(&str, &str); 11] = [
+const MAY_FAIL: [(&str, &str); 12] = [
     ("meshcert status", "its exit code tells that a mesh ends soon"),
     ("meshcert check --expiring-within", "so does this one's"),
     ("meshcert renew", "the demo asks for approval, and whoever waits is told so"),
     ("grep meshcert", "meshcert is no pod here"),
-    ("kubectl auth can-i", "the embedded cluster knows no accounts"),
+    ("kubectl auth can-i --list", "the embedded cluster knows no accounts"),
+    ("kubectl -n meshcert port-forward", "meshcert is no pod here"),
     ("grep ACCOUNT", "nor what is bound to them"),
     ("kubectl get certificate", "cert-manager is not there"),
     ("/api/v1/events", "the stream goes on until the test cuts it off"),
@@ -108,7 +109,7 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     let mut text = meshcert::runbook::filled(text, mesh, "istio-system").replace(",endpointslices", "");
     // The port that a page names may be taken here, and what serves or tells without an end is ended.
     text = text.replace("localhost:9794", &demo.address).replace("curl -sN", "curl -sN --max-time 1");
-    text = text.replace("meshcert serve", "until_it_listens meshcert serve");
+    text = text.replace(" --listen 127.0.0.1:9794", "").replace("meshcert serve", "until_it_listens meshcert serve");
     if text.contains("NAME") {
         text = text.replace("NAME", &of_mesh("crn", &format!("{mesh}-")));
     }
@@ -179,13 +180,17 @@ fn until_the_next_second() {
 }
 
 #[test]
-fn every_command_of_the_runbooks_says_in_which_namespace() {
+fn every_command_of_runbooks_and_alerts_says_in_which_namespace() {
     let tool = Regex::new("(?:kubectl|helm|meshcert (?:plan|renew|approve|history|rollback|runbook|status)) [^`|;)]*")
         .unwrap();
-    let named = Regex::new("-n [a-z]|--all-namespaces| -A |kubectl config |get crd |apply -f").unwrap();
+    let named =
+        Regex::new(r"-n ([a-z]|NAMESPACE|\{\{)|--all-namespaces| -A\b|kubectl config |get crd |apply -f").unwrap();
     let typed = Regex::new("`([^`\n]+ [^`\n]+)`").unwrap();
     let mut unnamed = Vec::new();
-    for page in std::fs::read_dir(root().join("docs/runbooks")).unwrap().map(|entry| entry.unwrap().path()) {
+    let runbooks = std::fs::read_dir(root().join("docs/runbooks")).unwrap().map(|entry| entry.unwrap().path());
+    // What alerts and the chart say after an installation is typed too.
+    let others = ["alerts/meshcert.rules.yaml", "deploy/chart/templates/NOTES.txt"].map(|path| root().join(path));
+    for page in runbooks.chain(others) {
         let text = std::fs::read_to_string(&page).unwrap();
         let spans = typed.captures_iter(&text).map(|found| found[1].to_owned());
         let lines = blocks(&page).into_iter().filter(|block| block.language == "sh");
@@ -196,6 +201,21 @@ fn every_command_of_the_runbooks_says_in_which_namespace() {
         }
     }
     assert!(unnamed.is_empty(), "{unnamed:#?}");
+}
+
+/// Behind a slash kubectl takes the rest for the name of an object: a question about `pods/portforward` is one about a pod of that name.
+#[test]
+fn questions_about_rights_name_a_subresource_as_kubectl_does() {
+    let question = Regex::new(r"kubectl auth can-i ([a-z]+ )?([^\s`]+)").unwrap();
+    let mut asked = 0;
+    let folders = ["docs", "docs/runbooks"].map(|folder| std::fs::read_dir(root().join(folder)).unwrap());
+    for page in folders.into_iter().flatten().map(|entry| entry.unwrap().path()).filter(|page| page.is_file()) {
+        for found in question.captures_iter(&std::fs::read_to_string(&page).unwrap()) {
+            assert!(!found[2].contains('/'), "{}: {}", page.display(), &found[0]);
+            asked += 1;
+        }
+    }
+    assert!(asked > 3, "{asked}");
 }
 
 #[test]

@@ -19,13 +19,13 @@ pub struct PolicyConfig {
     pub mode: Mode,
     /// A certificate with less time left than this is due.
     pub renew_before: Duration,
-    /// With less time left than this, windows and cooldown hold nothing up.
+    /// With less time left than this, windows, cooldown and `stopAfterFailures` hold nothing up.
     pub urgent_before: Duration,
     /// Renewals of a namespace that are under way at the same time.
     pub max_concurrent: u32,
     /// Least time between two renewals of a mesh.
     pub cooldown: Duration,
-    /// After so many meshes of a cluster failed within a day, no further one is begun.
+    /// After so many meshes of a cluster failed within a day, no further one is begun, unless it is urgent (`urgentBefore`) or a person forces it.
     pub stop_after_failures: u32,
     /// When renewals may begin; empty: always.
     pub windows: Vec<WindowConfig>,

@@ -22,7 +22,7 @@ meshcert.yaml of a process; takes (context, process). Each process gets a file o
 {{- if $observes -}}
   {{- with $values.secretRules -}}{{- $_ := set $config "secretRules" . -}}{{- end -}}
   {{- if $values.clusterSecrets.enabled -}}
-    {{- $_ := set $config "clusterSecrets" (dict "namespace" $context.Release.Namespace "istioRemoteSecrets" $values.clusterSecrets.istioRemoteSecrets
+    {{- $_ := set $config "clusterSecrets" (dict "namespace" (include "meshcert.clusterSecretsNamespace" $context) "istioRemoteSecrets" $values.clusterSecrets.istioRemoteSecrets
           "namespaces" $values.clusterSecrets.namespaces) -}}
   {{- end -}}
 {{- end -}}

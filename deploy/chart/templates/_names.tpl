@@ -64,6 +64,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{ include "meshcert.fullname" . }}-observe.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{- /* Where the Secrets lie that announce further clusters. */ -}}
+{{- define "meshcert.clusterSecretsNamespace" -}}
+{{- .Values.clusterSecrets.namespace | default .Release.Namespace -}}
+{{- end -}}
+
 {{- /* The Secret of the webhook's credential. */ -}}
 {{- define "meshcert.credentials" -}}
 {{- .Values.webhook.credentials.existingSecret | default (printf "%s-webhook" (include "meshcert.fullname" .)) -}}

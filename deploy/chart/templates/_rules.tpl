@@ -1,6 +1,10 @@
 {{- /* What each role may do in a namespace of hosted meshes, and nothing else; docs/OPERATIONS.md says why (tests/chart_rendering.rs compares). */ -}}
-{{- define "meshcert.rules.observe" -}}
+{{- define "meshcert.rules.secretRules" -}}
 - {apiGroups: [''], resources: [secrets], verbs: [list, watch]}
+{{- end -}}
+
+{{- define "meshcert.rules.observe" -}}
+{{ include "meshcert.rules.secretRules" . }}
 - {apiGroups: [meshcert.dev], resources: [certificaterenewals], verbs: [list, watch]}
 {{- end -}}
 
