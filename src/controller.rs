@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
-use crate::controller::queue::{Dozing, Wait};
+use crate::controller::queue::{Dozing, Sleep, Wait};
 use crate::controller::reach::Way;
 use crate::controller::slots::Slots;
 use crate::follower::{Followed, SourceHealth, View, follow_all};
@@ -280,10 +280,10 @@ impl Actor {
                 Err(error) if error.kind == ErrorKind::Conflict => {}
                 Err(error) => {
                     warn!(namespace, name, %error, "the renewal waits");
-                    // Whoever cannot be looked at keeps nobody from his turn, and a right is not granted within a second.
+                    // A right is not granted within a second.
                     let forbidden = error.kind == ErrorKind::Forbidden && renewal.status.phase < Phase::BackingUp;
                     if Wait::of(renewal).is_some() || forbidden {
-                        self.doze(renewal);
+                        self.doze(renewal, Sleep::Deep);
                     }
                     return true;
                 }
@@ -358,7 +358,7 @@ impl Actor {
                 }
                 let busy = *phase >= Phase::BackingUp && !phase.is_terminal();
                 if !busy || Wait::of(&seen.renewal).is_some() {
-                    self.doze(&seen.renewal);
+                    self.doze(&seen.renewal, Sleep::Light);
                 }
                 Ok(busy.then_some(false))
             }

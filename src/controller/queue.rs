@@ -35,39 +35,52 @@ impl Wait {
 /// Idle looks between two at a renewal that waits for a person, the clock or others.
 const DOZE: u32 = 6;
 
-/// Renewals that wait, by uid: as they were, and when they are looked at again unless they change.
+/// How soon a renewal is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sleep {
+    /// With the next look.
+    Awake,
+    /// When its time comes, when it has changed, or when there is room for it.
+    Light,
+    /// When its time comes or when it has changed: whoever cannot be looked at keeps nobody from his turn.
+    Deep,
+}
+
+/// Renewals that wait, by uid: as they were, until when, and how deeply.
 #[derive(Default)]
-pub(super) struct Dozing(Mutex<BTreeMap<String, (String, Instant)>>);
+pub(super) struct Dozing(Mutex<BTreeMap<String, (String, Instant, Sleep)>>);
 
 impl Dozing {
-    fn until(&self, renewal: &Renewal) -> Option<Instant> {
+    fn of(&self, renewal: &Renewal, now: Instant) -> Sleep {
         let dozing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (version, until) = dozing.get(&renewal.uid)?;
-        (*version == renewal.resource_version).then_some(*until)
+        match dozing.get(&renewal.uid) {
+            Some((version, until, sleep)) if *version == renewal.resource_version && now < *until => *sleep,
+            _ => Sleep::Awake,
+        }
     }
 
-    fn put(&self, renewal: &Renewal, now: Instant, until: Instant) {
+    fn put(&self, renewal: &Renewal, now: Instant, until: Instant, sleep: Sleep) {
         let mut dozing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Those whose time has come are forgotten.
-        dozing.retain(|_, (_, until)| now < *until);
-        dozing.insert(renewal.uid.clone(), (renewal.resource_version.clone(), until));
+        dozing.retain(|_, (_, until, _)| now < *until);
+        dozing.insert(renewal.uid.clone(), (renewal.resource_version.clone(), until, sleep));
     }
 }
 
 impl Actor {
-    /// Looks at a renewal again later, or when it has changed.
-    pub(super) fn doze(&self, renewal: &Renewal) {
+    /// Looks at a renewal again later.
+    pub(super) fn doze(&self, renewal: &Renewal, sleep: Sleep) {
         let now = Instant::now();
-        self.dozing.put(renewal, now, now + self.acting.timing.idle * DOZE);
+        self.dozing.put(renewal, now, now + self.acting.timing.idle * DOZE, sleep);
     }
 
     /// Those whose turn it is.
     pub(super) async fn in_turn(&self, all: &[Arc<Renewal>]) -> Vec<Arc<Renewal>> {
         let (now, moment) = (self.around.clock.now(), Instant::now());
-        let unfinished: Vec<(&Arc<Renewal>, bool)> = all
+        let unfinished: Vec<(&Arc<Renewal>, Sleep)> = all
             .iter()
-            .filter(|renewal| !is_asleep(renewal, now))
-            .map(|renewal| (renewal, self.dozing.until(renewal).is_none_or(|until| until <= moment)))
+            .filter(|renewal| !has_rest(renewal, now))
+            .map(|renewal| (renewal, self.dozing.of(renewal, moment)))
             .collect();
         let slots = self.acting.policy.max_concurrent;
         let mut rooms = BTreeMap::new();
@@ -96,32 +109,32 @@ impl Actor {
 }
 
 /// Whether there is nothing to do about it until its time comes, or a person changes it.
-fn is_asleep(renewal: &Renewal, now: UnixTime) -> bool {
+fn has_rest(renewal: &Renewal, now: UnixTime) -> bool {
     renewal.status.phase.is_terminal()
         && renewal.status.cleaned_up
         && renewal.status.next_attempt_at.is_none_or(|at| at > now)
         && renewal.generation == renewal.status.observed_generation
 }
 
-/// Positions of those that are looked at: all that are awake, but of those that wait in a namespace only those for which there is `room`, awake or not. As long as
-/// there is none (`None`), something else may have come of them: those that are awake, as many at a time as there are slots. Whoever is in the middle of something
-/// comes first, then whoever ends first.
-fn choose(renewals: &[(&Arc<Renewal>, bool)], slots: usize, room: impl Fn(&str, Wait) -> Option<usize>) -> Vec<usize> {
+/// Positions of those that are looked at: all that are awake, but of those that wait in a namespace only those for which there is `room`. As long as there is none
+/// (`None`), something else may have come of them: those that are awake, as many at a time as there are slots. Whoever is in the middle of something comes first, then
+/// whoever ends first.
+fn choose(renewals: &[(&Arc<Renewal>, Sleep)], slots: usize, room: impl Fn(&str, Wait) -> Option<usize>) -> Vec<usize> {
     let mut chosen = Vec::new();
     let mut waiting: BTreeMap<(&str, Wait), Vec<usize>> = BTreeMap::new();
-    for (position, (renewal, awake)) in renewals.iter().enumerate() {
+    for (position, (renewal, sleep)) in renewals.iter().enumerate() {
         match Wait::of(renewal) {
             Some(wait) => waiting.entry((&renewal.namespace, wait)).or_default().push(position),
-            None if *awake => chosen.push(position),
+            None if *sleep == Sleep::Awake => chosen.push(position),
             None => {}
         }
     }
     for ((namespace, wait), mut positions) in waiting {
+        let room = room(namespace, wait);
+        let deepest = if room.is_some() { Sleep::Light } else { Sleep::Awake };
+        positions.retain(|position| renewals[*position].1 <= deepest);
         positions.sort_by_key(|position| urgency(renewals[*position].0));
-        match room(namespace, wait) {
-            Some(room) => chosen.extend(positions.into_iter().take(room)),
-            None => chosen.extend(positions.into_iter().filter(|position| renewals[*position].1).take(slots)),
-        }
+        chosen.extend(positions.into_iter().take(room.unwrap_or(slots)));
     }
     chosen
 }
@@ -185,27 +198,29 @@ mod tests {
     fn the_most_urgent_of_those_that_wait_are_looked_at_and_everyone_else() {
         let waiting = |name, ends_at| mk_renewal(name, "a", Phase::BackingUp, "NoSlot", ends_at);
         let all = [
-            (waiting("late", 30), true),
-            (waiting("soon", 10), true),
-            (waiting("sooner", 5), true),
-            (mk_renewal("elsewhere", "b", Phase::BackingUp, "NoSlot", 90), true),
-            (mk_renewal("working", "a", Phase::Restarting, "Restarting", 40), true),
-            (mk_renewal("half", "a", Phase::Committing, "NoSlot", 40), true),
-            (mk_renewal("paused", "a", Phase::Pending, "Paused", 40), false),
-        ];
-        let names = |all: &[(Renewal, bool)], slots, room: Option<usize>| {
-            let all: Vec<_> = all.iter().map(|(renewal, awake)| (Arc::new(renewal.clone()), *awake)).collect();
-            let all: Vec<_> = all.iter().map(|(renewal, awake)| (renewal, *awake)).collect();
+            waiting("late", 30),
+            waiting("soon", 10),
+            waiting("sooner", 5),
+            mk_renewal("elsewhere", "b", Phase::BackingUp, "NoSlot", 90),
+            mk_renewal("working", "a", Phase::Restarting, "Restarting", 40),
+            mk_renewal("half", "a", Phase::Committing, "NoSlot", 40),
+        ]
+        .map(Arc::new);
+        let names = |sleeps: [Sleep; 6], slots, room: Option<usize>| {
+            let all: Vec<_> = all.iter().zip(sleeps).collect();
             let chosen = choose(&all, slots, |namespace, _| room.filter(|_| namespace == "a"));
-            chosen.into_iter().map(|position| all[position].0.name.clone()).collect::<Vec<_>>()
+            chosen.into_iter().map(|position| all[position].0.name.as_str()).collect::<Vec<_>>()
         };
-        assert_eq!(names(&all, 1, None), ["working", "half", "elsewhere"]);
-        assert_eq!(names(&all, 3, None), ["working", "half", "sooner", "soon", "elsewhere"]);
-        assert_eq!(names(&all, 1, Some(4)), ["working", "half", "sooner", "soon", "late", "elsewhere"]);
-        // Nobody has to be awake for what there is room for.
-        let asleep = all.map(|(renewal, _)| (renewal, false));
-        assert_eq!(names(&asleep, 3, None), Vec::<String>::new());
-        assert_eq!(names(&asleep, 3, Some(2)), ["half", "sooner"]);
+        let awake = [Sleep::Awake; 6];
+        assert_eq!(names(awake, 1, None), ["working", "half", "elsewhere"]);
+        assert_eq!(names(awake, 3, None), ["working", "half", "sooner", "soon", "elsewhere"]);
+        assert_eq!(names(awake, 1, Some(4)), ["working", "half", "sooner", "soon", "late", "elsewhere"]);
+        let mut sleeps = [Sleep::Light; 6];
+        assert_eq!(names(sleeps, 3, None), Vec::<&str>::new());
+        assert_eq!(names(sleeps, 3, Some(2)), ["half", "sooner"]);
+        // The most urgent one cannot be looked at, and keeps nobody from his turn.
+        sleeps[5] = Sleep::Deep;
+        assert_eq!(names(sleeps, 3, Some(2)), ["sooner", "soon"]);
     }
 
     #[test]
