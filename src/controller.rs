@@ -281,8 +281,13 @@ impl Actor {
                 Err(error) => {
                     warn!(namespace, name, %error, "the renewal waits");
                     // A right is not granted within a second.
-                    let forbidden = error.kind == ErrorKind::Forbidden && renewal.status.phase < Phase::BackingUp;
-                    if Wait::of(renewal).is_some() || forbidden {
+                    let phase = renewal.status.phase;
+                    let lasts = match error.kind {
+                        ErrorKind::Forbidden => phase < Phase::BackingUp || phase.is_terminal(),
+                        ErrorKind::Invalid => phase.is_terminal(),
+                        _ => false,
+                    };
+                    if Wait::of(renewal).is_some() || lasts {
                         self.doze(renewal, Sleep::Deep);
                     }
                     return true;

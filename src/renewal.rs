@@ -234,6 +234,9 @@ pub struct Status {
     /// The signal after the renewal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<UnixTime>,
+    /// Ends that were failures, since a person asked for another try.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u32,
     /// Whether locks, slots and staged Secrets of a terminal phase are gone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cleaned_up: bool,
@@ -396,6 +399,10 @@ pub struct StepRecord {
     pub result: String,
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A condition (Kubernetes API conventions, "Typical status properties").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -449,9 +456,9 @@ impl Renewal {
         *phase == Phase::Failed && !commits.is_empty() && committed_at.is_none()
     }
 
-    /// Whether its lock and slot are its own: until it has ended and given back what it took.
+    /// Whether its lock and slot are its own: until it has ended. What an end leaves to clean up harms nobody, and may never be allowed to go.
     pub fn is_under_way(&self) -> bool {
-        !self.status.phase.is_terminal() || !self.status.cleaned_up || self.is_partial()
+        !self.status.phase.is_terminal() || self.is_partial()
     }
 
     /// How much it counts among the renewals of its mesh: one that is under way is not hidden by another that was turned away because of it; else the newest.

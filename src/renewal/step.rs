@@ -154,7 +154,8 @@ pub enum Hindrance {
 pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
     let phase = seen.renewal.status.phase;
     match hindrance {
-        _ if phase.is_terminal() => Next::Wait(None),
+        Hindrance::Unavailable if phase.is_terminal() => Next::Wait(None),
+        _ if phase.is_terminal() => journal::left_over(&seen.renewal, what),
         Hindrance::Forbidden => journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now),
         Hindrance::Rejected => journal::fail(seen, REJECTED, &convince(what), journal::Retry::Later, now),
         Hindrance::Unavailable if phase == Phase::Restarting => restart::overdue(seen, what, now),
@@ -190,7 +191,8 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
     match seen.lock.holder {
         Holder::Mine => {}
         Holder::Free => return Some(Next::Act(Effect::TakeLease(seen.lock.clone()))),
-        Holder::Other if seen.renewal.status.commits.is_empty() => {
+        // A way back waits: nobody asks for it again.
+        Holder::Other if seen.renewal.status.commits.is_empty() && !seen.renewal.status.rolling_back => {
             return Some(journal::end(
                 seen,
                 Phase::Superseded,

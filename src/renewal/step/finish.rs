@@ -100,6 +100,7 @@ fn clean_up(seen: &Observed) -> Next {
     }
     let mut status = seen.renewal.status.clone();
     status.cleaned_up = true;
+    status.message = journal::without_left_over(&status.message).to_owned();
     Next::Journal(Box::new(status))
 }
 
@@ -124,6 +125,9 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         next.job = None;
         next
     };
+    if seen.renewal.generation != status.observed_generation {
+        next.failures = 0;
+    }
     journal::next_attempt(&mut next);
     Next::Journal(Box::new(next))
 }

@@ -82,6 +82,20 @@ pub(super) fn note(renewal: &Renewal, reason: &str, message: &str) -> Next {
     Next::Note(Box::new(status))
 }
 
+/// Between the message of an end and what cannot be cleaned up after it.
+const LEFT_OVER: &str = "; not cleaned up yet: ";
+
+/// Stays ended, and says what keeps something from being given back.
+pub(super) fn left_over(renewal: &Renewal, what: &str) -> Next {
+    let Status { reason, message, .. } = &renewal.status;
+    note(renewal, reason, &format!("{}{LEFT_OVER}{what}", without_left_over(message)))
+}
+
+/// The message of an end alone.
+pub(super) fn without_left_over(message: &str) -> &str {
+    message.split(LEFT_OVER).next().unwrap_or(message)
+}
+
 /// Ends.
 pub(super) fn end(seen: &Observed, phase: Phase, reason: &str, message: &str, now: UnixTime) -> Next {
     let mut status = enter(seen, phase, message, now);
@@ -110,12 +124,13 @@ pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry,
 /// Ends, to be tried again or not.
 pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
     let Next::Journal(mut status) = end(seen, phase, reason, message, now) else { return Next::Wait(None) };
+    // What cannot be done yet costs nothing to look at: only what was tried is given up.
+    let tries = if phase == Phase::Refused { (status.attempt - 1).min(MOST_RETRIES - 1) } else { status.failures };
+    status.failures += u32::from(phase != Phase::Refused);
     status.next_attempt_at = match retry {
         Retry::Later => {
             let left = seen.about.expiration.map_or(DAY, |end| now.seconds_until(end));
-            // What cannot be done yet costs nothing to look at: only what was tried is given up.
-            let most = if phase == Phase::Refused { MOST_RETRIES - 1 } else { u32::MAX };
-            pause((status.attempt - 1).min(most), left).map(|pause| now.plus(pause))
+            pause(tries, left).map(|pause| now.plus(pause))
         }
         Retry::At(moment) => Some(moment),
         Retry::Never => None,

@@ -6,7 +6,7 @@ use crate::mesh::SecretRole;
 use crate::native::{self, Obstacle};
 use crate::plan::Plan;
 use crate::policy::{Circumstances, Hold, Mode};
-use crate::renewal::observed::{Observed, copy_name};
+use crate::renewal::observed::{Holder, Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
@@ -17,6 +17,8 @@ use crate::time::{DAY, UnixTime};
 
 /// New certificates must outlast `renewBefore` by this, or renewing would never end.
 const MARGIN: i64 = 7 * DAY;
+/// What preflight found out is looked at again after so many seconds.
+const STALE: i64 = 5 * 60;
 pub(super) const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
@@ -80,7 +82,8 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
             "renewing now would only reach {}, for a CA ends; that is within renewBefore, so a new CA has to be made first",
             plan.ends_at
         );
-        return refuse(seen, "TargetUnreachable", &message, Retry::Never, now);
+        // A CA that is extended under its key changes no leaf: nothing else would tell.
+        return refuse(seen, "TargetUnreachable", &message, Retry::Later, now);
     }
     let phase = if seen.policy.mode == Mode::Approve { Phase::AwaitingApproval } else { Phase::BackingUp };
     let mut status = journal::enter(seen, phase, "the plan is made", now);
@@ -116,6 +119,9 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     if plan.digest != known.digest {
         return go(seen, Phase::Preflight, "what the plan was about has changed", now);
     }
+    if is_approved(seen) && is_stale(seen, now) {
+        return go(seen, Phase::Preflight, "approved; what may stand in the way by now is looked at again", now);
+    }
     if is_approved(seen) {
         return go(seen, Phase::BackingUp, "approved", now);
     }
@@ -130,6 +136,15 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     if let Some(next) = no_longer(seen, now) {
         return next;
     }
+    let has = |holder| seen.slots.iter().any(|slot| slot.holder == holder);
+    if is_stale(seen, now) && has(Holder::Free) && !has(Holder::Mine) {
+        return start_over(
+            seen,
+            Phase::Preflight,
+            "its turn; what may stand in the way by now is looked at again",
+            now,
+        );
+    }
     if let Some(next) = held(seen, now) {
         return next;
     }
@@ -142,9 +157,9 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
             Some(backup) if *backup != written => {
                 let name = copy_name(&seen.renewal, role, 0);
                 let message = format!(
-                    "{name} holds something else than the live Secret, which has changed since; make a new renewal"
+                    "{name} holds something else than the live Secret, which has changed since; if that is meant, delete {name}, and it goes on"
                 );
-                return fail(seen, "BackupDiffers", &message, Retry::Never, now);
+                return fail(seen, "BackupDiffers", &message, Retry::Later, now);
             }
             Some(_) => {}
         }
@@ -202,10 +217,21 @@ pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
 }
 
+/// Whether it has waited, since preflight, for so long that a rollout may hang or a right be gone that was there.
+fn is_stale(seen: &Observed, now: UnixTime) -> bool {
+    seen.renewal.status.phase_since.is_some_and(|since| since.seconds_until(now) >= STALE)
+}
+
 /// Gives back what was taken, and begins again: what was made on former facts is made anew.
 fn start_over(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Next {
     if let Some(next) = end_job(seen).or_else(|| give_back(seen)) {
         return next;
+    }
+    if let Some(name) = seen.staged_names.first() {
+        return Next::Act(Effect::DeleteCopy(name.clone()));
+    }
+    if seen.renewal.finalizer {
+        return Next::Act(Effect::SetFinalizer(false));
     }
     let mut status = journal::enter(seen, phase, message, now);
     if status.staged_attempt == Some(status.attempt) {
