@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
+use crate::app::Sources;
 use crate::app::process::{self, LogForm};
 use crate::command;
 use crate::config::Duration;
 
+pub(crate) use shell::program;
 pub use shell::{CompletionsArgs, ManArgs};
 
 mod shell;
@@ -33,6 +35,9 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
     /// List the hosted meshes as their Secrets show them, worst first.
+    ///
+    /// Where none is found the exit code is 0 and the answer names the namespaces looked in: one that does not exist is like an empty one, for whether it exists takes a
+    /// right that meshcert does without. Others are chosen with -n, or in the configuration, which `meshcert config check` checks.
     Status(StatusArgs),
     /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
     Check(CheckArgs),
@@ -350,7 +355,7 @@ pub enum Outcome {
     Expired,
 }
 
-impl From<Connect> for crate::app::Sources {
+impl From<Connect> for Sources {
     fn from(connect: Connect) -> Self {
         let Connect { config, kubeconfig, context, namespaces } = connect;
         Self { config, kubeconfig, context, namespaces }
@@ -388,6 +393,28 @@ impl From<Outcome> for ExitCode {
 }
 
 impl Cli {
+    /// Where the command looks, for what is suggested after an error.
+    pub fn sources(&self) -> Sources {
+        let connect = match &self.command {
+            Command::Serve(ServeArgs { connect, .. })
+            | Command::Status(StatusArgs { connect, .. })
+            | Command::Explain(ExplainArgs { connect, .. })
+            | Command::Runbook(MeshArgs { connect, .. })
+            | Command::Plan(PlanArgs { mesh: MeshArgs { connect, .. }, .. })
+            | Command::Renew(RenewArgs { mesh: MeshArgs { connect, .. }, .. })
+            | Command::Approve(ApproveArgs { mesh: MeshArgs { connect, .. }, .. })
+            | Command::History(HistoryArgs { mesh: MeshArgs { connect, .. }, .. })
+            | Command::Rollback(RollbackArgs { mesh: MeshArgs { connect, .. }, .. })
+            | Command::Uninstall(UninstallCommand::Check(connect) | UninstallCommand::Clean(connect)) => connect,
+            #[cfg(feature = "demo")]
+            Command::Demo(_) => return Sources::default(),
+            Command::Check(_) | Command::Crd | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+                return Sources::default();
+            }
+        };
+        connect.clone().into()
+    }
+
     /// Runs the command that was asked for.
     ///
     /// # Errors

@@ -7,13 +7,15 @@ use meshcert::cli::Cli;
 use meshcert::command::advice;
 
 fn main() -> ExitCode {
-    match Cli::read().run() {
+    let cli = Cli::read();
+    let sources = cli.sources();
+    match cli.run() {
         Ok(outcome) => outcome.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to tell if standard error is closed too.
             let _ = writeln!(std::io::stderr(), "meshcert: {error:#}");
-            if let Some(next) = advice::next_command(&error) {
+            if let Some(next) = advice::next_command(&error, &sources) {
                 let _ = writeln!(std::io::stderr(), "meshcert: try  {next}");
             }
             ExitCode::FAILURE

@@ -51,7 +51,8 @@ impl Supervisor {
             registry.remove(name);
         };
         let start = |spec: &ClusterSpec| {
-            info!(cluster = %spec.name, connection = ?spec.connection, namespaces = ?spec.namespaces, "observing");
+            let namespaces = spec.namespaces.as_ref().map_or_else(|| "*".to_owned(), |names| names.join(","));
+            info!(cluster = %spec.name, connection = ?spec.connection, %namespaces, "observing");
             let sources = registry.add(spec).into_iter();
             sources.map(|source| source::run(spec.clone(), source, Arc::clone(registry), Arc::clone(clock))).collect()
         };

@@ -22,6 +22,17 @@ pub enum Mode {
     Auto,
 }
 
+impl Mode {
+    /// Its name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Approve => "approve",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// What makes the new certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -264,7 +275,7 @@ impl Policy {
         // One more is let through where the end is near: a wrong breaker must not let a mesh die.
         if about.failed_meshes >= self.stop_after_failures && !urgent && !about.forced {
             let message = format!(
-                "the renewals of {} other meshes of this cluster failed within a day; look at them, then let this one through with `meshcert renew --force`, or wait",
+                "the renewals of {} other meshes of this cluster failed within a day; look at them, or wait",
                 about.failed_meshes
             );
             return Some((Hold::BreakerOpen, message));

@@ -450,6 +450,11 @@ pub struct Renewal {
 }
 
 impl Renewal {
+    /// What a person types for this mesh.
+    pub fn command(&self, verb: &str) -> String {
+        format!("meshcert {verb} {} -n {}", self.spec.mesh_id, self.namespace)
+    }
+
     /// Whether some live Secrets may hold the new certificates and others the old ones, and nothing goes on by itself.
     pub fn is_partial(&self) -> bool {
         let Status { phase, commits, committed_at, .. } = &self.status;

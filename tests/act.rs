@@ -267,6 +267,7 @@ fn show_nothing(engine: &str) {
         shown.push(answer.body);
     }
     assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
+    assert!(shown[0].contains("mode=auto namespaces=istio-system"), "as in the configuration");
     for needle in &needles {
         assert!(shown.iter().all(|text| !text.contains(needle.as_str())), "{needle} is shown");
     }

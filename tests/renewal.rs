@@ -363,6 +363,8 @@ async fn what_is_not_due_is_refused_until_it_is() {
     let early = Policy { renew_before: 10 * DAY, ..auto() };
     let renewal = world.run_until(&name, early, is_finished).await;
     assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (Phase::Refused, "NotDue"));
+    let insist = format!("meshcert renew {} -n {NAMESPACE} --force, or spec.force", renewal.spec.mesh_id);
+    assert!(renewal.status.message.ends_with(&insist), "{}", renewal.status.message);
     let (mesh, _) = world.mesh().await;
     assert_eq!(
         renewal.status.next_attempt_at,

@@ -5,7 +5,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -30,6 +30,28 @@ fn meshcert(arguments: &[&str]) -> Command {
 
 fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Runs what a person would paste into a shell that knows of no cluster.
+fn in_a_shell(command: &str) -> Output {
+    let programs = [Path::new(env!("CARGO_BIN_EXE_meshcert")).to_owned(), tools::kubectl()];
+    let folders = programs.iter().filter_map(|program| program.parent()).map(|folder| folder.display().to_string());
+    let path = folders.chain(std::env::var("PATH")).collect::<Vec<_>>().join(":");
+    Command::new("sh").args(["-c", command]).env("PATH", path).env("KUBECONFIG", "/nonexistent").output().unwrap()
+}
+
+/// Puts a mesh's Secrets into another namespace.
+fn moved(demo: &Demo, mesh: &str, namespace: &str) {
+    let there = serde_json::json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+    demo.kubectl_with(&there.to_string(), &["create"]);
+    for end in ["kube-certs", "etcd-certs", "apiserver-admin-kubeconfig"] {
+        let name = format!("{mesh}-{end}");
+        let secret = demo.kubectl(&["-n", "istio-system", "get", "secret", &name, "-o", "json"]);
+        let mut secret: serde_json::Value = serde_json::from_str(&secret).unwrap();
+        secret["metadata"] = serde_json::json!({ "name": name, "namespace": namespace });
+        demo.kubectl_with(&secret.to_string(), &["create"]);
+        demo.kubectl(&["-n", "istio-system", "delete", "secret", &name]);
+    }
 }
 
 fn without_colours(text: &str) -> String {
@@ -175,10 +197,90 @@ fn whoever_waits_is_told_what_the_renewal_waits_for() {
     let asked = run(&["renew", "healthy-1", "--force"]);
     let message = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert_eq!(asked.status.code(), Some(1), "{message}");
-    assert_eq!(message, "meshcert: try  meshcert plan healthy-1, then meshcert approve healthy-1\n");
-    let approved = run(&["approve", "healthy-1"]);
+    let advice = message.strip_prefix("meshcert: try  ").unwrap().trim_end();
+    let (plan, approve) = advice.split_once(", then ").unwrap();
+    let planned = in_a_shell(plan);
+    assert!(planned.status.success() && text(&planned).contains("digest: "), "{plan}: {planned:?}");
+    let approved = in_a_shell(&format!("{approve} --wait"));
     assert_eq!(approved.status.code(), Some(0), "{}", text(&approved));
     assert!(text(&approved).contains("approved\n") && text(&approved).contains("Succeeded"), "{}", text(&approved));
+}
+
+#[test]
+fn what_an_error_advises_works_as_it_is_printed() {
+    let folder = TempDir::new().unwrap();
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    moved(&demo, "healthy-1", "mesh-2");
+    // A name that has to be quoted.
+    let kubeconfig = folder.path().join("it's mine").display().to_string();
+    std::fs::copy(&demo.kubeconfig, &kubeconfig).unwrap();
+    let run =
+        |arguments: &[&str]| meshcert(arguments).args(["-n", "mesh-2", "--kubeconfig", &kubeconfig]).output().unwrap();
+    for (arguments, answer) in [
+        (&["plan", "nosuch"][..], "healthy-1"),
+        (&["renew", "nosuch"], "healthy-1"),
+        (&["history", "nosuch"], "healthy-1"),
+        (&["approve", "healthy-1"], "was never renewed"),
+        (&["rollback", "healthy-1"], "was never renewed"),
+    ] {
+        let output = run(arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        let advice = message.split('`').nth(1).unwrap();
+        let advised = in_a_shell(advice);
+        assert!(advised.status.success() && text(&advised).contains(answer), "{advice}: {advised:?}");
+    }
+    demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
+    let message = String::from_utf8(run(&["history", "healthy-1"]).stderr).unwrap();
+    let advice = message.lines().last().unwrap().strip_prefix("meshcert: try  ").unwrap();
+    let applied = in_a_shell(advice);
+    assert!(applied.status.success() && run(&["history", "healthy-1"]).status.success(), "{advice}: {applied:?}");
+
+    let nothing = meshcert(&["status", "-n", "mesh-9", "--kubeconfig", &kubeconfig]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(0));
+    let said = text(&nothing);
+    assert!(said.contains("in default/mesh-9 (") && said.contains("choose namespaces with -n"), "{said}");
+}
+
+#[test]
+fn a_secret_is_explained_in_the_namespace_that_it_is_named_with() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    moved(&demo, "healthy-1", "mesh-2");
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let explain = |more: &[&str]| {
+        let mut command = meshcert(&["explain", "mesh-2/healthy-1-kube-certs", "--kubeconfig", &kubeconfig]);
+        text(&command.args(more).output().unwrap())
+    };
+    let said = explain(&[]);
+    assert!(said.contains("counted: the kube-certs of") && said.contains("leaf CN=kube-apiserver"), "{said}");
+    let config = demo.folder.path().join("meshcert.yaml");
+    std::fs::write(&config, "clusters: [{name: a}]\n").unwrap();
+    for elsewhere in [&["-n", "istio-system"][..], &["--config", config.to_str().unwrap()]] {
+        let said = explain(elsewhere);
+        assert!(said.contains("not counted: namespace mesh-2 is not watched"), "{said}");
+    }
+}
+
+#[test]
+fn whoever_waits_where_nobody_acts_is_told_so_once() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let mut command = meshcert(&["renew", "healthy-1", "--force", "--wait", "--kubeconfig", &kubeconfig]);
+    let mut waiting = Process(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut stderr = BufReader::new(waiting.0.stderr.take().unwrap());
+    let mut first = String::new();
+    stderr.read_line(&mut first).unwrap();
+    let lease = format!("`kubectl -n istio-system get lease meshcert-leader --kubeconfig {kubeconfig}`");
+    for part in ["nobody seems to act on namespace istio-system", "serve --roles act", &lease] {
+        assert!(first.contains(part), "{part} in {first}");
+    }
+    // Many looks later.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(waiting.0.try_wait().unwrap().is_none(), "it goes on waiting");
+    drop(waiting);
+    let mut more = String::new();
+    stderr.read_to_string(&mut more).unwrap();
+    assert_eq!(more, "");
 }
 
 #[test]
@@ -218,7 +320,7 @@ fn an_error_names_the_command_that_helps_on() {
         (&["status", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
         (&["plan", "a", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
         (&["renew", "healthy-1", "--kubeconfig", &kubeconfig], "meshcert crd | kubectl apply -f -"),
-        (&["history", "nosuch", "--kubeconfig", &kubeconfig], "`meshcert status` lists them"),
+        (&["history", "nosuch", "--kubeconfig", &kubeconfig], "` lists them"),
         (&["explain", "nosuch", "--kubeconfig", &kubeconfig], "name it NAMESPACE/NAME"),
         (&["history", "healthy-1", "--kubeconfig", &silent], "kubectl get --raw /readyz"),
         (&["uninstall", "check", "--kubeconfig", &silent], "kubectl get --raw /readyz"),

@@ -426,6 +426,9 @@ async fn the_daemon_serves_what_it_sees_and_ends_cleanly_when_asked() {
     for line in log.lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "no JSON: {line}");
     }
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let observing = lines.into_iter().find(|line| line["message"] == "observing").unwrap();
+    assert_eq!(observing["namespaces"], "istio-system", "as in the configuration");
 }
 
 #[tokio::test(flavor = "multi_thread")]

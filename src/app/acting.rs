@@ -116,7 +116,8 @@ impl Crew {
             around.metrics.remove(name);
         };
         let start = |acting: &Acting| {
-            info!(cluster = %acting.name, mode = ?acting.policy.mode, namespaces = ?acting.namespaces, "acting");
+            let (mode, namespaces) = (acting.policy.mode.as_str(), acting.namespaces.join(","));
+            info!(cluster = %acting.name, %mode, %namespaces, "acting");
             vec![controller::run(acting.clone(), around.clone())]
         };
         tasks.reconcile(wanted, ended, start);

@@ -27,10 +27,14 @@ pub struct ManArgs {
 impl Cli {
     /// Reads the command line; ends the process where it is wrong, or asks for help. Called as kubectl's plugin, the help says so.
     pub fn read() -> Self {
-        let name = name(std::env::args_os().next().as_deref());
-        let matches = Self::command().bin_name(name).get_matches();
+        let matches = Self::command().bin_name(program()).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
+}
+
+/// What a person types to call this program.
+pub(crate) fn program() -> &'static str {
+    name(std::env::args_os().next().as_deref())
 }
 
 /// kubectl runs `kubectl-meshcert` for `kubectl meshcert`.

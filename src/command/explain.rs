@@ -41,7 +41,7 @@ struct EntryExplanation {
 /// The configuration cannot be used, no cluster could be read, or none that could has the Secret. One that could not is said on standard error.
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
-    let config = Sources::from(connect).load()?;
+    let config = watching(connect.into(), &secret).load()?;
     let (answers, missed) = process::runtime()?.block_on(async {
         let (specs, missed) = app::clusters_now(&config, Plane::Observe).await?;
         Ok::<_, anyhow::Error>((explain(&specs, &secret).await?, missed))
@@ -61,6 +61,16 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     }
     print(&explanations, output, || explanations.iter().map(Explanation::text).collect::<Vec<_>>().join("\n"))?;
     Ok(if failures.is_empty() { Outcome::Fine } else { Outcome::Incomplete })
+}
+
+/// Where nothing says which namespaces are watched, the one that is named is.
+fn watching(sources: Sources, secret: &str) -> Sources {
+    match secret.split_once('/') {
+        Some((namespace, _)) if sources.namespaces.is_empty() && sources.config.is_none() => {
+            Sources { namespaces: vec![namespace.to_owned()], ..sources }
+        }
+        _ => sources,
+    }
 }
 
 /// What the clusters answered that could be read, and why the others could not.

@@ -39,6 +39,11 @@ impl Progress {
         Ok(())
     }
 
+    /// Says something on standard error, above the bar.
+    pub(super) fn warn(&self, message: &str) -> anyhow::Result<()> {
+        Ok(self.0.suspend(|| writeln!(std::io::stderr(), "meshcert: {message}"))?)
+    }
+
     /// Ends the bar and names the next command on standard error.
     pub(super) fn advise(&self, command: &str) -> anyhow::Result<()> {
         self.0.finish_and_clear();

@@ -9,7 +9,8 @@ use serde_json::json;
 use crate::app::{Sources, process};
 use crate::cli::{ApproveArgs, MeshArgs, Outcome, Output, PlanArgs, RenewArgs, RollbackArgs};
 use crate::clock::SystemClock;
-use crate::command::renewal::{Found, find, follow, show};
+use crate::command::advice::kubectl;
+use crate::command::renewal::{Found, find, show};
 use crate::command::{Tone, print, say};
 use crate::controller::{Outlook, preview};
 use crate::mesh::SecretRole;
@@ -32,7 +33,7 @@ fn requested_at(known: Option<&Renewal>) -> UnixTime {
 
 /// Shows what a renewal would do that began now, or why it would be refused.
 async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<Outcome> {
-    let Found { acting, api, mesh } = found;
+    let Found { acting, api, mesh, .. } = found;
     match preview(api, acting, &mesh.key, force, Arc::new(SystemClock)).await? {
         Outlook::Planned(plan) => {
             print(&plan, output, || show(&plan))?;
@@ -83,7 +84,10 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
         };
         let (name, known) = match asked {
             Asked::Created(name) => (name, None),
-            Asked::Deleting(name) => bail!("the renewal {name} is being deleted; try again when `meshcert history {mesh}` does not list it any more"),
+            Asked::Deleting(name) => bail!(
+                "the renewal {name} is being deleted; try again when `{}` does not list it any more",
+                found.command("history", "")
+            ),
             Asked::Exists(name, phase) if phase.is_terminal() || force => {
                 let known = found.api.renewal(namespace, &name).await?;
                 let spec = json!({ "requestedAt": requested_at(known.as_ref()), "force": force });
@@ -93,7 +97,7 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
             Asked::Exists(name, _) => (name, None),
         };
         writeln!(io::stdout(), "{name}")?;
-        if wait { follow(&found.api, namespace, &name, known.as_ref()).await } else { Ok(Outcome::Fine) }
+        if wait { found.follow(&name, known.as_ref()).await } else { Ok(Outcome::Fine) }
     })
 }
 
@@ -113,7 +117,7 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let renewal = waiting(&found).await?.with_context(|| {
-            format!("no renewal of {mesh} waits for approval; `meshcert history {mesh}` lists them")
+            format!("no renewal of {mesh} waits for approval; `{}` lists them", found.command("history", ""))
         })?;
         let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
         say(&show(plan))?;
@@ -124,11 +128,7 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
         });
         found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
         writeln!(io::stdout(), "\n{} approved", renewal.name)?;
-        if wait {
-            follow(&found.api, &renewal.namespace, &renewal.name, Some(&renewal.status)).await
-        } else {
-            Ok(Outcome::Fine)
-        }
+        if wait { found.follow(&renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
     })
 }
 
@@ -141,13 +141,14 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let written = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.has_written());
-        let renewal = written.with_context(|| format!("no renewal of {mesh} has replaced anything; `meshcert history {mesh}` lists them"))?;
+        let history = found.command("history", "");
+        let renewal = written.with_context(|| format!("no renewal of {mesh} has replaced anything; `{history}` lists them"))?;
         if !matches!(renewal.status.phase, Phase::Succeeded | Phase::Failed) {
-            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back: `meshcert history {mesh}` shows how far it is", renewal.name, renewal.status.phase.as_str());
+            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back: `{history}` shows how far it is", renewal.name, renewal.status.phase.as_str());
         }
         let ended = renewal.status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= SystemClock.now());
         if let Some(leaf) = ended {
-            bail!("no rollback: the former {} of {} has ended at {}; `meshcert renew {mesh} --force --wait` makes new ones", leaf.key, leaf.secret, leaf.ends_at);
+            bail!("no rollback: the former {} of {} has ended at {}; `{}` makes new ones", leaf.key, leaf.secret, leaf.ends_at, found.command("renew", " --force --wait"));
         }
         let namespace = &found.mesh.key.namespace;
         let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];
@@ -156,7 +157,8 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
         found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": spec })).await?;
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", renewal.name)?;
-        writeln!(stdout, "{mesh} is paused; when it may be renewed again: kubectl -n {namespace} annotate secret {secret} {PAUSED}-")?;
-        if wait { follow(&found.api, namespace, &renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
+        let go_on = kubectl(&found.sources, &format!("-n {namespace} annotate secret {secret} {PAUSED}-"));
+        writeln!(stdout, "{mesh} is paused; when it may be renewed again: {go_on}")?;
+        if wait { found.follow(&renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
     })
 }

@@ -1,7 +1,7 @@
 //! What the commands about renewals share: finding the mesh, showing a plan, following the progress.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -10,7 +10,9 @@ use crate::app::acting::acting;
 use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
+use crate::cluster::lease::LEADER;
 use crate::cluster::workloads::Hints;
+use crate::command::advice::{kubectl, meshcert};
 use crate::command::progress::Progress;
 use crate::command::{Tone, columns, table_within};
 use crate::controller::{Acting, Timing};
@@ -24,12 +26,16 @@ use crate::rollout::Workload;
 const GIVE_WAY: [&str; 3] = ["NEW KEY", "SUBJECT (KEPT)", "ENDS"];
 /// Between two looks at a renewal's progress.
 const LOOK: Duration = Duration::from_millis(500);
+/// Whoever acts takes notice of a request within a second or two.
+const UNSEEN: Duration = Duration::from_secs(10);
 
 /// A mesh, and where it was found.
 pub(super) struct Found {
     pub(super) acting: Acting,
     pub(super) api: Api,
     pub(super) mesh: HostedMesh,
+    /// Where was looked.
+    pub(super) sources: Sources,
 }
 
 /// Looks for a mesh in all namespaces of all configured clusters; it must be in exactly one.
@@ -48,12 +54,14 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
             places.push(format!("{}/{namespace}", acting.name));
             if secrets.iter().any(Option::is_some) {
                 let mesh = assemble(&acting.naming, &key, &secrets);
-                found.push(Found { acting: acting.clone(), api: api.clone(), mesh });
+                found.push(Found { acting: acting.clone(), api: api.clone(), mesh, sources: sources.clone() });
             }
         }
     }
     match found.len() {
-        0 => bail!("there is no hosted mesh {id} in {}; `meshcert status` lists them", places.join(", ")),
+        0 => {
+            bail!("there is no hosted mesh {id} in {}; `{}` lists them", places.join(", "), meshcert(sources, "status"))
+        }
         1 => {
             let found = found.pop().context("one was found")?;
             // Whoever may not ask for the version does without the warning.
@@ -71,6 +79,11 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
 }
 
 impl Found {
+    /// A command about this mesh, with the flags as they were given.
+    pub(super) fn command(&self, verb: &str, options: &str) -> String {
+        meshcert(&self.sources, &format!("{verb} {}{options}", self.mesh.key.id))
+    }
+
     /// Its workloads, tier by tier.
     pub(super) async fn workloads(&self) -> anyhow::Result<Vec<Vec<Workload>>> {
         let key = &self.mesh.key;
@@ -84,6 +97,63 @@ impl Found {
         all.retain(|renewal| renewal.spec.mesh_id == self.mesh.key.id.as_str());
         all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
         Ok(all)
+    }
+
+    /// Prints each new phase and message until the renewal has ended or waits for a person; `known` is where it was when it was asked.
+    pub(super) async fn follow(&self, name: &str, known: Option<&Status>) -> anyhow::Result<Outcome> {
+        let namespace = &self.mesh.key.namespace;
+        let progress = Progress::new();
+        let last = known.map(|status| status.phase);
+        // Another try may have ended as the last one did before anybody looked.
+        let look = |status: &Status| (status.phase, status.attempt, status.observed_generation);
+        let of_before = |status: &Status| status.phase.is_terminal() && known.map(look) == Some(look(status));
+        let mut said = (last, String::new());
+        let mut unseen = Some(Instant::now());
+        loop {
+            let renewal = self.api.renewal(namespace, name).await?;
+            let renewal = renewal.with_context(|| format!("the renewal {namespace}/{name} is gone"))?;
+            let status = renewal.status;
+            if status.observed_generation == renewal.generation {
+                unseen = None;
+            } else if unseen.is_some_and(|since| since.elapsed() >= UNSEEN) {
+                unseen = None;
+                progress.warn(&self.nobody_acts())?;
+            }
+            let now = (Some(status.phase), status.message.clone());
+            if now != said && !of_before(&status) {
+                progress.say(status.phase, &status.message)?;
+                said = now;
+                match status.phase {
+                    Phase::Succeeded if status.reason == ROLLBACK_REFUSED => return Ok(Outcome::Incomplete),
+                    Phase::Succeeded | Phase::RolledBack => return Ok(Outcome::Fine),
+                    Phase::Failed | Phase::Refused | Phase::Superseded => {
+                        progress.advise(&self.command("history", ""))?;
+                        return Ok(Outcome::Incomplete);
+                    }
+                    Phase::AwaitingApproval
+                        if last != Some(Phase::AwaitingApproval)
+                            && status.reason == "AwaitingApproval"
+                            && status.message.contains("approve") =>
+                    {
+                        let (plan, approve) = (self.command("plan", ""), self.command("approve", ""));
+                        progress.advise(&format!("{plan}, then {approve}"))?;
+                        return Ok(Outcome::Incomplete);
+                    }
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn nobody_acts(&self) -> String {
+        let namespace = &self.mesh.key.namespace;
+        let lease = kubectl(&self.sources, &format!("-n {namespace} get lease {LEADER}"));
+        format!(
+            "nobody seems to act on namespace {namespace} of cluster {}: it takes a meshcert with `serve --roles act` that has this namespace in its configuration; \
+             `{lease}` names the one that leads, if this is the first of its namespaces",
+            self.acting.name
+        )
     }
 }
 
@@ -111,43 +181,4 @@ pub(super) fn show(plan: &Plan) -> String {
         table_within(columns(), &["PODS"], ["TIER", "RESTARTS", "PODS", "MEANWHILE"], restarts),
         plan.engine_in_words()
     )
-}
-
-/// Prints each new phase and message until the renewal has ended or waits for a person; `known` is where it was when it was asked.
-pub(super) async fn follow(api: &Api, namespace: &str, name: &str, known: Option<&Status>) -> anyhow::Result<Outcome> {
-    let progress = Progress::new();
-    let last = known.map(|status| status.phase);
-    // Another try may have ended as the last one did before anybody looked.
-    let look = |status: &Status| (status.phase, status.attempt, status.observed_generation);
-    let of_before = |status: &Status| status.phase.is_terminal() && known.map(look) == Some(look(status));
-    let mut said = (last, String::new());
-    loop {
-        let renewal =
-            api.renewal(namespace, name).await?.with_context(|| format!("the renewal {namespace}/{name} is gone"))?;
-        let status = renewal.status;
-        let now = (Some(status.phase), status.message.clone());
-        if now != said && !of_before(&status) {
-            progress.say(status.phase, &status.message)?;
-            said = now;
-            let mesh = &renewal.spec.mesh_id;
-            match status.phase {
-                Phase::Succeeded if status.reason == ROLLBACK_REFUSED => return Ok(Outcome::Incomplete),
-                Phase::Succeeded | Phase::RolledBack => return Ok(Outcome::Fine),
-                Phase::Failed | Phase::Refused | Phase::Superseded => {
-                    progress.advise(&format!("meshcert history {mesh}"))?;
-                    return Ok(Outcome::Incomplete);
-                }
-                Phase::AwaitingApproval
-                    if last != Some(Phase::AwaitingApproval)
-                        && status.reason == "AwaitingApproval"
-                        && status.message.contains("approve") =>
-                {
-                    progress.advise(&format!("meshcert plan {mesh}, then meshcert approve {mesh}"))?;
-                    return Ok(Outcome::Incomplete);
-                }
-                _ => {}
-            }
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }

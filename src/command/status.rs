@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::app::{self, Plane, Sources, process};
 use crate::cli::{Outcome, StatusArgs};
 use crate::clock::SystemClock;
-use crate::command::advice::NoneAnswered;
+use crate::command::advice::{NoneAnswered, meshcert, quoted};
 use crate::command::{Tone, columns, print, say, table_within};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
@@ -45,11 +45,11 @@ pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
         }
         failures.extend(missed.map(|error| error.message));
         if watch {
-            return follow(&registry, renew_before).await;
+            return follow(&registry, renew_before, &sources).await;
         }
         let overview = overview(&registry, renew_before);
         let answer: serde_json::Value = serde_json::from_slice(&overview.json)?;
-        print(&answer, output, || rows(&overview))?;
+        print(&answer, output, || rows(&overview, &sources))?;
         for failure in &failures {
             writeln!(io::stderr(), "meshcert: {failure}")?;
         }
@@ -89,11 +89,11 @@ fn overview(registry: &Registry, renew_before: i64) -> Overview {
 }
 
 /// Shows the table anew whenever it changes: in place of the former on a terminal, below it elsewhere. Ends with the process.
-async fn follow(registry: &Registry, renew_before: i64) -> anyhow::Result<Outcome> {
+async fn follow(registry: &Registry, renew_before: i64, sources: &Sources) -> anyhow::Result<Outcome> {
     let mut changes = registry.changes();
     let mut shown = String::new();
     loop {
-        let mut text = rows(&overview(registry, renew_before));
+        let mut text = rows(&overview(registry, renew_before), sources);
         for (source, message) in registry.failures() {
             text.push_str(&format!("\n{}\n", Tone::Bad.paint(&format!("{source}: {message}"))));
         }
@@ -112,13 +112,9 @@ async fn follow(registry: &Registry, renew_before: i64) -> anyhow::Result<Outcom
     }
 }
 
-fn rows(overview: &Overview) -> String {
+fn rows(overview: &Overview, sources: &Sources) -> String {
     if overview.rows.is_empty() {
-        let places: Vec<&str> = overview.sources.iter().map(|source| &*source.source).collect();
-        return format!(
-            "no hosted meshes found in {}; `meshcert explain SECRET` says why a Secret is not counted\n",
-            places.join(", ")
-        );
+        return nothing(overview, sources);
     }
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
@@ -143,6 +139,23 @@ fn rows(overview: &Overview) -> String {
         row.findings.iter().for_each(|finding| text.push_str(&format!("  {finding}\n")));
     }
     text
+}
+
+/// A namespace that does not exist looks like an empty one: what is said has to help in both cases.
+fn nothing(overview: &Overview, sources: &Sources) -> String {
+    let places: Vec<&str> = overview.sources.iter().map(|source| &*source.source).collect();
+    let elsewhere = match &sources.config {
+        Some(file) => {
+            let check = format!("config check {}", quoted(&file.display().to_string()));
+            format!("in the configuration, which `{}` checks", meshcert(&Sources::default(), &check))
+        }
+        None => "in a configuration with --config".to_owned(),
+    };
+    format!(
+        "no hosted meshes found in {} (CLUSTER/NAMESPACE), and nowhere else was looked: choose namespaces with -n, or {elsewhere}; `{}` says why a Secret is not counted\n",
+        places.join(", "),
+        meshcert(sources, "explain NAMESPACE/SECRET")
+    )
 }
 
 fn outcome(overview: &Overview, complete: bool) -> Outcome {

@@ -53,7 +53,7 @@ pub(super) struct Asked {
 /// Answers `/`.
 pub(super) async fn first(Shared(app): Shared<Arc<App>>, Query(asked): Query<Asked>) -> Response {
     rendered(app, move |app| {
-        (StatusCode::OK, document("", &asked.refresh, |out| list::body(out, &Fleet::of(app), &asked)))
+        (StatusCode::OK, document("", Some(&asked), |out| list::body(out, &Fleet::of(app), &asked)))
     })
     .await
 }
@@ -71,11 +71,11 @@ pub(super) async fn one_mesh(
         };
         match fleet.rows.iter().find(is_it) {
             Some(row) => {
-                let html = document(&id, &asked.refresh, |out| mesh::body(out, &fleet, row));
+                let html = document(&id, Some(&asked), |out| mesh::body(out, &fleet, row));
                 (StatusCode::OK, html)
             }
             // A page all the same: its script asks again, and shows the mesh once it is there.
-            None => (StatusCode::NOT_FOUND, document(&id, &asked.refresh, |out| mesh::unknown(out, &id, &fleet))),
+            None => (StatusCode::NOT_FOUND, document(&id, Some(&asked), |out| mesh::unknown(out, &id, &fleet))),
         }
     })
     .await
@@ -100,28 +100,72 @@ fn html_response(html: String) -> Response {
     (head, html).into_response()
 }
 
-/// A whole page around `body`.
-fn document(title: &str, refresh: &str, body: impl FnOnce(&mut String) -> Result) -> String {
+/// A whole page around `body`; `asked` is `None` for one that does not change.
+fn document(title: &str, asked: Option<&Asked>, body: impl FnOnce(&mut String) -> Result) -> String {
     let mut out = String::with_capacity(64 << 10);
     // Writing to a String cannot fail.
-    let _ = write_document(&mut out, title, refresh, body);
+    let _ = write_document(&mut out, title, asked, body);
     out
 }
 
-fn write_document(out: &mut String, title: &str, refresh: &str, body: impl FnOnce(&mut String) -> Result) -> Result {
+fn write_document(
+    out: &mut String,
+    title: &str,
+    asked: Option<&Asked>,
+    body: impl FnOnce(&mut String) -> Result,
+) -> Result {
     out.push_str(HEAD);
     if !title.is_empty() {
         write!(out, "{} · ", Escaped(title))?;
     }
     writeln!(out, "meshcert</title>\n<style>{STYLE}</style>")?;
     // Only for those who asked for it: a page that changes under a reader is no help.
-    if let Ok(seconds @ 5..=600) = refresh.parse::<u32>() {
+    if let Some(seconds) = asked.and_then(Asked::every) {
         writeln!(out, "<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>")?;
     }
     out.push_str(TOP);
+    if let Some(asked) = asked {
+        still(out, asked)?;
+    }
+    out.push_str(MAIN);
     body(out)?;
     writeln!(out, "</main>\n{FOOT}<p>meshcert {}</p></footer>", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "<script>{SCRIPT}</script>\n</body>\n</html>")
+}
+
+/// What a page does without scripts. An empty link leads to the page as it was asked for.
+fn still(out: &mut String, asked: &Asked) -> Result {
+    out.push_str("<noscript><p class=\"still\">");
+    match asked.every() {
+        Some(seconds) => write!(
+            out,
+            "Without scripts this page is loaded every {seconds} seconds: <a href=\"{}\">let it stand still</a>.",
+            asked.link("")
+        )?,
+        None => write!(
+            out,
+            "This page stands still without scripts: <a href=\"\">load it again</a>, or <a href=\"{}\">have it loaded every 15 seconds</a>.",
+            asked.link("15")
+        )?,
+    }
+    out.push_str("</p></noscript>\n");
+    Ok(())
+}
+
+impl Asked {
+    /// After how many seconds the page is loaded again, if it is to be.
+    fn every(&self) -> Option<u32> {
+        self.refresh.parse().ok().filter(|seconds| (5..=600).contains(seconds))
+    }
+
+    /// The same page, loaded again so often; ready for an attribute.
+    fn link(&self, refresh: &str) -> String {
+        let Self { q, state, page, .. } = self;
+        let all = [("q", &**q), ("state", state), ("page", page), ("refresh", refresh)];
+        let given = all.iter().filter(|(_, value)| !value.is_empty());
+        let parts: Vec<String> = given.map(|(name, value)| format!("{name}={}", fleet::Segment(value))).collect();
+        format!("?{}", parts.join("&amp;"))
+    }
 }
 
 /// A moment for people and programs.
@@ -176,10 +220,11 @@ const TOP: &str = r##"</head>
 <body>
 <a class="skip" href="#main">To the content</a>
 <header class="top"><a class="brand" id="home" href="/">meshcert</a><p id="live">&nbsp;</p></header>
-<noscript><p class="still">This page stands still without scripts: <a href="?">load it again</a>, or <a href="?refresh=15">have it loaded every 15 seconds</a>.</p></noscript>
-<p id="news" class="quiet" role="status"></p>
-<main id="main" tabindex="-1">
 "##;
+
+const MAIN: &str = r#"<p id="news" class="quiet" role="status"></p>
+<main id="main" tabindex="-1">
+"#;
 
 const FOOT: &str = r#"<footer><nav aria-label="For programs"><a href="/metrics">Metrics</a> <a href="/api/v1/meshes">Meshes as JSON</a> <a href="/api/v1/renewals">Renewals as JSON</a> <a href="/api/v1/openapi.yaml">API</a> <a href="/-/ready">Readiness</a></nav>
 "#;

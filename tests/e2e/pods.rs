@@ -9,7 +9,7 @@ use rcgen::SanType;
 use serde_json::json;
 
 use crate::client::{Ca, Client};
-use crate::cluster::{apply, kubectl, notify, state, succeeded};
+use crate::cluster::{apply, figure, kubectl, notify, state, succeeded, until};
 use crate::mesh::{Mesh, Shape};
 use crate::support::helm::{CHART, Helm};
 use crate::support::tools;
@@ -35,6 +35,8 @@ fn as_account(account: &str, arguments: &[&str]) -> String {
 }
 
 fn may(account: &str, verb: &str, resource: &str, namespace: &str) -> bool {
+    // kubectl would take what follows for an object's name: a subresource is asked for with --subresource.
+    assert!(!resource.contains('/'), "{resource}");
     as_account(account, &["auth", "can-i", verb, resource, "-n", namespace]).trim() == "yes"
 }
 
@@ -87,8 +89,18 @@ async fn the_chart_renews_over_tls_with_three_roles_of_least_rights() {
         ["upgrade", "--install", "--take-ownership", "meshcert", CHART, "-n", NAMESPACE, "--create-namespace"];
     let install = |more: &[&str]| helm(&[&install[..], &sets, more].concat());
     // Whoever acts would ask as soon as it has read the mesh; it is to be the alert, so nobody acts before.
+    let start = Instant::now();
     install(&[]);
     let _release = Release;
+    until(60, "the chart's pods are ready", || {
+        let ready = ["observe", "webhook"].map(|role| {
+            let deployment = format!("deployment/meshcert-{role}");
+            kubectl(&["-n", NAMESPACE, "get", &deployment, "-o", "jsonpath={.status.readyReplicas}"])
+        });
+        (ready == ["1", "1"]).then_some(())
+    });
+    figure("chart installed, all pods ready (s)", &start.elapsed().as_secs().to_string());
+    assert!(start.elapsed().as_secs() < 60, "the issue's limit");
     // Where there is no DNS, the webhook is told the address of those that know the meshes.
     let address = |role: &str| {
         let service = format!("meshcert-{role}");

@@ -26,16 +26,27 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     if seen.renewal.status.before.is_some() && present_leaves(seen) != seen.renewal.status.certificates {
         return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
     }
-    match seen.policy.holds(&seen.about, now) {
+    match holds(seen, now) {
         Some((hold @ Hold::NotDue, message)) => {
             // The first second in which less than that is left.
             let due = seen.about.expiration.map(|end| end.plus(1 - seen.policy.renew_before));
-            let message = format!("{message}; to renew all the same: meshcert renew --force, or spec.force");
             refuse(seen, hold.as_str(), &message, due.map_or(Retry::Never, Retry::At), now)
         }
         Some((hold, message)) => note(&seen.renewal, hold.as_str(), &message),
         None => go(seen, Phase::Preflight, "the policy allows it", now),
     }
+}
+
+/// What the policy has against it, with the command that overrides it where one does.
+fn holds(seen: &Observed, now: UnixTime) -> Option<(Hold, String)> {
+    let (hold, message) = seen.policy.holds(&seen.about, now)?;
+    Some(match hold {
+        Hold::NotDue | Hold::BreakerOpen => {
+            let insist = seen.renewal.command("renew");
+            (hold, format!("{message}; to renew all the same: {insist} --force, or spec.force"))
+        }
+        _ => (hold, message),
+    })
 }
 
 pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
@@ -127,8 +138,7 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     }
     let agreed = seen.renewal.spec.approval.as_ref().map(|approval| &approval.plan_digest);
     let other = agreed.map(|digest| format!("spec.approval is about another plan ({digest}); ")).unwrap_or_default();
-    let (mesh, namespace) = (&seen.renewal.spec.mesh_id, &seen.renewal.namespace);
-    let message = format!("{other}look at the plan, then: meshcert approve {mesh} -n {namespace}");
+    let message = format!("{other}look at the plan, then: {}", seen.renewal.command("approve"));
     note(&seen.renewal, "AwaitingApproval", &message)
 }
 
@@ -209,7 +219,7 @@ pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// What the policy, or a person who has agreed before, has against it by now. Nothing was touched yet: it starts over once it may.
 pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
     let waits = seen.renewal.status.phase == Phase::AwaitingApproval;
-    match seen.policy.holds(&seen.about, now) {
+    match holds(seen, now) {
         Some((hold, message)) if waits => Some(note(&seen.renewal, hold.as_str(), &message)),
         Some((hold, message)) => Some(start_over(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now)),
         None if waits || is_approved(seen) => None,

@@ -152,11 +152,11 @@ pub(super) fn turn_round(seen: &Observed, why: &str, now: UnixTime) -> Status {
 /// What was refused once is refused again, at the price of an outage: only when the former certificates have ended nothing is lost by trying.
 fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> Next {
     let message = "the former certificates are in force again, and served by every endpoint";
-    let mesh = &seen.renewal.spec.mesh_id;
     let (retry, message) = match first_end {
         _ if seen.renewal.spec.rollback => (Retry::Never, message.to_owned()),
         Some(end) if seen.renewal.status.refused => {
-            let words = format!("{message}; tried again when they end, {end}, or by a person: meshcert renew {mesh}");
+            let again = seen.renewal.command("renew");
+            let words = format!("{message}; tried again when they end, {end}, or by a person: {again}");
             (Retry::At(end), words)
         }
         _ => (Retry::Later, message.to_owned()),

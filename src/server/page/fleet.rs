@@ -102,7 +102,11 @@ impl Row {
     pub(super) fn runbook_link(&self, runbook: &str) -> String {
         let MeshKey { namespace, id } = &self.mesh.key;
         let [mesh, namespace, cluster] = [id.as_str(), namespace, &self.cluster].map(Segment);
-        format!("/runbooks/{runbook}?mesh={mesh}&amp;namespace={namespace}&amp;cluster={cluster}")
+        let mut link = format!("/runbooks/{runbook}?mesh={mesh}&amp;namespace={namespace}&amp;cluster={cluster}");
+        if let Some(renewal) = &self.renewal {
+            link = format!("{link}&amp;renewal={}", Segment(&renewal.name));
+        }
+        link
     }
 
     /// The path of its page.

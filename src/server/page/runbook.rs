@@ -9,7 +9,7 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 use serde::Deserialize;
 
 use crate::mesh::MeshId;
-use crate::runbook::filled;
+use crate::runbook::{filled, with_renewal};
 use crate::server::page::fleet::Segment;
 use crate::server::page::{Escaped, document, html_response};
 use crate::server::sentence;
@@ -52,13 +52,15 @@ pub(in crate::server) struct About {
     mesh: String,
     namespace: String,
     cluster: String,
+    /// The name of the renewal that counts.
+    renewal: String,
 }
 
 /// Answers `/runbooks/{name}`; links between runbooks end in `.md`.
 pub(in crate::server) async fn read(Path(name): Path<String>, Query(about): Query<About>) -> Response {
     let name = name.strip_suffix(".md").unwrap_or(&name);
     match ALL.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => html_response(document(name, "", |out| {
+        Some((_, text)) => html_response(document(name, None, |out| {
             out.push_str("<p class=\"up\"><a id=\"all\" href=\"/\">← All meshes</a></p>\n");
             if !about.cluster.is_empty() {
                 writeln!(
@@ -87,6 +89,10 @@ fn render(out: &mut String, text: &str, about: &About) {
         if let Some(namespace) = namespace {
             query = format!("{query}&namespace={namespace}");
         }
+        if is_name(&about.renewal) {
+            text = with_renewal(&text, &about.renewal);
+            query = format!("{query}&renewal={}", about.renewal);
+        }
         if !about.cluster.is_empty() {
             query = format!("{query}&cluster={}", Segment(&about.cluster));
         }
@@ -102,6 +108,14 @@ fn render(out: &mut String, text: &str, about: &About) {
         other => other,
     });
     html::push_html(out, linked);
+}
+
+/// Whether it is the name of an object (RFC 1123, a subdomain), which no shell takes for anything else.
+fn is_name(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| inner(*byte) && *byte != b'-' && *byte != b'.');
+    let bytes = text.as_bytes();
+    edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|byte| inner(*byte))
 }
 
 /// Where a link leads: another runbook is served too, about the same mesh; of the other documents only the published ones are to be had.
@@ -168,6 +182,23 @@ mod tests {
         render(&mut out, text, &About { mesh: "demo".to_owned(), ..About::default() });
         assert!(out.contains("{name: MESH_ID, value: demo}") && out.contains("https://$MESH_ID-hosted-apiserver:6443"));
         assert!(out.contains("secretName: demo-etcd-certs"));
+    }
+
+    #[test]
+    fn commands_name_the_renewal_that_counts_and_nothing_that_is_no_name() {
+        let (_, text) = ALL.iter().find(|(name, _)| *name == "MeshcertRenewalAwaitingApproval").unwrap();
+        let with = |renewal: &str| {
+            let mut out = String::new();
+            let about = About { mesh: "m".to_owned(), renewal: renewal.to_owned(), ..About::default() };
+            render(&mut out, text, &about);
+            out
+        };
+        let filled = with("m-1.a");
+        assert!(filled.contains("describe crn m-1.a\n") && !filled.contains("crn NAME"), "{filled}");
+        assert!(filled.contains(".md?mesh=m&amp;renewal=m-1.a"), "{filled}");
+        for hostile in ["a; reboot", "-a", "$(reboot)", "a\nb", ".."] {
+            assert_eq!(with(hostile), with(""), "{hostile}");
+        }
     }
 
     #[test]

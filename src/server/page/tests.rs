@@ -193,11 +193,40 @@ fn all_is_well_only_where_endpoints_are_looked_at_too() {
     assert!(first.contains(unseen), "{first}");
     let mesh = words(&Fleet::make(mk_given(far), Arc::default()));
     assert!(mesh.contains("Served by endpoints What they serve is not seen here"), "{mesh}");
+    assert!(mesh.contains("Lease meshcert-leader"), "who can be asked is named: {mesh}");
     let answer: serde_json::Value = serde_json::from_slice(&overview::make(&mk_given(far)).json).unwrap();
     assert_eq!(
         (&answer["meshes"][0]["state"], &answer["meshes"][0]["endpoints"]),
         (&"ok".into(), &serde_json::Value::Null)
     );
+}
+
+#[test]
+fn what_the_page_was_asked_for_outlives_a_reload_without_scripts() {
+    let asked = |refresh: &str| Asked {
+        q: "a&b".to_owned(),
+        state: "expired".to_owned(),
+        page: "2".to_owned(),
+        refresh: refresh.to_owned(),
+    };
+    let page = |refresh: &str| document("", Some(&asked(refresh)), |_| Ok(()));
+    let query = "?q=a%26b&amp;state=expired&amp;page=2";
+    let still = page("");
+    assert!(still.contains("stands still without scripts: <a href=\"\">load it again</a>"), "{still}");
+    assert!(still.contains(&format!("<a href=\"{query}&amp;refresh=15\">have it loaded")), "{still}");
+    let moving = page("30");
+    assert!(moving.contains("loaded every 30 seconds") && !moving.contains("stands still"), "{moving}");
+    assert!(moving.contains(&format!("<a href=\"{query}\">let it stand still</a>")), "{moving}");
+    assert!(page("1").contains("stands still"), "that would be a burden");
+    assert!(!document("", None, |_| Ok(())).contains("<noscript>"), "a runbook does not change");
+}
+
+#[test]
+fn a_link_to_a_runbook_names_the_renewal_that_counts() {
+    let fleet = mk_fleet(vec![mk_renewal("demo-1", Phase::Failed, "")], None);
+    let place = "mesh=demo&amp;namespace=istio-system&amp;cluster=cp-1";
+    assert_eq!(fleet.rows[0].runbook_link("A"), format!("/runbooks/A?{place}&amp;renewal=demo-1"));
+    assert_eq!(mk_fleet(vec![], None).rows[0].runbook_link("A"), format!("/runbooks/A?{place}"));
 }
 
 #[test]

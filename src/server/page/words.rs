@@ -21,7 +21,7 @@ pub(super) enum Tone {
 }
 
 /// What endpoints serve, where the page is that of a process which does not lead, or has just begun to.
-pub(super) const NOT_SEEN: &str = "not seen here: the process that leads the acting plane looks at them, every minute";
+pub(super) const NOT_SEEN: &str = "not seen here: the process that leads (role act; its name is in the Lease meshcert-leader) looks at them, every minute";
 
 /// What meshcert is doing about a mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
