@@ -718,20 +718,10 @@ async fn a_rollout_that_does_not_come_to_an_end_keeps_the_new_certificates_and_s
     assert_ends(world, impatient, Phase::Failed, "RestartStuck", "expiring-1-etcd").await;
 }
 
-/// A world in which a rollout of the hosted API hangs before anybody renews: its former pod works, the new one has no image.
+/// A world in which a rollout of the hosted API hangs before anybody renews.
 async fn mk_hanging() -> World {
     let world = World::new(None).await;
-    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver");
-    let mut containers = world.get(&path).await["spec"]["template"]["spec"]["containers"].clone();
-    containers[0]["image"] = json!("registry.example/missing:1");
-    world.api.merge(&path, &json!({ "spec": { "template": { "spec": { "containers": containers } } } })).await.unwrap();
-    let hangs = async {
-        while !world.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods")).await.to_string().contains("ImagePullBackOff")
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, hangs).await.unwrap();
+    world.hang_the_hosted_api().await;
     world
 }
 

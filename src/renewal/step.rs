@@ -130,7 +130,10 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
         Phase::BackingUp => prepare::backing_up(seen, now),
         Phase::Staging => stage::staging(seen, now),
         Phase::Auditing => prepare::auditing(seen, now),
-        Phase::Committing => held(seen, now).unwrap_or_else(|| commit::committing(seen, now)),
+        // What is given back is not taken again.
+        Phase::Committing => {
+            commit::stopped(seen, now).or_else(|| held(seen, now)).unwrap_or_else(|| commit::committing(seen, now))
+        }
         Phase::Restarting => held(seen, now).unwrap_or_else(|| restart::restarting(seen, now)),
         Phase::Verifying => held(seen, now).unwrap_or_else(|| restart::verifying(seen, now)),
         Phase::Succeeded | Phase::RolledBack | Phase::Failed | Phase::Refused | Phase::Superseded => {

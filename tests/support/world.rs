@@ -189,6 +189,22 @@ impl World {
         }
     }
 
+    /// A rollout of the hosted API hangs from now on: its former pod works, the new one has no image.
+    pub async fn hang_the_hosted_api(&self) {
+        let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver");
+        let mut containers = self.get(&path).await["spec"]["template"]["spec"]["containers"].clone();
+        containers[0]["image"] = json!("registry.example/missing:1");
+        let template = json!({ "spec": { "template": { "spec": { "containers": containers } } } });
+        self.api.merge(&path, &template).await.unwrap();
+        let pods = format!("/api/v1/namespaces/{NAMESPACE}/pods");
+        let hangs = async {
+            while !self.get(&pods).await.to_string().contains("ImagePullBackOff") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, hangs).await.unwrap();
+    }
+
     pub async fn serials(&self) -> Vec<String> {
         let (mesh, _) = self.mesh().await;
         mesh.leaves().map(|leaf| leaf.certificate.serial_number.to_string()).collect()

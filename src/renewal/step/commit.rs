@@ -18,14 +18,14 @@ const FATAL: [&str; 4] = ["LeafMissing", "WrongCa", "KeyMismatch", "UnreadableKe
 /// A Secret that had to be written more often has another owner.
 const MOST_WRITES: u32 = 5;
 
+/// Before the first write, what speaks against it by now.
+pub(super) fn stopped(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let status = &seen.renewal.status;
+    if status.commits.is_empty() && !status.rolling_back { withdrawn(seen, now) } else { None }
+}
+
 pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
-    if status.commits.is_empty()
-        && !status.rolling_back
-        && let Some(next) = withdrawn(seen, now)
-    {
-        return next;
-    }
     let Some((goal, content)) = goal(seen) else {
         // All that is left to do with the copies is to compare, and that the journal can do.
         if holds(seen, status.goal()) {

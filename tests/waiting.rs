@@ -1,0 +1,209 @@
+//! What becomes of a renewal that waits, and of what others want meanwhile: a person's consent, a slot, a lock, a right.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/faults.rs"]
+mod faults;
+#[path = "support/world.rs"]
+mod world;
+
+use faults::Fault;
+use meshcert::clock::SystemClock;
+use meshcert::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX};
+use meshcert::material::{Material, MeshSecrets};
+use meshcert::mesh::SecretRole;
+use meshcert::policy::{Mode, Policy};
+use meshcert::ports::Clock;
+use meshcert::renewal::{Phase, Renewal, Spec, Status};
+use meshcert::secret::PAUSED;
+use serde_json::json;
+use world::{MESH, NAMESPACE, World, auto, by_job, is_finished};
+
+fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
+    move |renewal| renewal.status.phase == phase && is_finished(renewal)
+}
+
+fn waits_for(reason: &str) -> impl Fn(&Renewal) -> bool {
+    move |renewal| renewal.status.reason == reason && !renewal.status.message.is_empty()
+}
+
+/// The same, waiting for an hour already.
+fn mk_patient(renewal: &Renewal) -> Status {
+    let status = renewal.status.clone();
+    Status { phase_since: status.phase_since.map(|since| since.plus(-3600)), ..status }
+}
+
+fn versions(secrets: &MeshSecrets) -> [String; 3] {
+    SecretRole::ALL.map(|role| secrets[role as usize].as_ref().unwrap().resource_version.clone())
+}
+
+/// Has a Lease be that of another mesh's renewal, which waits for a person.
+async fn hold(world: &World, lease: &str) {
+    let spec = Spec { mesh_id: "another".to_owned(), ..Spec::default() };
+    assert!(world.api.create_renewal(NAMESPACE, "another", &spec).await.unwrap());
+    let paused = json!({ "metadata": { "annotations": { PAUSED: "true" } } });
+    world.api.change_renewal(NAMESPACE, "another", &paused).await.unwrap();
+    let other = world.api.renewal(NAMESPACE, "another").await.unwrap().unwrap();
+    give(world, lease, Some(&other.uid)).await;
+}
+
+async fn release(world: &World, lease: &str) {
+    give(world, lease, None).await;
+}
+
+async fn give(world: &World, lease: &str, holder: Option<&str>) {
+    let version = world.api.lease(NAMESPACE, lease).await.unwrap().map(|lease| lease.resource_version);
+    world.api.hold_lease(NAMESPACE, lease, version.as_deref(), holder, None, None).await.unwrap();
+}
+
+async fn agree(world: &World, renewal: &Renewal) {
+    let digest = &renewal.status.plan.as_ref().unwrap().digest;
+    let agreed = json!({ "spec": { "approval": { "planDigest": digest } } });
+    world.api.change_renewal(NAMESPACE, &renewal.name, &agreed).await.unwrap();
+}
+
+/// As a person does, a second later than before at the earliest.
+async fn ask_again(world: &World, name: &str) {
+    let asked = world.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
+    let now = asked.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)));
+    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": now } })).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_by_the_time_of_the_consent_is_mended_first() {
+    let mut world = World::new(None).await;
+    let before = versions(&world.mesh().await.1);
+    let name = world.ask().await;
+    let approve = Policy { mode: Mode::Approve, ..Policy::default() };
+    let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
+    world.api.write_status(&waiting, &mk_patient(&waiting)).await.unwrap();
+    world.hang_the_hosted_api().await;
+    agree(&world, &waiting).await;
+    let refused = world.run_until(&name, approve, has_ended(Phase::Refused)).await.status;
+    assert_eq!(refused.reason, "WorkloadUnready", "{}", refused.message);
+    assert_eq!(versions(&world.mesh().await.1), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_consent_to_the_same_plan_is_enough() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let approve = Policy { mode: Mode::Approve, ..Policy::default() };
+    let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
+    world.api.write_status(&waiting, &mk_patient(&waiting)).await.unwrap();
+    agree(&world, &waiting).await;
+    let renewal = world.run_until(&name, approve, is_finished).await;
+    world.assert_renewed(&renewal).await;
+    let looked: Vec<_> = renewal.status.steps.iter().filter(|step| step.name == Phase::Preflight).collect();
+    assert_eq!(looked.len(), 2, "{looked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_waited_long_for_a_slot_looks_again_before_the_turn() {
+    let mut world = World::new(None).await;
+    let before = versions(&world.mesh().await.1);
+    let slot = format!("{SLOT_PREFIX}0");
+    hold(&world, &slot).await;
+    let name = world.ask().await;
+    let waiting = world.run_until(&name, auto(), waits_for("NoSlot")).await;
+    world.api.write_status(&waiting, &mk_patient(&waiting)).await.unwrap();
+    world.hang_the_hosted_api().await;
+    release(&world, &slot).await;
+    let refused = world.run_until(&name, auto(), has_ended(Phase::Refused)).await.status;
+    assert_eq!(refused.reason, "WorkloadUnready", "{}", refused.message);
+    assert_eq!(versions(&world.mesh().await.1), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_cleaned_up_is_said_and_keeps_no_other_renewal_away() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    *world.plan.withheld.lock().unwrap() = Some("delete secrets");
+    let proven = world.run_until(&name, auto(), |renewal| renewal.status.message.contains("not cleaned up yet")).await;
+    let Status { phase, reason, message, .. } = &proven.status;
+    assert_eq!((*phase, reason.as_str()), (Phase::Succeeded, "Succeeded"));
+    assert!(
+        message.starts_with("every endpoint serves the stored certificates") && message.contains("delete secrets"),
+        "{message}"
+    );
+
+    let spec = Spec { mesh_id: MESH.to_owned(), force: true, ..Spec::default() };
+    assert!(world.api.create_renewal(NAMESPACE, "another", &spec).await.unwrap());
+    let at_once = Policy { cooldown: 0, ..auto() };
+    world.run_until("another", at_once.clone(), |renewal| renewal.status.phase == Phase::Succeeded).await;
+    *world.plan.withheld.lock().unwrap() = None;
+    let settled = world.run_until(&name, at_once, has_ended(Phase::Succeeded)).await;
+    assert!(!settled.status.message.contains("not cleaned up yet"), "{}", settled.status.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_waits_for_another_renewals_lock() {
+    let mut world = World::new(None).await;
+    let before = world.serials().await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let lock = format!("{LOCK_PREFIX}{MESH}");
+    hold(&world, &lock).await;
+    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.run_until(&name, auto(), waits_for("Locked")).await;
+    release(&world, &lock).await;
+    world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
+    assert_eq!(world.serials().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_do_not_use_up_the_tries_of_a_failure() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let refused = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
+    world.api.write_status(&refused, &Status { attempt: 10, ..Status::default() }).await.unwrap();
+    *world.plan.withheld.lock().unwrap() = Some("create secrets");
+    let failed = world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Failed).await.status;
+    assert_eq!((failed.attempt, failed.failures), (10, 1));
+    assert!(failed.next_attempt_at.is_some(), "{}", failed.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_differs_is_removed_by_a_person_and_it_goes_on() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    *world.plan.withheld.lock().unwrap() = Some("create jobs");
+    world.run_until(&name, by_job(), has_ended(Phase::Failed)).await;
+    *world.plan.withheld.lock().unwrap() = None;
+    let (_, secrets) = world.mesh().await;
+    let admin = secrets[SecretRole::AdminKubeconfig as usize].as_ref().unwrap();
+    let moved = |(key, value): (&str, &[u8])| {
+        let text = String::from_utf8(value.to_vec()).unwrap().replace("kind: Config", "kind:  Config");
+        (key.to_owned(), text.into_bytes().into())
+    };
+    let moved: Material = admin.material.entries().map(moved).collect();
+    world.api.write_entries(NAMESPACE, &admin.name, &admin.resource_version, &moved).await.unwrap();
+    ask_again(&world, &name).await;
+    let differs = world
+        .run_until(&name, by_job(), |renewal| renewal.status.reason == "BackupDiffers" && is_finished(renewal))
+        .await;
+    let backup = differs.status.message.split(' ').find(|word| word.contains("backup")).unwrap_or_default().to_owned();
+    world.api.delete_copy(NAMESPACE, &backup).await.unwrap();
+    ask_again(&world, &name).await;
+    let renewal = world.run_until(&name, by_job(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_begins_anew_leaves_no_finalizer_and_no_copies() {
+    let mut calm = World::new(None).await;
+    let name = calm.ask().await;
+    calm.run_until(&name, auto(), is_finished).await;
+    let mutations = calm.plan.mutations.lock().unwrap().clone();
+    let finalizer = mutations.iter().position(|one| one.ends_with(&format!("/certificaterenewals/{name}"))).unwrap();
+
+    let mut world = World::new(Some((finalizer, Fault::KilledAfter))).await;
+    let name = world.ask().await;
+    world.run_until_killed(auto()).await;
+    let set = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
+    assert!(set.finalizer && set.status.phase == Phase::Committing);
+    world.api.pause(NAMESPACE, &format!("{MESH}-etcd-certs")).await.unwrap();
+    let paused = world.run_until(&name, auto(), waits_for("Paused")).await;
+    assert!(!paused.finalizer, "whoever deletes it has it deleted");
+    world.assert_nothing_left_over().await;
+}
