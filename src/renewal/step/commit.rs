@@ -4,11 +4,12 @@ use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
 use crate::renewal::observed::Observed;
+use crate::renewal::step::finish::too_late;
 use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
 use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
 use crate::renewal::step::{Effect, Next};
-use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, ROLLBACK_REFUSED, Status, Tier, TooOften};
 use crate::time::UnixTime;
 
 /// etcd's first: in any mixture of old and new everything works, but a client should not be newer than what it talks to.
@@ -36,6 +37,9 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         }
         let backed_up = seen.backups.iter().all(Option::is_some);
         if !status.rolling_back && backed_up {
+            if let Some(message) = too_late(seen, now) {
+                return no_way_back(seen, &message, now);
+            }
             let why = "the staged Secrets are gone, or are others: what was in force before is put back";
             return Next::Journal(Box::new(turn_round(seen, why, now)));
         }
@@ -65,6 +69,11 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         );
         return note(&seen.renewal, "SecretMissing", &message);
     };
+    if status.rolling_back
+        && let Some(message) = too_late(seen, now)
+    {
+        return no_way_back(seen, &message, now);
+    }
     // The CAs may have been replaced while this waited: what does not fit any more is not written.
     let after = material::overlay(&seen.secrets, &content);
     if let Some(plan) = &status.plan {
@@ -92,6 +101,18 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
             fail(seen, FOREIGN_OWNER, &message, Retry::Never, now)
         }
     }
+}
+
+/// The end of the way back, where what was in force before has ended meanwhile: the new certificates stay where they are whole, and a mixture is left to a
+/// renewal that makes all of it new.
+fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
+    let is_asked = seen.renewal.spec.rollback;
+    let retry = if is_asked { Retry::Never } else { Retry::Later };
+    let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, message, retry, now) else { return Next::Wait(None) };
+    status.committed_at = holds(seen, status.target.as_ref()).then(|| seen.created_now(now));
+    status.commits.clear();
+    status.rolling_back = false;
+    Next::Journal(status)
 }
 
 fn committed(seen: &Observed, now: UnixTime) -> Next {

@@ -49,8 +49,8 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
 /// What is against putting back what was in force before.
 fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
     let status = &seen.renewal.status;
-    if let Some(leaf) = status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= now) {
-        return Some(format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at));
+    if let Some(message) = too_late(seen, now) {
+        return Some(message);
     }
     let is_known = |role: SecretRole| {
         let digest = seen.written(role).digest();
@@ -64,6 +64,13 @@ fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
             names.join(", ")
         )
     })
+}
+
+/// Whether what was in force before has ended: it is never put back then, however long ago somebody asked.
+pub(super) fn too_late(seen: &Observed, now: UnixTime) -> Option<String> {
+    let mut leaves = seen.renewal.status.plan.iter().flat_map(|plan| &plan.leaves);
+    let leaf = leaves.find(|leaf| leaf.ends_at <= now)?;
+    Some(format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at))
 }
 
 /// Whether the mesh has other certificates, good for long, than those that this failed to bring. After a quarrel about the Secrets a person has to say so.

@@ -1,0 +1,116 @@
+//! What becomes of a renewal whose way on or back is closed: it lets go of its mesh where nothing of it is in force, and writes nothing that helps nobody.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/faults.rs"]
+mod faults;
+#[path = "support/world.rs"]
+mod world;
+
+use faults::Fault;
+use meshcert::clock::SystemClock;
+use meshcert::material::MeshSecrets;
+use meshcert::mesh::SecretRole;
+use meshcert::ports::Clock;
+use meshcert::renewal::{Phase, Renewal, Status};
+use meshcert::time::DAY;
+use serde_json::json;
+use world::{MESH, NAMESPACE, World, auto, is_finished};
+
+/// Of the whole content of each Secret.
+fn digests(secrets: &MeshSecrets) -> [String; 3] {
+    SecretRole::ALL.map(|role| secrets[role as usize].as_ref().unwrap().material.digest())
+}
+
+fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
+    move |renewal| renewal.status.phase == phase && is_finished(renewal)
+}
+
+/// The same that failed, when its next try is due.
+fn mk_due(failed: &Renewal) -> Status {
+    assert!(failed.status.next_attempt_at.is_some(), "{}", failed.status.message);
+    Status { next_attempt_at: failed.status.phase_since, ..failed.status.clone() }
+}
+
+/// The same, after what was in force before has ended.
+fn mk_late(failed: &Renewal) -> Status {
+    let mut status = mk_due(failed);
+    let mut plan = status.plan.unwrap();
+    plan.leaves.iter_mut().for_each(|leaf| leaf.ends_at = SystemClock.now());
+    status.plan = Some(plan);
+    status
+}
+
+async fn want_back(world: &World, name: &str, rollback: bool) {
+    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "rollback": rollback } })).await.unwrap();
+}
+
+/// The index of a mutation of a calm renewal: which one, from 0, of those that end like this.
+async fn index_of(mutation: &str, nth: usize) -> usize {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), is_finished).await;
+    nth_of(&world, mutation, nth)
+}
+
+/// The same of a calm rollback.
+async fn index_back(mutation: &str) -> usize {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), is_finished).await;
+    world.arm(None);
+    want_back(&world, &name, true).await;
+    world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
+    nth_of(&world, mutation, 0)
+}
+
+fn nth_of(world: &World, mutation: &str, nth: usize) -> usize {
+    let mutations = world.plan.mutations.lock().unwrap();
+    (0..mutations.len()).filter(|index| mutations[*index].ends_with(mutation)).nth(nth).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_waited_until_the_former_certificates_ended_writes_none_of_them() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let (_, new) = world.mesh().await;
+    *world.plan.withheld.lock().unwrap() = Some("patch secrets");
+    want_back(&world, &name, true).await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    *world.plan.withheld.lock().unwrap() = None;
+    world.api.write_status(&failed, &mk_late(&failed)).await.unwrap();
+    let tried = |renewal: &Renewal| renewal.status.attempt == 2 && is_finished(renewal);
+    let refused = world.run_until(&name, auto(), tried).await.status;
+    assert_eq!((refused.reason.as_str(), refused.next_attempt_at), ("RollbackRefused", None), "{}", refused.message);
+    assert_eq!(digests(&world.mesh().await.1), digests(&new), "what has ended is not put back");
+    world.assert_nothing_left_over().await;
+
+    want_back(&world, &name, false).await;
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_is_too_late_in_the_middle_leaves_the_mixture_to_a_new_renewal() {
+    let second = index_back(&format!("/secrets/{MESH}-kube-certs")).await;
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.arm(Some((second, Fault::Forbidden)));
+    want_back(&world, &name, true).await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    assert!(failed.is_partial(), "{}", failed.status.message);
+    let (_, mixture) = world.mesh().await;
+    world.api.write_status(&failed, &mk_late(&failed)).await.unwrap();
+    let tried = |renewal: &Renewal| renewal.status.attempt == 2 && is_finished(renewal);
+    let refused = world.run_until(&name, auto(), tried).await;
+    assert_eq!((refused.status.reason.as_str(), refused.is_partial()), ("RollbackRefused", false));
+    assert_eq!(digests(&world.mesh().await.1), digests(&mixture));
+    world.assert_nothing_left_over().await;
+
+    let next = world.ask().await;
+    world.run_until(&next, auto(), has_ended(Phase::Succeeded)).await;
+    let (mesh, _) = world.mesh().await;
+    assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY), "all of it is new");
+}
