@@ -9,10 +9,11 @@ mod world;
 
 use faults::Fault;
 use meshcert::clock::SystemClock;
-use meshcert::material::MeshSecrets;
+use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal, Status};
+use meshcert::renewal::{Phase, Renewal, Status, Trigger};
+use meshcert::requests::{Asked, ask};
 use meshcert::time::DAY;
 use serde_json::json;
 use world::{MESH, NAMESPACE, World, auto, is_finished};
@@ -43,6 +44,17 @@ fn mk_late(failed: &Renewal) -> Status {
 
 async fn want_back(world: &World, name: &str, rollback: bool) {
     world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "rollback": rollback } })).await.unwrap();
+}
+
+async fn ask_again(world: &World, name: &str) {
+    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": SystemClock.now() } })).await.unwrap();
+}
+
+/// Somebody else writes entries of a live Secret.
+async fn overwrite(world: &World, role: SecretRole, entries: &Material) {
+    let (_, secrets) = world.mesh().await;
+    let live = secrets[role as usize].as_ref().unwrap();
+    world.api.write_entries(NAMESPACE, &live.name, &live.resource_version, entries).await.unwrap();
 }
 
 /// The index of a mutation of a calm renewal: which one, from 0, of those that end like this.
@@ -113,4 +125,40 @@ async fn a_rollback_that_is_too_late_in_the_middle_leaves_the_mixture_to_a_new_r
     world.run_until(&next, auto(), has_ended(Phase::Succeeded)).await;
     let (mesh, _) = world.mesh().await;
     assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY), "all of it is new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh() {
+    let second = index_of(&format!("/secrets/{MESH}-kube-certs"), 0).await;
+    let mut world = World::new(Some((second, Fault::KilledBefore))).await;
+    let name = world.ask().await;
+    world.run_until_killed(auto()).await;
+    // A person makes new CAs, and then certificates under them.
+    let other = World::new(None).await;
+    other.renew_by_hand().await;
+    let (_, theirs) = other.mesh().await;
+    let material = |role: SecretRole| theirs[role as usize].as_ref().unwrap().material.clone();
+    overwrite(&world, SecretRole::EtcdCerts, &material(SecretRole::EtcdCerts).fixed()).await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    assert_eq!((failed.status.reason.as_str(), failed.is_partial()), ("AuditFailed", true));
+    ask_again(&world, &name).await;
+    let tried = |renewal: &Renewal| renewal.status.attempt == 2 && is_finished(renewal);
+    let failed = world.run_until(&name, auto(), tried).await;
+    assert!(failed.is_partial() && failed.finalizer, "what is left of it is in force: {}", failed.status.message);
+
+    for role in SecretRole::ALL {
+        overwrite(&world, role, &material(role)).await;
+    }
+    ask_again(&world, &name).await;
+    let ended = world.run_until(&name, auto(), has_ended(Phase::Superseded)).await;
+    assert!(!ended.finalizer);
+    world.assert_nothing_left_over().await;
+    let (mesh, live) = world.mesh().await;
+    assert_eq!(digests(&live), digests(&theirs));
+    let next = match ask(&world.api, &mesh, Trigger::Manual, true).await.unwrap() {
+        Asked::Created(name) => name,
+        other => panic!("{other:?}"),
+    };
+    let is_stored = |renewal: &Renewal| renewal.status.phase == Phase::Restarting;
+    world.run_until(&next, auto(), is_stored).await;
 }

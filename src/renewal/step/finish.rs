@@ -4,7 +4,7 @@ use crate::mesh::SecretRole;
 use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::journal::{self, end, note};
 use crate::renewal::step::{Effect, Next, commit, prepare, restart, stage};
-use crate::renewal::{FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
+use crate::renewal::{Digests, FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
 use crate::time::UnixTime;
 
 pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
@@ -76,14 +76,30 @@ pub(super) fn too_late(seen: &Observed, now: UnixTime) -> Option<String> {
 /// Whether the mesh has other certificates, good for long, than those that this failed to bring. After a quarrel about the Secrets a person has to say so.
 fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     let status = &seen.renewal.status;
+    if seen.renewal.is_partial() {
+        return is_overwritten(seen);
+    }
     let ended_badly = match status.phase {
-        Phase::Failed => status.reason != FOREIGN_OWNER && !seen.renewal.is_partial(),
+        Phase::Failed => status.reason != FOREIGN_OWNER,
         Phase::RolledBack => !seen.renewal.spec.rollback,
         _ => false,
     };
     let is_whole = SecretRole::ALL.into_iter().all(|role| seen.live(role).is_some());
     let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
     ended_badly && is_whole && !is_due && !commit::holds(seen, status.goal())
+}
+
+/// Whether nothing of what was half written is in force any more, so that whoever renews mixes nothing. A mesh that does not fit together may be in the
+/// middle of a person's work: then a person has to ask.
+fn is_overwritten(seen: &Observed) -> bool {
+    let status = &seen.renewal.status;
+    let is_ours = |role: &SecretRole| {
+        let digest = seen.written(*role).digest();
+        let is = |known: &Option<Digests>| known.as_ref().is_some_and(|known| known.of(*role) == digest);
+        seen.live(*role).is_none() || (is(&status.target) && !is(&status.before))
+    };
+    let is_settled = seen.mesh.findings.is_empty() || seen.renewal.generation != status.observed_generation;
+    is_settled && !SecretRole::ALL.iter().any(is_ours)
 }
 
 /// The lock first: whatever else cannot be done, the mesh is free for another renewal.
