@@ -47,7 +47,10 @@ async fn want_back(world: &World, name: &str, rollback: bool) {
 }
 
 async fn ask_again(world: &World, name: &str) {
-    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": SystemClock.now() } })).await.unwrap();
+    // Whoever asks twice within a second asks twice.
+    let asked = world.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
+    let now = asked.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)));
+    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": now } })).await.unwrap();
 }
 
 /// Somebody else writes entries of a live Secret.
@@ -161,4 +164,23 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
     };
     let is_stored = |renewal: &Renewal| renewal.status.phase == Phase::Restarting;
     world.run_until(&next, auto(), is_stored).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_without_backups_says_so_as_long_as_they_are_missing() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    for copy in world.api.copies(NAMESPACE, "meshcert.dev/backup").await.unwrap() {
+        world.api.delete_copy(NAMESPACE, &copy.name).await.unwrap();
+    }
+    want_back(&world, &name, true).await;
+    let is_told = |renewal: &Renewal| is_finished(renewal) && renewal.status.phase != Phase::Succeeded;
+    let failed = world.run_until(&name, auto(), is_told).await;
+    world.api.write_status(&failed, &mk_due(&failed)).await.unwrap();
+    let tried = |renewal: &Renewal| {
+        is_told(renewal) && (renewal.status.attempt == 2 || renewal.status.phase == Phase::Superseded)
+    };
+    let Status { phase, reason, attempt, .. } = world.run_until(&name, auto(), tried).await.status;
+    assert_eq!((phase, reason.as_str(), attempt), (Phase::Failed, "MaterialMissing", 2));
 }

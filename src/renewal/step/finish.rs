@@ -86,7 +86,9 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     };
     let is_whole = SecretRole::ALL.into_iter().all(|role| seen.live(role).is_some());
     let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
-    ended_badly && is_whole && !is_due && !commit::holds(seen, status.goal())
+    // Whoever comes to nothing on his way back has brought the new ones before.
+    let is_brought = status.phase == Phase::Failed && commit::holds(seen, status.target.as_ref());
+    ended_badly && is_whole && !is_due && !is_brought && !commit::holds(seen, status.goal())
 }
 
 /// Whether nothing of what was half written is in force any more, so that whoever renews mixes nothing. A mesh that does not fit together may be in the
