@@ -184,3 +184,24 @@ async fn a_rollback_without_backups_says_so_as_long_as_they_are_missing() {
     let Status { phase, reason, attempt, .. } = world.run_until(&name, auto(), tried).await.status;
     assert_eq!((phase, reason.as_str(), attempt), (Phase::Failed, "MaterialMissing", 2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_whose_secrets_are_deleted_keeps_no_slot_and_no_lock() {
+    let second = index_of(&format!("/secrets/{MESH}-kube-certs"), 0).await;
+    let mut world = World::of(2).await;
+    world.arm(Some((second, Fault::KilledBefore)));
+    let name = world.ask().await;
+    world.run_until_killed(auto()).await;
+    let other = world.ask_for("expiring-2").await;
+    let secret = |role: &str| format!("/api/v1/namespaces/{NAMESPACE}/secrets/{MESH}-{role}");
+    world.api.delete(&secret("kube-certs"), None).await.unwrap();
+    world.run_until(&other, auto(), |renewal| renewal.status.phase >= Phase::Restarting).await;
+    let waiting = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap().status;
+    assert_eq!((waiting.phase, waiting.reason.as_str()), (Phase::Committing, "SecretMissing"), "{}", waiting.message);
+
+    world.api.delete(&secret("etcd-certs"), None).await.unwrap();
+    world.api.delete(&secret("apiserver-admin-kubeconfig"), None).await.unwrap();
+    let ended = world.run_until(&name, auto(), has_ended(Phase::Superseded)).await;
+    assert!(!ended.finalizer, "neither the renewal nor its namespace is kept from going");
+    world.run_until(&other, auto(), has_ended(Phase::Succeeded)).await;
+}

@@ -130,7 +130,9 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
         Phase::BackingUp => prepare::backing_up(seen, now),
         Phase::Staging => stage::staging(seen, now),
         Phase::Auditing => prepare::auditing(seen, now),
-        Phase::Committing => held(seen, now).unwrap_or_else(|| commit::committing(seen, now)),
+        Phase::Committing => {
+            commit::gone(seen, now).or_else(|| held(seen, now)).unwrap_or_else(|| commit::committing(seen, now))
+        }
         Phase::Restarting => held(seen, now).unwrap_or_else(|| restart::restarting(seen, now)),
         Phase::Verifying => held(seen, now).unwrap_or_else(|| restart::verifying(seen, now)),
         Phase::Succeeded | Phase::RolledBack | Phase::Failed | Phase::Refused | Phase::Superseded => {
@@ -222,13 +224,14 @@ fn give_back(seen: &Observed) -> Option<Next> {
     held.next().map(|lease| Next::Act(Effect::ReleaseLease(lease.clone())))
 }
 
-/// Restarting what all meshes share, and proving, hinders nobody.
+/// Restarting what all meshes share, and proving, hinders nobody; neither does waiting for a Secret that is gone.
 fn needs_slot(seen: &Observed) -> bool {
     match seen.renewal.status.phase {
         // A retry has little left to restart.
         Phase::Restarting => {
             !restart::at_shared_tier(seen) && Some(seen.renewal.status.attempt) == seen.renewal.status.staged_attempt
         }
+        Phase::Committing => commit::missing(seen).is_empty(),
         phase => phase < Phase::Restarting,
     }
 }

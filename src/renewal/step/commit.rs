@@ -3,7 +3,7 @@
 use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
-use crate::renewal::observed::Observed;
+use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::finish::too_late;
 use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
 use crate::renewal::step::prepare::withdrawn;
@@ -56,19 +56,21 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let Some(role) = ORDER.into_iter().find(differs) else {
         return committed(seen, now);
     };
+    if let Some(name) = missing(seen).first() {
+        // That may take long: others go on meanwhile.
+        if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
+            return Next::Act(Effect::ReleaseLease(slot.clone()));
+        }
+        let message = format!("the Secret {name} is gone; restore it, and the renewal goes on");
+        return note(&seen.renewal, "SecretMissing", &message);
+    }
     // Somebody else wrote: what passes the audit becomes the target, else ours is finished.
     if is_foreign(seen)
         && let Some(adopted) = adopted(seen, now)
     {
         return adopted;
     }
-    let Some(live) = seen.live(role) else {
-        let message = format!(
-            "the Secret {} is gone; restore it, and the renewal goes on",
-            seen.mesh.secret_names[role as usize]
-        );
-        return note(&seen.renewal, "SecretMissing", &message);
-    };
+    let Some(live) = seen.live(role) else { return Next::Wait(None) };
     if status.rolling_back
         && let Some(message) = too_late(seen, now)
     {
@@ -122,6 +124,18 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
     status.tier = Some(Tier { index: 0, since: now });
     set_condition(&mut status, "Committed", "True", now);
     Next::Journal(Box::new(status))
+}
+
+/// The names of the mesh's Secrets that are not there.
+pub(super) fn missing(seen: &Observed) -> Vec<&str> {
+    let missing = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_none());
+    missing.map(|role| &*seen.mesh.secret_names[role as usize]).collect()
+}
+
+/// Without its Secrets there is no mesh, and nothing half written.
+pub(super) fn gone(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let message = "the mesh's Secrets are gone, all of them; what they held before is in the backups of this renewal";
+    (missing(seen).len() == SecretRole::ALL.len()).then(|| end(seen, Phase::Superseded, "SecretMissing", message, now))
 }
 
 /// What the live Secrets are to hold, as it was journalled: copies that hold anything else count as gone.

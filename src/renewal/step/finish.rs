@@ -12,6 +12,11 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     if !status.cleaned_up {
         return clean_up(seen);
     }
+    if seen.renewal.is_partial()
+        && let Some(gone) = commit::gone(seen, now)
+    {
+        return gone;
+    }
     let wants_back = seen.renewal.spec.rollback;
     if wants_back && !status.rolling_back && status.has_written() {
         return match objection(seen, now) {
@@ -52,11 +57,15 @@ fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
     if let Some(message) = too_late(seen, now) {
         return Some(message);
     }
+    let missing = commit::missing(seen);
+    if !missing.is_empty() {
+        return Some(format!("no rollback: {} is gone; restore it, and ask again", missing.join(", ")));
+    }
     let is_known = |role: SecretRole| {
         let digest = seen.written(role).digest();
         [&status.before, &status.target].into_iter().flatten().any(|known| known.of(role) == digest)
     };
-    let others = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_some() && !is_known(*role));
+    let others = SecretRole::ALL.into_iter().filter(|role| !is_known(*role));
     let names: Vec<&str> = others.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
     (!names.is_empty()).then(|| {
         format!(
