@@ -7,10 +7,14 @@ mod faults;
 #[path = "support/world.rs"]
 mod world;
 
+use std::sync::Arc;
+
 use faults::Fault;
-use meshcert::clock::SystemClock;
+use http::StatusCode;
+use meshcert::clock::{ManualClock, SystemClock};
 use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
+use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Status, Trigger};
 use meshcert::requests::{Asked, ask};
@@ -204,4 +208,28 @@ async fn a_mesh_whose_secrets_are_deleted_keeps_no_slot_and_no_lock() {
     let ended = world.run_until(&name, auto(), has_ended(Phase::Superseded)).await;
     assert!(!ended.finalizer, "neither the renewal nor its namespace is kept from going");
     world.run_until(&other, auto(), has_ended(Phase::Succeeded)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_its_way_back_is_renewed_once_the_former_certificates_have_ended() {
+    // The hosted API's clock is so late that what is made now is not valid there yet.
+    let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
+    let name = world.ask().await;
+    let policy = Policy { verify_deadline: 1, restart_deadline: 3, ..auto() };
+    let turned = world.run_until(&name, policy.clone(), |renewal| renewal.status.rolling_back).await;
+    world.api.write_status(&turned, &Status { attempt: 7, ..turned.status.clone() }).await.unwrap();
+    *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));
+    let stuck = world.run_until(&name, policy, has_ended(Phase::Failed)).await;
+    assert_eq!(stuck.status.reason, "RestartStuck", "{}", stuck.status.message);
+    let end = world.mesh().await.0.expiration;
+    assert_eq!(stuck.status.next_attempt_at, end, "it was tried often enough, but not for ever");
+
+    *world.plan.broken.lock().unwrap() = None;
+    clock.set(SystemClock.now());
+    world.api.write_status(&stuck, &mk_late(&stuck)).await.unwrap();
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let (mesh, _) = world.mesh().await;
+    assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY));
+    world.assert_nothing_left_over().await;
 }

@@ -134,14 +134,30 @@ fn clean_up(seen: &Observed) -> Next {
     }
     let mut status = seen.renewal.status.clone();
     status.cleaned_up = true;
+    if hangs_half_way_back(seen) {
+        // However often it was tried: then the former certificates have ended, and nothing is lost.
+        status.next_attempt_at = status.next_attempt_at.or(restart::former_end(&status));
+    }
     Next::Journal(Box::new(status))
+}
+
+/// Whether it went back by itself, has stored the former certificates and could not prove them.
+fn hangs_half_way_back(seen: &Observed) -> bool {
+    let status = &seen.renewal.status;
+    let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER;
+    status.phase == Phase::Failed && status.rolling_back && is_stored && !seen.renewal.spec.rollback
 }
 
 /// The next attempt: from the start, or where the live Secrets stand.
 fn again(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     let failed = status.phase == Phase::Failed;
-    let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER {
+    let is_asked = seen.renewal.generation != status.observed_generation;
+    // As after `RolledBack`: what is in force is what there was at the beginning.
+    let begins_anew = hangs_half_way_back(seen)
+        && (is_asked || too_late(seen, now).is_some())
+        && commit::holds(seen, status.before.as_ref());
+    let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);
         next.tier = Some(Tier { index: 0, since: now });
         next
