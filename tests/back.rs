@@ -16,7 +16,7 @@ use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal, Status, Trigger};
+use meshcert::renewal::{Intent, Phase, Renewal, Status, Trigger};
 use meshcert::requests::{Asked, ask};
 use meshcert::time::DAY;
 use serde_json::json;
@@ -232,4 +232,21 @@ async fn what_hangs_on_its_way_back_is_renewed_once_the_former_certificates_have
     let (mesh, _) = world.mesh().await;
     assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY));
     world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_was_written_too_often_is_written_again_once_a_person_asks() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    *world.plan.broken.lock().unwrap() = Some(("patch deployments", StatusCode::INTERNAL_SERVER_ERROR));
+    let impatient = Policy { restart_deadline: 3, ..auto() };
+    let failed = world.run_until(&name, impatient, has_ended(Phase::Failed)).await;
+    *world.plan.broken.lock().unwrap() = None;
+    let istiod = Intent { name: format!("istiod-{MESH}-hosted"), resource_version: "1".to_owned(), times: 8 };
+    let restarts = [&failed.status.restarts[..], &[istiod]].concat();
+    world.api.write_status(&failed, &Status { restarts, ..failed.status.clone() }).await.unwrap();
+    ask_again(&world, &name).await;
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
 }

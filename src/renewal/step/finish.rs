@@ -160,6 +160,10 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
     let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);
         next.tier = Some(Tier { index: 0, since: now });
+        if is_asked {
+            // A person has stopped whoever rewrote the templates.
+            next.restarts.iter_mut().for_each(|intent| intent.times = 0);
+        }
         next
     } else if seen.renewal.is_partial() || (failed && status.rolling_back && status.committed_at.is_none()) {
         let mut next = journal::enter(seen, Phase::Committing, "tried again", now);
