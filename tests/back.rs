@@ -250,3 +250,19 @@ async fn a_template_that_was_written_too_often_is_written_again_once_a_person_as
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_write_that_is_refused_leaves_nothing_behind() {
+    let first = index_of(&format!("/secrets/{MESH}-etcd-certs"), 0).await;
+    let mut world = World::new(Some((first, Fault::Forbidden))).await;
+    let (_, before) = world.mesh().await;
+    let name = world.ask().await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    assert_eq!((failed.status.reason.as_str(), failed.is_partial()), ("Forbidden", false));
+    assert!(!failed.finalizer, "it can be deleted");
+    assert_eq!(digests(&world.mesh().await.1), digests(&before));
+    world.assert_nothing_left_over().await;
+    world.api.write_status(&failed, &mk_due(&failed)).await.unwrap();
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}

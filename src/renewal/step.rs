@@ -157,11 +157,16 @@ pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTim
     let phase = seen.renewal.status.phase;
     match hindrance {
         _ if phase.is_terminal() => Next::Wait(None),
-        Hindrance::Forbidden => journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now),
-        Hindrance::Rejected => journal::fail(seen, REJECTED, &convince(what), journal::Retry::Later, now),
+        Hindrance::Forbidden => refused(seen, FORBIDDEN, &grant(what), now),
+        Hindrance::Rejected => refused(seen, REJECTED, &convince(what), now),
         Hindrance::Unavailable if phase == Phase::Restarting => restart::overdue(seen, what, now),
         Hindrance::Unavailable => journal::note(&seen.renewal, "Unavailable", what),
     }
+}
+
+/// The end of an attempt, for something must not be done.
+fn refused(seen: &Observed, reason: &str, message: &str, now: UnixTime) -> Next {
+    commit::unless_written(seen, journal::fail(seen, reason, message, journal::Retry::Later, now))
 }
 
 /// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.

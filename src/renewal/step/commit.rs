@@ -169,6 +169,19 @@ pub(super) fn staged_changed(seen: &Observed, now: UnixTime) -> Next {
     Next::Journal(status)
 }
 
+/// The same end, where the live Secrets are still what this phase has found: what was intended was not done then either.
+pub(super) fn unless_written(seen: &Observed, end: Next) -> Next {
+    let status = &seen.renewal.status;
+    let found = if status.rolling_back { &status.target } else { &status.before };
+    match end {
+        Next::Journal(mut after) if status.phase == Phase::Committing && holds(seen, found.as_ref()) => {
+            after.commits.clear();
+            Next::Journal(after)
+        }
+        other => other,
+    }
+}
+
 /// Whether a live Secret holds neither what was before nor what is to be.
 pub(super) fn is_foreign(seen: &Observed) -> bool {
     let status = &seen.renewal.status;
