@@ -156,7 +156,8 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
     for role in SecretRole::ALL {
         overwrite(&world, role, &material(role)).await;
     }
-    ask_again(&world, &name).await;
+    // Whatever a person asks for.
+    want_back(&world, &name, true).await;
     let ended = world.run_until(&name, auto(), has_ended(Phase::Superseded)).await;
     assert!(!ended.finalizer);
     world.assert_nothing_left_over().await;

@@ -12,10 +12,14 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     if !status.cleaned_up {
         return clean_up(seen);
     }
-    if seen.renewal.is_partial()
-        && let Some(gone) = commit::gone(seen, now)
-    {
-        return gone;
+    let is_other = !status.request_name.is_empty() && status.request_name != name_for(&seen.mesh);
+    if seen.renewal.is_partial() {
+        if let Some(gone) = commit::gone(seen, now) {
+            return gone;
+        }
+        if is_other && is_overwritten(seen) {
+            return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
+        }
     }
     let wants_back = seen.renewal.spec.rollback;
     if wants_back && !status.rolling_back && status.has_written() {
@@ -26,7 +30,6 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
             }
         };
     }
-    let is_other = !status.request_name.is_empty() && status.request_name != name_for(&seen.mesh);
     if is_other && is_done_by_others(seen, now) {
         return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
     }
@@ -85,11 +88,8 @@ pub(super) fn too_late(seen: &Observed, now: UnixTime) -> Option<String> {
 /// Whether the mesh has other certificates, good for long, than those that this failed to bring. After a quarrel about the Secrets a person has to say so.
 fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     let status = &seen.renewal.status;
-    if seen.renewal.is_partial() {
-        return is_overwritten(seen);
-    }
     let ended_badly = match status.phase {
-        Phase::Failed => status.reason != FOREIGN_OWNER,
+        Phase::Failed => status.reason != FOREIGN_OWNER && !seen.renewal.is_partial(),
         Phase::RolledBack => !seen.renewal.spec.rollback,
         _ => false,
     };
@@ -101,7 +101,7 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
 }
 
 /// Whether nothing of what was half written is in force any more, so that whoever renews mixes nothing. A mesh that does not fit together may be in the
-/// middle of a person's work: then a person has to ask.
+/// middle of a person's work: then, and after a quarrel about the Secrets, a person has to say so.
 fn is_overwritten(seen: &Observed) -> bool {
     let status = &seen.renewal.status;
     let is_ours = |role: &SecretRole| {
@@ -109,7 +109,8 @@ fn is_overwritten(seen: &Observed) -> bool {
         let is = |known: &Option<Digests>| known.as_ref().is_some_and(|known| known.of(*role) == digest);
         seen.live(*role).is_none() || (is(&status.target) && !is(&status.before))
     };
-    let is_settled = seen.mesh.findings.is_empty() || seen.renewal.generation != status.observed_generation;
+    let is_calm = seen.mesh.findings.is_empty() && status.reason != FOREIGN_OWNER;
+    let is_settled = is_calm || seen.renewal.generation != status.observed_generation;
     is_settled && !SecretRole::ALL.iter().any(is_ours)
 }
 
