@@ -267,3 +267,51 @@ async fn a_first_write_that_is_refused_leaves_nothing_behind() {
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_is_taken_back_before_its_first_write_leaves_the_new_certificates() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let (_, new) = world.mesh().await;
+    *world.plan.withheld.lock().unwrap() = Some("patch secrets");
+    want_back(&world, &name, true).await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    assert!(!failed.is_partial(), "{}", failed.status.message);
+    *world.plan.withheld.lock().unwrap() = None;
+    want_back(&world, &name, false).await;
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    assert_eq!(digests(&world.mesh().await.1), digests(&new));
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_hangs_and_is_taken_back_begins_anew() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));
+    want_back(&world, &name, true).await;
+    let impatient = Policy { restart_deadline: 3, ..auto() };
+    let stuck = world.run_until(&name, impatient, has_ended(Phase::Failed)).await;
+    assert_eq!(stuck.status.reason, "RestartStuck", "{}", stuck.status.message);
+    *world.plan.broken.lock().unwrap() = None;
+    want_back(&world, &name, false).await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let (mesh, _) = world.mesh().await;
+    assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY));
+    world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_before_the_first_write_costs_no_outage() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Staging).await;
+    want_back(&world, &name, true).await;
+    let waiting = world.run_until(&name, auto(), |renewal| renewal.status.reason == "RollbackRefused").await.status;
+    assert_eq!(waiting.phase, Phase::Pending, "{}", waiting.message);
+    want_back(&world, &name, false).await;
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}

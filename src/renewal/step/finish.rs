@@ -158,9 +158,16 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
     let begins_anew = hangs_half_way_back(seen)
         && (is_asked || too_late(seen, now).is_some())
         && commit::holds(seen, status.before.as_ref());
-    let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew {
+    // A person wants the new certificates after all, and they are still what is stored.
+    let is_taken_back = is_asked && status.rolling_back && !status.refused && !seen.renewal.spec.rollback;
+    let stays = is_taken_back && status.committed_at.is_none() && commit::holds(seen, status.target.as_ref());
+    let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew;
+    let mut next = if failed && (is_stored || stays) {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);
         next.tier = Some(Tier { index: 0, since: now });
+        if stays {
+            (next.rolling_back, next.committed_at) = (false, Some(now));
+        }
         if is_asked {
             // A person has stopped whoever rewrote the templates.
             next.restarts.iter_mut().for_each(|intent| intent.times = 0);
