@@ -236,6 +236,23 @@ async fn what_hangs_on_its_way_back_is_renewed_once_the_former_certificates_have
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_write_that_does_not_fit_any_more_leaves_nothing_behind() {
+    let first = index_of(&format!("/secrets/{MESH}-etcd-certs"), 0).await;
+    let mut world = World::new(Some((first, Fault::KilledBefore))).await;
+    let before = world.serials().await;
+    let name = world.ask().await;
+    world.run_until_killed(auto()).await;
+    let (_, theirs) = World::new(None).await.mesh().await;
+    let cas = theirs[SecretRole::EtcdCerts as usize].as_ref().unwrap().material.fixed();
+    overwrite(&world, SecretRole::EtcdCerts, &cas).await;
+    let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
+    assert_eq!((failed.status.reason.as_str(), failed.is_partial()), ("AuditFailed", false));
+    assert!(!failed.finalizer, "it can be deleted");
+    assert_eq!(world.serials().await, before);
+    world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_template_that_was_written_too_often_is_written_again_once_a_person_asks() {
     let mut world = World::new(None).await;
     let name = world.ask().await;

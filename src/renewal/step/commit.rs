@@ -85,7 +85,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         if !objections.is_empty() {
             let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
             let message = format!("what is to be written does not fit the live Secrets any more: {}", all.join("; "));
-            return fail(seen, "AuditFailed", &message, Retry::Never, now);
+            return unless_written(seen, fail(seen, "AuditFailed", &message, Retry::Never, now));
         }
     }
     match Intent::next(&status.commits, &live.name, &live.resource_version, MOST_WRITES) {
@@ -100,7 +100,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
                 "{} was changed back {MOST_WRITES} times: somebody else manages it; stop them, then retry",
                 live.name
             );
-            fail(seen, FOREIGN_OWNER, &message, Retry::Never, now)
+            unless_written(seen, fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
         }
     }
 }
