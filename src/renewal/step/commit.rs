@@ -108,10 +108,13 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
 /// The end of the way back, where what was in force before has ended meanwhile: the new certificates stay where they are whole, and a mixture is left to a
 /// renewal that makes all of it new.
 fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
-    let is_asked = seen.renewal.spec.rollback;
-    let retry = if is_asked { Retry::Never } else { Retry::Later };
-    let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, message, retry, now) else { return Next::Wait(None) };
-    status.committed_at = holds(seen, status.target.as_ref()).then(|| seen.created_now(now));
+    let is_whole = holds(seen, seen.renewal.status.target.as_ref());
+    let mesh = &seen.renewal.spec.mesh_id;
+    let rest = format!("; the Secrets hold new and former certificates: meshcert renew {mesh} makes all of them new");
+    let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
+    let retry = if seen.renewal.spec.rollback { Retry::Never } else { Retry::Later };
+    let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, &message, retry, now) else { return Next::Wait(None) };
+    status.committed_at = is_whole.then(|| seen.created_now(now));
     status.commits.clear();
     status.rolling_back = false;
     Next::Journal(status)
