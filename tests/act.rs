@@ -286,6 +286,11 @@ fn a_person_plans_approves_and_rolls_back() {
     demo.kubectl(&["wait", name.trim(), "--for=jsonpath={.status.observedGeneration}=2", "--timeout=30s"]);
     let waits = demo.kubectl(&["get", name.trim(), "-o", "jsonpath={.status.phase} {.status.message}"]);
     assert!(waits.starts_with("AwaitingApproval spec.approval is about another plan (sha256:000"), "{waits}");
+    // A rollback that cannot begin is taken back by whoever asks for new certificates.
+    demo.kubectl(&["patch", name.trim(), "--type=merge", "-p", r#"{"spec":{"rollback":true}}"#]);
+    demo.kubectl(&["wait", name.trim(), "--for=jsonpath={.status.reason}=RollbackRefused", "--timeout=30s"]);
+    printed(&meshcert(&demo, &["renew", "expiring-1"]));
+    wait_for(&demo, "AwaitingApproval");
     let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
     assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
     let entry = |certificate: &str| {

@@ -15,7 +15,7 @@ use crate::command::{Tone, print, say};
 use crate::controller::{Outlook, preview};
 use crate::mesh::SecretRole;
 use crate::ports::Clock;
-use crate::renewal::{Phase, Renewal, Trigger};
+use crate::renewal::{Phase, Renewal, Status, Trigger};
 use crate::requests::{Asked, ask};
 use crate::secret::PAUSED;
 use crate::time::UnixTime;
@@ -88,24 +88,31 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
                 "the renewal {name} is being deleted; try again when `{}` does not list it any more",
                 found.command("history", "")
             ),
-            Asked::Exists(name, phase) if phase.is_terminal() || force => {
+            Asked::Exists(name, phase) => {
                 let known = found.api.renewal(namespace, &name).await?;
-                let spec = json!({ "requestedAt": requested_at(known.as_ref()), "force": force });
-                found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
-                (name, known.map(|renewal| renewal.status))
+                let wants_back = known.as_ref().is_some_and(|known| known.spec.rollback);
+                // A rollback that is under way is let through; one that cannot begin or came to nothing is taken back.
+                let goes_back = known.as_ref().is_some_and(|known| known.status.rolling_back) && !phase.is_terminal();
+                if phase.is_terminal() || force || wants_back && !goes_back {
+                    let spec = json!({ "requestedAt": requested_at(known.as_ref()), "force": force, "rollback": wants_back && goes_back });
+                    found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
+                    (name, known.map(|renewal| renewal.status))
+                } else {
+                    (name, None)
+                }
             }
-            Asked::Exists(name, _) => (name, None),
         };
         writeln!(io::stdout(), "{name}")?;
         if wait { found.follow(&name, known.as_ref()).await } else { Ok(Outcome::Fine) }
     })
 }
 
-/// The newest renewal, where it failed after the new certificates were stored: it is named after the former ones, and what is missing is its end.
+/// The newest renewal, where it failed after the new certificates were stored, or on its way back: it is named after the former ones, and what is missing is its end.
 async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
     let newest = found.renewals().await?.into_iter().rev();
     let mut begun = newest.filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
-    Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && newest.status.committed_at.is_some()))
+    let has_stored = |status: &Status| status.committed_at.is_some() || status.rolling_back;
+    Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && has_stored(&newest.status)))
 }
 
 /// Agrees to the plan of a renewal, after showing it.

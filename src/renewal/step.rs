@@ -132,7 +132,8 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
         Phase::Auditing => prepare::auditing(seen, now),
         // What is given back is not taken again.
         Phase::Committing => {
-            commit::stopped(seen, now).or_else(|| held(seen, now)).unwrap_or_else(|| commit::committing(seen, now))
+            let before = commit::gone(seen, now).or_else(|| commit::stopped(seen, now));
+            before.or_else(|| held(seen, now)).unwrap_or_else(|| commit::committing(seen, now))
         }
         Phase::Restarting => held(seen, now).unwrap_or_else(|| restart::restarting(seen, now)),
         Phase::Verifying => held(seen, now).unwrap_or_else(|| restart::verifying(seen, now)),
@@ -159,11 +160,16 @@ pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTim
     match hindrance {
         Hindrance::Unavailable if phase.is_terminal() => Next::Wait(None),
         _ if phase.is_terminal() => journal::left_over(&seen.renewal, what),
-        Hindrance::Forbidden => journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now),
-        Hindrance::Rejected => journal::fail(seen, REJECTED, &convince(what), journal::Retry::Later, now),
+        Hindrance::Forbidden => refused(seen, FORBIDDEN, &grant(what), now),
+        Hindrance::Rejected => refused(seen, REJECTED, &convince(what), now),
         Hindrance::Unavailable if phase == Phase::Restarting => restart::overdue(seen, what, now),
         Hindrance::Unavailable => journal::note(&seen.renewal, "Unavailable", what),
     }
+}
+
+/// The end of an attempt, for something must not be done.
+fn refused(seen: &Observed, reason: &str, message: &str, now: UnixTime) -> Next {
+    commit::unless_written(seen, journal::fail(seen, reason, message, journal::Retry::Later, now))
 }
 
 /// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.
@@ -227,13 +233,14 @@ fn give_back(seen: &Observed) -> Option<Next> {
     held.next().map(|lease| Next::Act(Effect::ReleaseLease(lease.clone())))
 }
 
-/// Restarting what all meshes share, and proving, hinders nobody.
+/// Restarting what all meshes share, and proving, hinders nobody; neither does waiting for a Secret that is gone.
 fn needs_slot(seen: &Observed) -> bool {
     match seen.renewal.status.phase {
         // A retry has little left to restart.
         Phase::Restarting => {
             !restart::at_shared_tier(seen) && Some(seen.renewal.status.attempt) == seen.renewal.status.staged_attempt
         }
+        Phase::Committing => commit::missing(seen).is_empty(),
         phase => phase < Phase::Restarting,
     }
 }

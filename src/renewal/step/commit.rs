@@ -3,12 +3,13 @@
 use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
-use crate::renewal::observed::Observed;
+use crate::renewal::observed::{Holder, Observed};
+use crate::renewal::step::finish::too_late;
 use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
 use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
 use crate::renewal::step::{Effect, Next};
-use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
+use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, ROLLBACK_REFUSED, Status, Tier, TooOften};
 use crate::time::UnixTime;
 
 /// etcd's first: in any mixture of old and new everything works, but a client should not be newer than what it talks to.
@@ -36,6 +37,9 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         }
         let backed_up = seen.backups.iter().all(Option::is_some);
         if !status.rolling_back && backed_up {
+            if let Some(message) = too_late(seen, now) {
+                return no_way_back(seen, &message, now);
+            }
             let why = "the staged Secrets are gone, or are others: what was in force before is put back";
             return Next::Journal(Box::new(turn_round(seen, why, now)));
         }
@@ -52,19 +56,26 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let Some(role) = ORDER.into_iter().find(differs) else {
         return committed(seen, now);
     };
+    if let Some(name) = missing(seen).first() {
+        // That may take long: others go on meanwhile.
+        if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
+            return Next::Act(Effect::ReleaseLease(slot.clone()));
+        }
+        let message = format!("the Secret {name} is gone; restore it, and the renewal goes on");
+        return note(&seen.renewal, "SecretMissing", &message);
+    }
     // Somebody else wrote: what passes the audit becomes the target, else ours is finished.
     if is_foreign(seen)
         && let Some(adopted) = adopted(seen, now)
     {
         return adopted;
     }
-    let Some(live) = seen.live(role) else {
-        let message = format!(
-            "the Secret {} is gone; restore it, and the renewal goes on",
-            seen.mesh.secret_names[role as usize]
-        );
-        return note(&seen.renewal, "SecretMissing", &message);
-    };
+    let Some(live) = seen.live(role) else { return Next::Wait(None) };
+    if status.rolling_back
+        && let Some(message) = too_late(seen, now)
+    {
+        return no_way_back(seen, &message, now);
+    }
     // The CAs may have been replaced while this waited: what does not fit any more is not written.
     let after = material::overlay(&seen.secrets, &content);
     if let Some(plan) = &status.plan {
@@ -74,7 +85,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         if !objections.is_empty() {
             let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
             let message = format!("what is to be written does not fit the live Secrets any more: {}", all.join("; "));
-            return fail(seen, "AuditFailed", &message, Retry::Never, now);
+            return unless_written(seen, fail(seen, "AuditFailed", &message, Retry::Never, now));
         }
     }
     match Intent::next(&status.commits, &live.name, &live.resource_version, MOST_WRITES) {
@@ -89,9 +100,24 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
                 "{} was changed back {MOST_WRITES} times: somebody else manages it; stop them, then retry",
                 live.name
             );
-            fail(seen, FOREIGN_OWNER, &message, Retry::Never, now)
+            unless_written(seen, fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
         }
     }
+}
+
+/// The end of the way back, where what was in force before has ended meanwhile: the new certificates stay where they are whole, and a mixture is left to a
+/// renewal that makes all of it new.
+fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
+    let is_whole = holds(seen, seen.renewal.status.target.as_ref());
+    let mesh = &seen.renewal.spec.mesh_id;
+    let rest = format!("; the Secrets hold new and former certificates: meshcert renew {mesh} makes all of them new");
+    let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
+    let retry = if seen.renewal.spec.rollback { Retry::Never } else { Retry::Later };
+    let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, &message, retry, now) else { return Next::Wait(None) };
+    status.committed_at = is_whole.then(|| seen.created_now(now));
+    status.commits.clear();
+    status.rolling_back = false;
+    Next::Journal(status)
 }
 
 fn committed(seen: &Observed, now: UnixTime) -> Next {
@@ -101,6 +127,18 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
     status.tier = Some(Tier { index: 0, since: now });
     set_condition(&mut status, "Committed", "True", now);
     Next::Journal(Box::new(status))
+}
+
+/// The names of the mesh's Secrets that are not there.
+pub(super) fn missing(seen: &Observed) -> Vec<&str> {
+    let missing = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_none());
+    missing.map(|role| &*seen.mesh.secret_names[role as usize]).collect()
+}
+
+/// Without its Secrets there is no mesh, and nothing half written.
+pub(super) fn gone(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let message = "the mesh's Secrets are gone, all of them; what they held before is in the backups of this renewal";
+    (missing(seen).len() == SecretRole::ALL.len()).then(|| end(seen, Phase::Superseded, "SecretMissing", message, now))
 }
 
 /// What the live Secrets are to hold, as it was journalled: copies that hold anything else count as gone.
@@ -132,6 +170,19 @@ pub(super) fn staged_changed(seen: &Observed, now: UnixTime) -> Next {
     // What was intended was not done: nothing is half written.
     status.commits.clear();
     Next::Journal(status)
+}
+
+/// The same end, where the live Secrets are still what this phase has found: what was intended was not done then either.
+pub(super) fn unless_written(seen: &Observed, end: Next) -> Next {
+    let status = &seen.renewal.status;
+    let found = if status.rolling_back { &status.target } else { &status.before };
+    match end {
+        Next::Journal(mut after) if status.phase == Phase::Committing && holds(seen, found.as_ref()) => {
+            after.commits.clear();
+            Next::Journal(after)
+        }
+        other => other,
+    }
 }
 
 /// Whether a live Secret holds neither what was before nor what is to be.

@@ -4,13 +4,22 @@ use crate::mesh::SecretRole;
 use crate::renewal::observed::{Holder, Observed};
 use crate::renewal::step::journal::{self, end, note};
 use crate::renewal::step::{Effect, Next, commit, prepare, restart, stage};
-use crate::renewal::{FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
+use crate::renewal::{Digests, FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
 use crate::time::UnixTime;
 
 pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     if !status.cleaned_up {
         return clean_up(seen);
+    }
+    let is_other = !status.request_name.is_empty() && status.request_name != name_for(&seen.mesh);
+    if seen.renewal.is_partial() {
+        if let Some(gone) = commit::gone(seen, now) {
+            return gone;
+        }
+        if is_other && is_overwritten(seen) {
+            return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
+        }
     }
     let wants_back = seen.renewal.spec.rollback;
     if wants_back && !status.rolling_back && status.has_written() {
@@ -21,7 +30,6 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
             }
         };
     }
-    let is_other = !status.request_name.is_empty() && status.request_name != name_for(&seen.mesh);
     if is_other && is_done_by_others(seen, now) {
         return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
     }
@@ -49,14 +57,18 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
 /// What is against putting back what was in force before.
 fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
     let status = &seen.renewal.status;
-    if let Some(leaf) = status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= now) {
-        return Some(format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at));
+    if let Some(message) = too_late(seen, now) {
+        return Some(message);
+    }
+    let missing = commit::missing(seen);
+    if !missing.is_empty() {
+        return Some(format!("no rollback: {} is gone; restore it, and ask again", missing.join(", ")));
     }
     let is_known = |role: SecretRole| {
         let digest = seen.written(role).digest();
         [&status.before, &status.target].into_iter().flatten().any(|known| known.of(role) == digest)
     };
-    let others = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_some() && !is_known(*role));
+    let others = SecretRole::ALL.into_iter().filter(|role| !is_known(*role));
     let names: Vec<&str> = others.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
     (!names.is_empty()).then(|| {
         format!(
@@ -64,6 +76,13 @@ fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
             names.join(", ")
         )
     })
+}
+
+/// Whether what was in force before has ended: it is never put back then, however long ago somebody asked.
+pub(super) fn too_late(seen: &Observed, now: UnixTime) -> Option<String> {
+    let mut leaves = seen.renewal.status.plan.iter().flat_map(|plan| &plan.leaves);
+    let leaf = leaves.find(|leaf| leaf.ends_at <= now)?;
+    Some(format!("no rollback: the former {} of {} has ended at {}", leaf.key, leaf.secret, leaf.ends_at))
 }
 
 /// Whether the mesh has other certificates, good for long, than those that this failed to bring. After a quarrel about the Secrets a person has to say so.
@@ -76,7 +95,23 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     };
     let is_whole = SecretRole::ALL.into_iter().all(|role| seen.live(role).is_some());
     let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
-    ended_badly && is_whole && !is_due && !commit::holds(seen, status.goal())
+    // Whoever comes to nothing on his way back has brought the new ones before.
+    let is_brought = status.phase == Phase::Failed && commit::holds(seen, status.target.as_ref());
+    ended_badly && is_whole && !is_due && !is_brought && !commit::holds(seen, status.goal())
+}
+
+/// Whether nothing of what was half written is in force any more, so that whoever renews mixes nothing. A mesh that does not fit together may be in the
+/// middle of a person's work: then, and after a quarrel about the Secrets, a person has to say so.
+fn is_overwritten(seen: &Observed) -> bool {
+    let status = &seen.renewal.status;
+    let is_ours = |role: &SecretRole| {
+        let digest = seen.written(*role).digest();
+        let is = |known: &Option<Digests>| known.as_ref().is_some_and(|known| known.of(*role) == digest);
+        seen.live(*role).is_none() || (is(&status.target) && !is(&status.before))
+    };
+    let is_calm = seen.mesh.findings.is_empty() && status.reason != FOREIGN_OWNER;
+    let is_settled = is_calm || seen.renewal.generation != status.observed_generation;
+    is_settled && !SecretRole::ALL.iter().any(is_ours)
 }
 
 /// The lock first: whatever else cannot be done, the mesh is free for another renewal.
@@ -101,16 +136,43 @@ fn clean_up(seen: &Observed) -> Next {
     let mut status = seen.renewal.status.clone();
     status.cleaned_up = true;
     status.message = journal::without_left_over(&status.message).to_owned();
+    if hangs_half_way_back(seen) {
+        // However often it was tried: then the former certificates have ended, and nothing is lost.
+        status.next_attempt_at = status.next_attempt_at.or(restart::former_end(&status));
+    }
     Next::Journal(Box::new(status))
+}
+
+/// Whether it went back by itself, has stored the former certificates and could not prove them.
+fn hangs_half_way_back(seen: &Observed) -> bool {
+    let status = &seen.renewal.status;
+    let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER;
+    status.phase == Phase::Failed && status.rolling_back && is_stored && !seen.renewal.spec.rollback
 }
 
 /// The next attempt: from the start, or where the live Secrets stand.
 fn again(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     let failed = status.phase == Phase::Failed;
-    let mut next = if failed && status.committed_at.is_some() && status.reason != FOREIGN_OWNER {
+    let is_asked = seen.renewal.generation != status.observed_generation;
+    // As after `RolledBack`: what is in force is what there was at the beginning.
+    let begins_anew = hangs_half_way_back(seen)
+        && (is_asked || too_late(seen, now).is_some())
+        && commit::holds(seen, status.before.as_ref());
+    // A person wants the new certificates after all, and they are still what is stored.
+    let is_taken_back = is_asked && status.rolling_back && !status.refused && !seen.renewal.spec.rollback;
+    let stays = is_taken_back && status.committed_at.is_none() && commit::holds(seen, status.target.as_ref());
+    let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew;
+    let mut next = if failed && (is_stored || stays) {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);
         next.tier = Some(Tier { index: 0, since: now });
+        if stays {
+            (next.rolling_back, next.committed_at) = (false, Some(now));
+        }
+        if is_asked {
+            // A person has stopped whoever rewrote the templates.
+            next.restarts.iter_mut().for_each(|intent| intent.times = 0);
+        }
         next
     } else if seen.renewal.is_partial() || (failed && status.rolling_back && status.committed_at.is_none()) {
         let mut next = journal::enter(seen, Phase::Committing, "tried again", now);

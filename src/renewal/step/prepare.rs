@@ -11,7 +11,7 @@ use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase, name_for};
+use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -21,10 +21,15 @@ const MARGIN: i64 = 7 * DAY;
 const STALE: i64 = 5 * 60;
 pub(super) const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
+const NOTHING_TO_PUT_BACK: &str = "no rollback: nothing was written yet, and nothing is as long as spec.rollback asks for what is in force; take it back, and this goes on";
+
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     // What an earlier attempt has backed up is in force no more: other certificates are another renewal's.
     if seen.renewal.status.before.is_some() && present_leaves(seen) != seen.renewal.status.certificates {
         return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
+    }
+    if seen.renewal.spec.rollback {
+        return note(&seen.renewal, ROLLBACK_REFUSED, NOTHING_TO_PUT_BACK);
     }
     match holds(seen, now) {
         Some((hold @ Hold::NotDue, message)) => {
@@ -219,6 +224,9 @@ pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// What the policy, or a person who has agreed before, has against it by now. Nothing was touched yet: it starts over once it may.
 pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
     let waits = seen.renewal.status.phase == Phase::AwaitingApproval;
+    if seen.renewal.spec.rollback {
+        return Some(start_over(seen, Phase::Pending, NOTHING_TO_PUT_BACK, now));
+    }
     match holds(seen, now) {
         Some((hold, message)) if waits => Some(note(&seen.renewal, hold.as_str(), &message)),
         Some((hold, message)) => Some(start_over(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now)),

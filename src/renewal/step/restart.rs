@@ -93,7 +93,7 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
 }
 
 /// When the first of the leaves that were in force before ends.
-fn former_end(status: &Status) -> Option<UnixTime> {
+pub(super) fn former_end(status: &Status) -> Option<UnixTime> {
     status.plan.as_ref()?.leaves.iter().map(|leaf| leaf.ends_at).min()
 }
 
