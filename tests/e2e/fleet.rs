@@ -14,7 +14,7 @@ use crate::fake::{Fleet, NAMESPACE, watch};
 /// policy.maxConcurrent.
 const SLOTS: usize = 16;
 /// More than these would be a regression; docs/PERFORMANCE.md has what was measured.
-const REQUESTS_PER_RENEWAL: usize = 2_500;
+const REQUESTS_PER_RENEWAL: usize = 1_000;
 const PEAK_MEMORY: u64 = 200_000_000;
 /// kube-apiserver's processor time is counted in these.
 const TICKS_PER_SECOND: f64 = 100.0;
