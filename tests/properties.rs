@@ -243,6 +243,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             ready,
             deleting: false,
             digest: digest.clone(),
+            health: Default::default(),
             problem: None,
         };
         Workload {
