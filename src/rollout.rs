@@ -272,13 +272,11 @@ impl Workload {
     /// `members` says how those of a cluster are.
     pub fn progress(&self, digest: &str, since: UnixTime, members: Members) -> Progress {
         let is_new = |pod: &Pod| self.is_new(pod, digest, since);
-        let all_new = !self.pods.is_empty() && self.pods.iter().all(is_new);
-        // Somebody else restarted it after the commit, or restarts it now: that is as good, and once is enough.
-        let by_another = if self.is_settled() {
-            all_new
-        } else {
-            self.target.shared && (all_new || self.restarted_at.is_some_and(|at| at > since))
-        };
+        // Whoever is newer than the commit needs no restart, ready or not; where no pod is there, all that come are.
+        let all_new = self.is_all_new(digest, since);
+        // What is shared somebody else may be restarting now: once is enough.
+        let is_restarted = self.target.shared && !self.is_settled() && self.restarted_at.is_some_and(|at| at > since);
+        let by_another = all_new || is_restarted;
         if self.digest.as_deref() != Some(digest) && !by_another {
             return Progress::NotBegun;
         }
@@ -476,6 +474,20 @@ mod tests {
         assert_eq!(foreign.progress("d", SINCE, Members::Healthy), Progress::NotBegun);
         foreign.pods[0].created = UnixTime(1001);
         assert_eq!(foreign.progress("d", SINCE, Members::Healthy), Progress::Done);
+    }
+
+    #[test]
+    fn pods_that_are_newer_than_the_commit_are_awaited_whoever_started_them() {
+        let mut rewritten = mk_workload(vec![mk_pod(0, None, false)]);
+        (rewritten.digest, rewritten.available) = (None, 0);
+        rewritten.pods[0].created = UnixTime(1001);
+        let is_awaited = |workload: &Workload| {
+            assert!(matches!(workload.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)), "{workload:?}");
+        };
+        is_awaited(&rewritten);
+        is_awaited(&Workload { pods: Vec::new(), ..rewritten.clone() });
+        rewritten.pods.push(mk_pod(1, None, true));
+        assert_eq!(rewritten.progress("d", SINCE, Members::Healthy), Progress::NotBegun, "only one of two was drained");
     }
 
     #[test]
