@@ -464,7 +464,9 @@ fn allowed(seen: &Observed, effect: &Effect) -> Result<(), TestCaseError> {
             prop_assert!(phase == Phase::Staging || phase.is_terminal());
             prop_assert!(seen.mesh.secret_names.iter().all(|live| **live != **name));
         }
-        Effect::SetFinalizer(true) => prop_assert_eq!(phase, Phase::Committing),
+        Effect::SetFinalizer(true) => {
+            prop_assert!((Phase::Committing..=Phase::Verifying).contains(&phase) && !seen.renewal.deleting);
+        }
         Effect::SetFinalizer(false) => prop_assert!(phase.is_terminal() && !seen.renewal.is_partial()),
         Effect::TakeLease(_) => prop_assert!(!phase.is_terminal()),
         Effect::ReleaseLease(lease) => prop_assert_eq!(lease.holder, Holder::Mine),

@@ -9,13 +9,20 @@ mod world;
 
 use std::time::Duration;
 
+use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
-use meshcert::renewal::Phase;
+use meshcert::policy::Policy;
+use meshcert::ports::Clock;
+use meshcert::renewal::{Phase, Renewal};
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, World, auto, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
 
 fn etcd() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
+}
+
+fn hosted_api() -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,4 +52,35 @@ async fn pods_that_another_controller_started_after_the_commit_are_not_restarted
     let written =
         world.plan.mutations.lock().unwrap().iter().filter(|one| **one == format!("PATCH {}", etcd())).count();
     assert_eq!(written, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_deleted() {
+    let mut world = World::new(None).await;
+    // Somebody froze etcd.
+    let partition = |number: u32| json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } });
+    world.api.merge(&etcd(), &partition(5)).await.unwrap();
+    let name = world.ask().await;
+    let impatient = Policy { restart_deadline: 3, ..auto() };
+    let failed = world.run_until(&name, impatient, is_finished).await;
+    assert_eq!((failed.status.reason.as_str(), failed.finalizer), ("RestartStuck", false));
+    let again = json!({ "spec": { "requestedAt": SystemClock.now() } });
+    world.api.change_renewal(NAMESPACE, &name, &again).await.unwrap();
+    let waits = |renewal: &Renewal| renewal.status.phase == Phase::Restarting && renewal.status.reason == "Restarting";
+    world.run_until(&name, auto(), |renewal| waits(renewal) && renewal.status.message.contains("of 1 pods")).await;
+
+    let path = format!("/apis/meshcert.dev/v1alpha1/namespaces/{NAMESPACE}/certificaterenewals/{name}");
+    world.api.delete(&path, None).await.unwrap();
+    assert!(world.renewals().await.iter().any(|renewal| renewal.deleting), "the finalizer holds it");
+    world.api.merge(&etcd(), &partition(0)).await.unwrap();
+    let process = tokio::spawn(world.process("test", auto()));
+    let gone = async {
+        while !world.renewals().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    process.abort();
+    let template = world.get(&hosted_api()).await["spec"]["template"]["metadata"].to_string();
+    assert!(template.contains("meshcert.dev/certificates-digest"), "it went on to the end: {template}");
 }

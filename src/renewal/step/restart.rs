@@ -16,7 +16,7 @@ const MOST_RESTARTS: u32 = 8;
 
 pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
-    if let Some(next) = undone(seen, now) {
+    if let Some(next) = undone(seen, now).or_else(|| unguarded(seen)) {
         return next;
     }
     let tiers = match &seen.tiers {
@@ -105,7 +105,7 @@ pub(super) fn at_shared_tier(seen: &Observed) -> bool {
 }
 
 pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
-    if let Some(next) = undone(seen, now) {
+    if let Some(next) = undone(seen, now).or_else(|| unguarded(seen)) {
         return next;
     }
     let status = &seen.renewal.status;
@@ -178,6 +178,11 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     }
     let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
     Some(fail(seen, FOREIGN_OWNER, message, Retry::Never, now))
+}
+
+/// What is tried again has given its finalizer back: without one it could vanish in the middle.
+fn unguarded(seen: &Observed) -> Option<Next> {
+    (!seen.renewal.finalizer && !seen.renewal.deleting).then_some(Next::Act(Effect::SetFinalizer(true)))
 }
 
 /// Waits within the tier's deadline.
