@@ -7,13 +7,17 @@ mod faults;
 #[path = "support/world.rs"]
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
+use meshcert::cluster::connect::Connection;
+use meshcert::controller::{self, Surroundings};
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal};
+use meshcert::time::UnixTime;
 use serde_json::{Value, json};
 use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
 
@@ -83,4 +87,39 @@ async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_dele
     process.abort();
     let template = world.get(&hosted_api()).await["spec"]["template"]["metadata"].to_string();
     assert!(template.contains("meshcert.dev/certificates-digest"), "it went on to the end: {template}");
+}
+
+/// A clock that is late, as far as preflight allows.
+#[derive(Debug)]
+struct Late;
+
+impl Clock for Late {
+    fn now(&self) -> UnixTime {
+        SystemClock.now().plus(-120)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shared_restarts_once_where_the_clock_is_late() {
+    let world = World::of(2).await;
+    for number in 1..=2 {
+        world.ask_for(&format!("expiring-{number}")).await;
+    }
+    // Only over HTTP the API server shows its clock.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, world.demo.kubeconfig()).unwrap();
+    let policy = Policy { max_concurrent: 2, ..auto() };
+    let (acting, around) = world.acting("test", policy, Connection::File { path, context: None });
+    let process = tokio::spawn(controller::run(acting, Surroundings { clock: Arc::new(Late), ..around }));
+    let all_done = async {
+        while !world.renewals().await.iter().all(is_finished) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_done).await.unwrap();
+    process.abort();
+    let ends: Vec<Phase> = world.renewals().await.iter().map(|renewal| renewal.status.phase).collect();
+    assert_eq!(ends, [Phase::Succeeded; 2]);
+    assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
 }
