@@ -376,12 +376,15 @@ impl Workload {
 
     /// What of it does not work, in words; `None` where all of it does.
     pub fn unready(&self) -> Option<String> {
+        let Self { kind, name, available, wanted, .. } = self;
+        if self.wanted == 0 && self.target.serves == Serves::KubeApiserver {
+            return Some(format!("{} {name} is scaled to 0, so nothing could be proven", kind.as_str()));
+        }
         let failing = self.pods.iter().find(|pod| !pod.ready && !pod.deleting);
         if self.available >= self.wanted && failing.is_none() {
             return None;
         }
         let why = failing.map(|pod| format!(", {} {}", pod.name, pod.problem.as_deref().unwrap_or("is not ready")));
-        let Self { kind, name, available, wanted, .. } = self;
         Some(format!("{} {name}: {available} of {wanted} pods work{}", kind.as_str(), why.unwrap_or_default()))
     }
 

@@ -89,6 +89,18 @@ async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_dele
     assert!(template.contains("meshcert.dev/certificates-digest"), "it went on to the end: {template}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_scaled_to_zero_is_left_alone_while_there_is_time() {
+    let mut world = World::new(None).await;
+    let before = world.serials().await;
+    world.api.merge(&hosted_api(), &json!({ "spec": { "replicas": 0 } })).await.unwrap();
+    let name = world.ask().await;
+    let refused = world.run_until(&name, auto(), is_finished).await.status;
+    assert_eq!((refused.phase, refused.reason.as_str()), (Phase::Refused, "WorkloadUnready"), "{}", refused.message);
+    assert!(refused.message.contains("expiring-1-hosted-apiserver is scaled to 0"), "{}", refused.message);
+    assert_eq!(world.serials().await, before);
+}
+
 /// A clock that is late, as far as preflight allows.
 #[derive(Debug)]
 struct Late;
