@@ -281,7 +281,8 @@ impl Workload {
             return Progress::NotBegun;
         }
         if self.wanted == 0 && self.pods.is_empty() {
-            return Progress::Done;
+            // Whoever comes later is not to meet a partition that was meant for others.
+            return self.partition_before.map_or(Progress::Done, Progress::Partition);
         }
         if !self.observed {
             return Progress::Rolling("its controller has not seen the change yet".to_owned());
@@ -392,7 +393,7 @@ impl Workload {
     pub fn stays_stepped(&self) -> String {
         let Self { name, partition, partition_before, .. } = self;
         partition_before.map_or_else(String::new, |before| {
-            format!("; the partition of {name} stays at {partition} until this goes on, it was {before}")
+            format!("; the partition of {name} stays at {partition} until a renewal restarts it, it was {before}")
         })
     }
 
@@ -572,6 +573,15 @@ mod tests {
             pod.health = health;
         }
         rolling(&starting, Members::Unhealthy, "m-etcd-1 stays");
+    }
+
+    #[test]
+    fn a_partition_is_restored_where_all_were_scaled_away() {
+        let mut none = mk_workload(Vec::new());
+        (none.partition, none.partition_before) = (2, Some(1));
+        assert_eq!(none.progress("d", SINCE, Members::Healthy), Progress::Partition(1));
+        none.partition_before = None;
+        assert_eq!(none.progress("d", SINCE, Members::Healthy), Progress::Done);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
@@ -56,6 +57,27 @@ async fn pods_that_another_controller_started_after_the_commit_are_not_restarted
     let written =
         world.plan.mutations.lock().unwrap().iter().filter(|one| **one == format!("PATCH {}", etcd())).count();
     assert_eq!(written, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_stepped_is_said_wherever_the_restart_ends() {
+    for reason in ["Rejected", "ForeignOwner"] {
+        let mut world = World::of(1).await;
+        world.scale_etcd(3).await;
+        let name = world.ask().await;
+        let plan = Arc::clone(&world.plan);
+        let begun = move |_: &Renewal| plan.mutations.lock().unwrap().contains(&format!("PATCH {}", etcd()));
+        world.run_until(&name, auto(), begun).await;
+        if reason == "Rejected" {
+            *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::UNPROCESSABLE_ENTITY));
+        } else {
+            let secret = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{MESH}-etcd-certs");
+            world.api.merge(&secret, &json!({ "data": { "server.crt": "eA==" } })).await.unwrap();
+        }
+        let failed = world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Failed).await.status;
+        assert_eq!(failed.reason, reason, "{}", failed.message);
+        assert!(failed.message.contains("the partition of expiring-1-etcd stays at 3"), "{}", failed.message);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,10 @@ pub enum Hindrance {
 /// What that means: what no repetition changes ends the attempt; anything else is tried again by the next pass, as long as the phase's deadline allows.
 pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
     let phase = seen.renewal.status.phase;
+    let what = &match hindrance {
+        Hindrance::Unavailable => what.to_owned(),
+        _ => format!("{what}{}", restart::stepped(seen)),
+    };
     match hindrance {
         _ if phase.is_terminal() => Next::Wait(None),
         Hindrance::Forbidden => journal::fail(seen, FORBIDDEN, &grant(what), journal::Retry::Later, now),

@@ -168,7 +168,8 @@ fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> N
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let goal = seen.renewal.status.goal()?;
     if let Some(objection) = changed_beside(seen) {
-        return Some(fail(seen, FOREIGN_OWNER, &objection.message, Retry::Never, now));
+        let message = objection.message + &stepped(seen);
+        return Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now));
     }
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
@@ -176,8 +177,11 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     if let Some(adopted) = adopted(seen, now) {
         return Some(adopted);
     }
-    let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
-    Some(fail(seen, FOREIGN_OWNER, message, Retry::Never, now))
+    let message = format!(
+        "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry{}",
+        stepped(seen)
+    );
+    Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
 }
 
 /// What is tried again has given its finalizer back: without one it could vanish in the middle.
@@ -195,10 +199,15 @@ pub(super) fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
         return note(&seen.renewal, "Restarting", words);
     }
     let stored = if status.rolling_back { "former" } else { "new" };
-    let stepped: String = seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect();
     let message = format!(
-        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{stepped}",
-        in_words(seen.policy.restart_deadline)
+        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{}",
+        in_words(seen.policy.restart_deadline),
+        stepped(seen)
     );
     fail(seen, "RestartStuck", &message, Retry::Later, now)
+}
+
+/// What of the workloads stays stepped where the way ends here.
+pub(super) fn stepped(seen: &Observed) -> String {
+    seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect()
 }
