@@ -123,6 +123,25 @@ async fn a_mesh_that_is_scaled_to_zero_is_left_alone_while_there_is_time() {
     assert_eq!(world.serials().await, before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn proving_keeps_no_slot_from_others_where_nothing_is_shared() {
+    let mut world = World::new(None).await;
+    let shared = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mspider-mcpc-ckube-remote");
+    world.api.delete(&shared, None).await.unwrap();
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    // So that it is not proven.
+    world.api.merge(&hosted_api(), &json!({ "spec": { "replicas": 0 } })).await.unwrap();
+    let proves = |renewal: &Renewal| renewal.status.message.contains("no pod of the hosted API is there");
+    let proving = world.run_until(&name, auto(), proves).await;
+    assert_eq!(proving.status.phase, Phase::Verifying);
+    let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
+    let leases = world.api.list::<Value>(&leases).await.unwrap();
+    let held = leases.iter().filter(|lease| lease["spec"]["holderIdentity"] == proving.uid.as_str());
+    let names: Vec<&Value> = held.map(|lease| &lease["metadata"]["name"]).collect();
+    assert_eq!(names, [&format!("meshcert-mesh-{MESH}")], "the lock alone");
+}
+
 /// A clock that is late, as far as preflight allows.
 #[derive(Debug)]
 struct Late;

@@ -27,6 +27,12 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         return fail(seen, "JournalIncomplete", "the journal lacks the target", Retry::Never, now);
     };
     let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+    // It is needed no more, whether or not there is anything left to restart.
+    if tiers.get(index).is_none_or(|tier| !tier.is_empty() && at_shared_tier(seen))
+        && let Some(next) = leave_slot(seen)
+    {
+        return next;
+    }
     let Some(tier) = tiers.get(index) else {
         return go(seen, Phase::Verifying, "every pod is new and ready", now);
     };
@@ -83,13 +89,19 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     if !workload.target.shared {
         return None;
     }
-    if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
-        return Some(Next::Act(Effect::ReleaseLease(slot.clone())));
+    if let Some(next) = leave_slot(seen) {
+        return Some(next);
     }
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
     (patient && seen.others_under_way).then(|| note(&seen.renewal, COALESCING, &message))
+}
+
+/// Leaves the slot to others.
+fn leave_slot(seen: &Observed) -> Option<Next> {
+    let slot = seen.slots.iter().find(|slot| slot.holder == Holder::Mine)?;
+    Some(Next::Act(Effect::ReleaseLease(slot.clone())))
 }
 
 /// When the first of the leaves that were in force before ends.
