@@ -18,6 +18,7 @@ use meshcert::controller::{self, Surroundings};
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal};
+use meshcert::rollout::RESTARTED_AT;
 use meshcert::time::UnixTime;
 use serde_json::{Value, json};
 use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
@@ -175,4 +176,9 @@ async fn what_is_shared_restarts_once_where_the_clock_is_late() {
     let ends: Vec<Phase> = world.renewals().await.iter().map(|renewal| renewal.status.phase).collect();
     assert_eq!(ends, [Phase::Succeeded; 2]);
     assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
+    // What else is on its way compares this with its own commit.
+    let shared = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mspider-mcpc-ckube-remote");
+    let template = world.get(&shared).await["spec"]["template"]["metadata"]["annotations"].clone();
+    let restarted_at = UnixTime::parse_rfc_3339(template[RESTARTED_AT].as_str().unwrap()).unwrap();
+    assert!(restarted_at.seconds_until(SystemClock.now()) < 100, "{restarted_at}, by the API server's clock");
 }
