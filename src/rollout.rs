@@ -189,8 +189,22 @@ pub struct Pod {
     pub deleting: bool,
     /// [`DIGEST_ANNOTATION`].
     pub digest: Option<String>,
+    /// What it says of itself as a member of a cluster.
+    pub health: Health,
     /// Why it does not start, in words.
     pub problem: Option<String>,
+}
+
+/// How a member of a cluster is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// It says that it works, which etcd's members say only where there is a quorum.
+    Works,
+    /// It does not.
+    Fails,
+    /// It was not asked, or could not be.
+    #[default]
+    Unknown,
 }
 
 /// How the members of a cluster are.
@@ -229,6 +243,15 @@ impl Pod {
         said.map_or(listener.usual_port(), |(_, port)| *port)
     }
 
+    /// Whether it does its part in a cluster: as it says itself, else as far as its readiness tells.
+    fn works(&self) -> bool {
+        match self.health {
+            Health::Works => true,
+            Health::Fails => false,
+            Health::Unknown => self.ready,
+        }
+    }
+
     fn ordinal(&self) -> u32 {
         self.name.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
@@ -249,18 +272,17 @@ impl Workload {
     /// `members` says how those of a cluster are.
     pub fn progress(&self, digest: &str, since: UnixTime, members: Members) -> Progress {
         let is_new = |pod: &Pod| self.is_new(pod, digest, since);
-        let all_new = !self.pods.is_empty() && self.pods.iter().all(is_new);
-        // Somebody else restarted it after the commit, or restarts it now: that is as good, and once is enough.
-        let by_another = if self.is_settled() {
-            all_new
-        } else {
-            self.target.shared && (all_new || self.restarted_at.is_some_and(|at| at > since))
-        };
+        // Whoever is newer than the commit needs no restart, ready or not; where no pod is there, all that come are.
+        let all_new = self.is_all_new(digest, since);
+        // What is shared somebody else may be restarting now: once is enough.
+        let is_restarted = self.target.shared && !self.is_settled() && self.restarted_at.is_some_and(|at| at > since);
+        let by_another = all_new || is_restarted;
         if self.digest.as_deref() != Some(digest) && !by_another {
             return Progress::NotBegun;
         }
         if self.wanted == 0 && self.pods.is_empty() {
-            return Progress::Done;
+            // Whoever comes later is not to meet a partition that was meant for others.
+            return self.partition_before.map_or(Progress::Done, Progress::Partition);
         }
         if !self.observed {
             return Progress::Rolling("its controller has not seen the change yet".to_owned());
@@ -272,11 +294,18 @@ impl Workload {
         let stale: Vec<&Pod> = self.pods.iter().filter(|pod| !is_new(pod) && !pod.deleting).collect();
         let fresh_ready = self.pods.iter().filter(|pod| is_new(pod)).all(|pod| pod.ready && !pod.deleting);
         // A controller does not replace a member that is down with the old certificates (OrderedReady), and it will not come up by waiting.
-        if self.kind == Kind::StatefulSet
-            && let Some(down) =
-                stale.iter().find(|pod| !pod.ready && (self.on_delete || self.partition <= pod.ordinal()))
-        {
-            return Progress::DeletePod(down.name.clone(), down.uid.clone());
+        if self.kind == Kind::StatefulSet {
+            let is_down = |pod: &&&Pod| !pod.ready && (self.on_delete || self.partition <= pod.ordinal());
+            let mut stays = None;
+            for down in stale.iter().filter(is_down) {
+                match self.needed(down, members) {
+                    None => return Progress::DeletePod(down.name.clone(), down.uid.clone()),
+                    Some(words) => stays = Some(words),
+                }
+            }
+            if let Some(words) = stays {
+                return Progress::Rolling(words);
+            }
         }
         let missing = (self.pods.len() as u32) < self.wanted;
         let may_go = !missing
@@ -288,17 +317,21 @@ impl Workload {
         if let Some(before) = self.partition_before
             && may_go
         {
-            match stale.iter().map(|pod| pod.ordinal()).max() {
-                Some(next) if next < self.partition => return Progress::Partition(next),
+            match stale.iter().max_by_key(|pod| pod.ordinal()) {
+                Some(next) if next.ordinal() < self.partition => {
+                    let stays = self.needed(next, members).map(Progress::Rolling);
+                    return stays.unwrap_or(Progress::Partition(next.ordinal()));
+                }
                 None if fresh_ready => return Progress::Partition(before),
                 _ => {}
             }
         }
         if self.on_delete
             && may_go
-            && let Some(next) = stale.iter().max_by_key(|pod| pod.ordinal())
+            && let Some(next) = stale.iter().max_by_key(|pod| (!pod.works(), pod.ordinal()))
         {
-            return Progress::DeletePod(next.name.clone(), next.uid.clone());
+            let stays = self.needed(next, members).map(Progress::Rolling);
+            return stays.unwrap_or_else(|| Progress::DeletePod(next.name.clone(), next.uid.clone()));
         }
         if all_new && self.is_settled() && self.partition_before.is_none() {
             return Progress::Done;
@@ -315,14 +348,44 @@ impl Workload {
         ))
     }
 
+    /// Why a member may not go, in words: without it etcd would have no quorum. `None` where it may: enough others work, or the quorum is lost already.
+    fn needed(&self, next: &Pod, members: Members) -> Option<String> {
+        if self.target.serves != Serves::Etcd {
+            return None;
+        }
+        let quorum = self.wanted as usize / 2 + 1;
+        let others = || self.pods.iter().filter(|pod| pod.uid != next.uid);
+        let working = others().filter(|pod| pod.works()).count();
+        // Of one or two none can be spared: what can be had is that the other one works.
+        let enough = working >= quorum.min(self.wanted.saturating_sub(1) as usize);
+        // Who says that it works says so of the quorum. Where nobody can be asked, readiness counts, as long as nobody is new and still starting.
+        let works = self.pods.iter().any(|pod| pod.health == Health::Works);
+        let lost = members == Members::Lost
+            || members == Members::Healthy && !works && working + usize::from(next.works()) < quorum;
+        if enough || lost {
+            return None;
+        }
+        let failing = others().find(|pod| !pod.works());
+        let why = failing.map(|pod| format!("; {} {}", pod.name, pod.problem.as_deref().unwrap_or("does not work")));
+        Some(format!(
+            "{} stays, or the quorum is lost: {working} of the {} others work{}",
+            next.name,
+            self.wanted.saturating_sub(1),
+            why.unwrap_or_default()
+        ))
+    }
+
     /// What of it does not work, in words; `None` where all of it does.
     pub fn unready(&self) -> Option<String> {
+        let Self { kind, name, available, wanted, .. } = self;
+        if self.wanted == 0 && self.target.serves == Serves::KubeApiserver {
+            return Some(format!("{} {name} is scaled to 0, so nothing could be proven", kind.as_str()));
+        }
         let failing = self.pods.iter().find(|pod| !pod.ready && !pod.deleting);
         if self.available >= self.wanted && failing.is_none() {
             return None;
         }
         let why = failing.map(|pod| format!(", {} {}", pod.name, pod.problem.as_deref().unwrap_or("is not ready")));
-        let Self { kind, name, available, wanted, .. } = self;
         Some(format!("{} {name}: {available} of {wanted} pods work{}", kind.as_str(), why.unwrap_or_default()))
     }
 
@@ -330,7 +393,7 @@ impl Workload {
     pub fn stays_stepped(&self) -> String {
         let Self { name, partition, partition_before, .. } = self;
         partition_before.map_or_else(String::new, |before| {
-            format!("; the partition of {name} stays at {partition} until this goes on, it was {before}")
+            format!("; the partition of {name} stays at {partition} until a renewal restarts it, it was {before}")
         })
     }
 
@@ -362,6 +425,7 @@ mod tests {
             ready,
             deleting: false,
             digest: digest.map(str::to_owned),
+            health: Health::Unknown,
             problem: None,
         }
     }
@@ -417,6 +481,20 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_are_newer_than_the_commit_are_awaited_whoever_started_them() {
+        let mut rewritten = mk_workload(vec![mk_pod(0, None, false)]);
+        (rewritten.digest, rewritten.available) = (None, 0);
+        rewritten.pods[0].created = UnixTime(1001);
+        let is_awaited = |workload: &Workload| {
+            assert!(matches!(workload.progress("d", SINCE, Members::Healthy), Progress::Rolling(_)), "{workload:?}");
+        };
+        is_awaited(&rewritten);
+        is_awaited(&Workload { pods: Vec::new(), ..rewritten.clone() });
+        rewritten.pods.push(mk_pod(1, None, true));
+        assert_eq!(rewritten.progress("d", SINCE, Members::Healthy), Progress::NotBegun, "only one of two was drained");
+    }
+
+    #[test]
     fn members_go_one_by_one_and_only_when_those_before_are_healthy() {
         let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, None, true)).collect());
         (etcd.partition, etcd.partition_before) = (3, Some(0));
@@ -458,10 +536,59 @@ mod tests {
     fn a_member_that_is_down_with_old_certificates_is_not_waited_for() {
         let mut etcd = mk_workload((0..3).map(|n| mk_pod(n, None, false)).collect());
         (etcd.partition, etcd.partition_before) = (0, Some(0));
-        assert_eq!(
-            etcd.progress("d", SINCE, Members::Unhealthy),
-            Progress::DeletePod("m-etcd-0".to_owned(), "u0".to_owned())
-        );
+        for members in [Members::Lost, Members::Healthy] {
+            let gone = Progress::DeletePod("m-etcd-0".to_owned(), "u0".to_owned());
+            assert_eq!(etcd.progress("d", SINCE, members), gone, "{members:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_goes_without_whom_the_quorum_would_be_lost() {
+        let mk_etcd = |renewed: &[u32], down: u32| {
+            let pod = |n| mk_pod(n, renewed.contains(&n).then_some("d"), n != down);
+            let mut etcd = mk_workload((0..3).map(pod).collect());
+            (etcd.partition, etcd.partition_before) = (3 - renewed.len() as u32, Some(0));
+            etcd
+        };
+        let rolling = |etcd: &Workload, members, words: &str| match etcd.progress("d", SINCE, members) {
+            Progress::Rolling(said) => assert!(said.contains(words), "{said}"),
+            other => panic!("{other:?}"),
+        };
+        rolling(&mk_etcd(&[], 0), Members::Healthy, "m-etcd-2 stays, or the quorum is lost: 1 of the 2 others work");
+        rolling(&mk_etcd(&[2], 0), Members::Healthy, "m-etcd-1 stays, or the quorum is lost");
+        let one_down = mk_etcd(&[2], 1);
+        assert_eq!(one_down.progress("d", SINCE, Members::Healthy), Progress::Partition(1), "it is missed by nobody");
+
+        let mut sick = mk_etcd(&[2], 9);
+        sick.pods[0].health = Health::Fails;
+        rolling(&sick, Members::Healthy, "m-etcd-0 does not work");
+        (sick.partition_before, sick.on_delete) = (None, true);
+        let gone = Progress::DeletePod("m-etcd-0".to_owned(), "u0".to_owned());
+        assert_eq!(sick.progress("d", SINCE, Members::Healthy), gone, "who does not work goes first");
+
+        let mut starting = mk_etcd(&[2], 1);
+        (starting.partition_before, starting.on_delete, starting.pods[2].ready) = (None, true, false);
+        rolling(&starting, Members::Unknown, "m-etcd-1 stays");
+        for (pod, health) in starting.pods.iter_mut().zip([Health::Works, Health::Works, Health::Fails]) {
+            pod.health = health;
+        }
+        rolling(&starting, Members::Unhealthy, "m-etcd-1 stays");
+    }
+
+    #[test]
+    fn a_partition_is_restored_where_all_were_scaled_away() {
+        let mut none = mk_workload(Vec::new());
+        (none.partition, none.partition_before) = (2, Some(1));
+        assert_eq!(none.progress("d", SINCE, Members::Healthy), Progress::Partition(1));
+        none.partition_before = None;
+        assert_eq!(none.progress("d", SINCE, Members::Healthy), Progress::Done);
+    }
+
+    #[test]
+    fn of_two_members_one_goes_while_the_other_works() {
+        let mut etcd = mk_workload((0..2).map(|n| mk_pod(n, None, true)).collect());
+        (etcd.partition, etcd.partition_before) = (2, Some(0));
+        assert_eq!(etcd.progress("d", SINCE, Members::Healthy), Progress::Partition(1));
     }
 
     #[test]

@@ -243,6 +243,7 @@ fn workload() -> impl Strategy<Value = Workload> {
             ready,
             deleting: false,
             digest: digest.clone(),
+            health: Default::default(),
             problem: None,
         };
         Workload {
@@ -466,7 +467,9 @@ fn allowed(seen: &Observed, effect: &Effect) -> Result<(), TestCaseError> {
             prop_assert!(phase == Phase::Staging || phase.is_terminal() || starts_over);
             prop_assert!(seen.mesh.secret_names.iter().all(|live| **live != **name));
         }
-        Effect::SetFinalizer(true) => prop_assert_eq!(phase, Phase::Committing),
+        Effect::SetFinalizer(true) => {
+            prop_assert!((Phase::Committing..=Phase::Verifying).contains(&phase) && !seen.renewal.deleting);
+        }
         Effect::SetFinalizer(false) => {
             prop_assert!(phase.is_terminal() && !seen.renewal.is_partial() || starts_over);
         }

@@ -85,7 +85,9 @@ pub(super) async fn act(api: &Api, seen: &Observed, effect: Effect, now: UnixTim
         }
         Effect::Restart { at, partition, digest } => {
             if let Some(workload) = workload(seen, at) {
-                api.restart(namespace, workload, &digest, now, partition).await?;
+                // By the clock by which pods are made and commits are dated: by it other renewals tell whether this was for them too.
+                let restarted_at = api.server().await?.clock.unwrap_or(now);
+                api.restart(namespace, workload, &digest, restarted_at, partition).await?;
             }
         }
         Effect::SetPartition { at, partition, last } => {

@@ -72,7 +72,7 @@ impl Actor {
                 slots = self.slots(namespace, renewal, all, ends).await?;
             }
         }
-        let tiers = match self.needed_tiers(renewal) {
+        let mut tiers = match self.needed_tiers(renewal) {
             Some((tiers, ports)) => {
                 let planned = renewal.status.plan.iter().flat_map(|plan| &plan.restarts);
                 let kinds: Vec<_> = planned.map(|planned| (planned.name.as_str(), planned.kind)).collect();
@@ -80,17 +80,18 @@ impl Actor {
             }
             None => Ok(Vec::new()),
         };
+        let members = match phase {
+            Phase::Restarting => {
+                let digest = renewal.status.goal().map(Digests::combined).unwrap_or_default();
+                let tiers = tiers.as_deref_mut().unwrap_or_default();
+                prove::members(&self.way, &mesh, &secrets, tiers, &digest).await
+            }
+            _ => Members::default(),
+        };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
             Phase::Verifying => Some(prove::unproven(&self.way, &mesh, &secrets, resolved).await),
             _ => None,
-        };
-        let members = match phase {
-            Phase::Restarting => {
-                let digest = renewal.status.goal().map(Digests::combined).unwrap_or_default();
-                prove::members(&self.way, &mesh, &secrets, resolved, &digest).await
-            }
-            _ => Members::default(),
         };
         // When something is stored counts by the clock by which pods are made.
         let stores = (Phase::Committing..=Phase::Verifying).contains(&phase) && !is_stored;

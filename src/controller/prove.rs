@@ -1,5 +1,7 @@
 //! The proof: what every endpoint serves, and whether the hosted API can be used with the stored credentials.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -13,10 +15,12 @@ use crate::mesh::{Component, HostedMesh, SecretRole};
 use crate::native::Obstacle;
 use crate::probe::{self, Credentials, Fault, Line, ProbeError, Session};
 use crate::renewal::observed::Unproven;
-use crate::rollout::{Listener, Members, Pod, Serves, Workload};
+use crate::rollout::{Health, Listener, Members, Pod, Serves, Workload};
 
 /// Endpoints of a mesh that are asked at the same time.
 pub(super) const ABREAST: usize = 8;
+/// Longer than etcd's members take to elect a leader.
+const ELECTION: Duration = Duration::from_secs(3);
 /// What is created and deleted in the hosted API to prove that it can be written.
 const CANARY: &str = "meshcert-canary";
 const CANARIES: &str = "/api/v1/namespaces/default/configmaps";
@@ -127,35 +131,38 @@ async fn objection(way: &Way, mesh: &HostedMesh, spot: Spot) -> Option<Unproven>
     }
 }
 
-/// How etcd's members are, of which those with this digest are new.
+/// Asks etcd's members how they are; those with this digest are new.
 pub(super) async fn members(
     way: &Way,
     mesh: &HostedMesh,
     secrets: &MeshSecrets,
-    tiers: &[Vec<Workload>],
+    tiers: &mut [Vec<Workload>],
     digest: &str,
 ) -> Members {
-    let mut members = listening(tiers, Serves::Etcd, Listener::EtcdClient);
-    let is_new = |member: &Spot| member.pod.digest.as_deref() == Some(digest);
-    // One alone goes without asking, and so does the first of several.
-    if members.len() < 2 || !members.iter().any(is_new) {
-        members.clear();
+    let members = listening(tiers, Serves::Etcd, Listener::EtcdClient);
+    // One alone goes without asking.
+    if members.len() < 2 {
+        return Members::Healthy;
     }
-    let asked = members.iter().map(|member| health(way, mesh, secrets, member).boxed()).collect();
-    let health = abreast(ABREAST, asked).await;
-    let all: Vec<(bool, Health)> = members.iter().map(is_new).zip(health).collect();
+    let ask = || async {
+        let asked = members.iter().map(|member| health(way, mesh, secrets, member).boxed()).collect();
+        let health = abreast(ABREAST, asked).await;
+        let is_new = |member: &Spot| member.pod.digest.as_deref() == Some(digest);
+        members.iter().map(is_new).zip(health).collect::<Vec<_>>()
+    };
+    let mut all = ask().await;
+    // While they elect a leader nobody works, and nothing is lost.
+    if judge(&all) == Members::Lost {
+        tokio::time::sleep(ELECTION).await;
+        all = ask().await;
+    }
+    for (member, (_, health)) in members.iter().zip(&all) {
+        let mut pods = tiers.iter_mut().flatten().flat_map(|workload| &mut workload.pods);
+        if let Some(pod) = pods.find(|pod| pod.uid == member.pod.uid) {
+            pod.health = *health;
+        }
+    }
     judge(&all)
-}
-
-/// How a member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Health {
-    /// It says that it works.
-    Works,
-    /// It does not.
-    Fails,
-    /// It could not be asked.
-    Unknown,
 }
 
 /// What follows from members, of which some are new.
@@ -163,10 +170,10 @@ fn judge(members: &[(bool, Health)]) -> Members {
     let any = |health| members.iter().any(|(_, known)| *known == health);
     let new = |health| members.contains(&(true, health));
     match (new(Health::Fails), new(Health::Unknown)) {
-        (false, false) => Members::Healthy,
         // One that cannot be asked may well be the one that keeps the quorum.
+        _ if any(Health::Fails) && !any(Health::Works) && !any(Health::Unknown) => Members::Lost,
+        (false, false) => Members::Healthy,
         (true, _) if any(Health::Works) => Members::Unhealthy,
-        (true, _) if !any(Health::Unknown) => Members::Lost,
         _ => Members::Unknown,
     }
 }
@@ -250,6 +257,7 @@ mod tests {
         for (members, verdict) in [
             (vec![], Members::Healthy),
             (vec![(false, Fails), (false, Unknown)], Members::Healthy),
+            (vec![(false, Fails), (false, Fails)], Members::Lost),
             (vec![(true, Works), (false, Fails)], Members::Healthy),
             (vec![(true, Fails), (false, Works)], Members::Unhealthy),
             (vec![(true, Fails), (false, Fails)], Members::Lost),

@@ -157,6 +157,10 @@ pub enum Hindrance {
 /// What that means: what no repetition changes ends the attempt; anything else is tried again by the next pass, as long as the phase's deadline allows.
 pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
     let phase = seen.renewal.status.phase;
+    let what = &match hindrance {
+        Hindrance::Unavailable => what.to_owned(),
+        _ => format!("{what}{}", restart::stepped(seen)),
+    };
     match hindrance {
         Hindrance::Unavailable if phase.is_terminal() => Next::Wait(None),
         _ if phase.is_terminal() => journal::left_over(&seen.renewal, what),

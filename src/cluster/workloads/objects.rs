@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use crate::cluster::workloads::ports::{self, Container, ServicePort};
 use crate::cluster::workloads::selector::Selector;
 use crate::job::tail;
-use crate::rollout::{DIGEST_ANNOTATION, Kind, PARTITION_BEFORE, Pod, RESTARTED_AT, Target, Workload};
+use crate::rollout::{DIGEST_ANNOTATION, Health, Kind, PARTITION_BEFORE, Pod, RESTARTED_AT, Target, Workload};
 use crate::time::UnixTime;
 
 /// Labels, annotations.
@@ -257,6 +257,7 @@ impl PodObject {
             ready,
             deleting: metadata.deletion_timestamp.is_some(),
             digest: metadata.annotations.get(DIGEST_ANNOTATION).cloned(),
+            health: Health::Unknown,
             problem: if ready { None } else { status.problem() },
         }
     }

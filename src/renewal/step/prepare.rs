@@ -120,7 +120,7 @@ fn has_time(seen: &Observed, now: UnixTime) -> bool {
 fn unready(tiers: &[Vec<Workload>]) -> Option<String> {
     let serving = tiers.iter().flatten().filter(|workload| workload.target.serves != Serves::Nothing);
     let unready: Vec<String> = serving.filter_map(Workload::unready).collect();
-    let remedy = "a restart would end the pods that still work: repair it first, or insist with spec.force";
+    let remedy = "a restart would end what still works, and prove nothing: repair it first, or insist with spec.force";
     (!unready.is_empty()).then(|| format!("{}; {remedy}", unready.join("; ")))
 }
 

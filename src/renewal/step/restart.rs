@@ -16,7 +16,7 @@ const MOST_RESTARTS: u32 = 8;
 
 pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
-    if let Some(next) = undone(seen, now) {
+    if let Some(next) = undone(seen, now).or_else(|| unguarded(seen)) {
         return next;
     }
     let tiers = match &seen.tiers {
@@ -27,6 +27,12 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         return fail(seen, "JournalIncomplete", "the journal lacks the target", Retry::Never, now);
     };
     let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+    // It is needed no more, whether or not there is anything left to restart.
+    if tiers.get(index).is_none_or(|tier| !tier.is_empty() && at_shared_tier(seen))
+        && let Some(next) = leave_slot(seen)
+    {
+        return next;
+    }
     let Some(tier) = tiers.get(index) else {
         return go(seen, Phase::Verifying, "every pod is new and ready", now);
     };
@@ -83,13 +89,19 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     if !workload.target.shared {
         return None;
     }
-    if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
-        return Some(Next::Act(Effect::ReleaseLease(slot.clone())));
+    if let Some(next) = leave_slot(seen) {
+        return Some(next);
     }
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
     (patient && seen.others_under_way).then(|| note(&seen.renewal, COALESCING, &message))
+}
+
+/// Leaves the slot to others.
+fn leave_slot(seen: &Observed) -> Option<Next> {
+    let slot = seen.slots.iter().find(|slot| slot.holder == Holder::Mine)?;
+    Some(Next::Act(Effect::ReleaseLease(slot.clone())))
 }
 
 /// When the first of the leaves that were in force before ends.
@@ -105,7 +117,7 @@ pub(super) fn at_shared_tier(seen: &Observed) -> bool {
 }
 
 pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
-    if let Some(next) = undone(seen, now) {
+    if let Some(next) = undone(seen, now).or_else(|| unguarded(seen)) {
         return next;
     }
     let status = &seen.renewal.status;
@@ -168,7 +180,8 @@ fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> N
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let goal = seen.renewal.status.goal()?;
     if let Some(objection) = changed_beside(seen) {
-        return Some(fail(seen, FOREIGN_OWNER, &objection.message, Retry::Never, now));
+        let message = objection.message + &stepped(seen);
+        return Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now));
     }
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
@@ -176,8 +189,16 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     if let Some(adopted) = adopted(seen, now) {
         return Some(adopted);
     }
-    let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
-    Some(fail(seen, FOREIGN_OWNER, message, Retry::Never, now))
+    let message = format!(
+        "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry{}",
+        stepped(seen)
+    );
+    Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
+}
+
+/// What is tried again has given its finalizer back: without one it could vanish in the middle.
+fn unguarded(seen: &Observed) -> Option<Next> {
+    (!seen.renewal.finalizer && !seen.renewal.deleting).then_some(Next::Act(Effect::SetFinalizer(true)))
 }
 
 /// Waits within the tier's deadline.
@@ -190,10 +211,15 @@ pub(super) fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
         return note(&seen.renewal, "Restarting", words);
     }
     let stored = if status.rolling_back { "former" } else { "new" };
-    let stepped: String = seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect();
     let message = format!(
-        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{stepped}",
-        in_words(seen.policy.restart_deadline)
+        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{}",
+        in_words(seen.policy.restart_deadline),
+        stepped(seen)
     );
     fail(seen, "RestartStuck", &message, Retry::Later, now)
+}
+
+/// What of the workloads stays stepped where the way ends here.
+pub(super) fn stepped(seen: &Observed) -> String {
+    seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect()
 }

@@ -1,0 +1,184 @@
+//! Restarts among other controllers, with what is scaled away, and in the middle of which a person acts.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/faults.rs"]
+mod faults;
+#[path = "support/world.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use meshcert::clock::SystemClock;
+use meshcert::cluster::api::Api;
+use meshcert::cluster::connect::Connection;
+use meshcert::controller::{self, Surroundings};
+use meshcert::policy::Policy;
+use meshcert::ports::Clock;
+use meshcert::renewal::{Phase, Renewal};
+use meshcert::rollout::RESTARTED_AT;
+use meshcert::time::UnixTime;
+use serde_json::{Value, json};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
+
+fn etcd() -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
+}
+
+fn hosted_api() -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_another_controller_started_after_the_commit_are_not_restarted_again() {
+    // Pods have seconds as their age.
+    let mut world = World::of(1).await;
+    let pod = format!("/api/v1/namespaces/{NAMESPACE}/pods/{MESH}-etcd-0");
+    let api = Api::new(kube::Client::new(world.demo.router(), NAMESPACE));
+    // Puts its own template back as soon as there is a pod of ours.
+    let other = tokio::spawn(async move {
+        let digest = "meshcert.dev/certificates-digest";
+        loop {
+            let ours = api.get::<Value>(&pod).await.unwrap().unwrap_or_default();
+            if ours["metadata"]["annotations"][digest].is_string() {
+                let theirs = json!({ "spec": { "template": { "metadata": { "annotations": { digest: null } } } } });
+                api.merge(&etcd(), &theirs).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let name = world.ask().await;
+    let renewal = world.run_until(&name, auto(), is_finished).await;
+    other.abort();
+    assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
+    let template = world.get(&etcd()).await["spec"]["template"]["metadata"].to_string();
+    assert!(!template.contains("meshcert.dev/certificates-digest"), "{template}");
+    let written =
+        world.plan.mutations.lock().unwrap().iter().filter(|one| **one == format!("PATCH {}", etcd())).count();
+    assert_eq!(written, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_stepped_is_said_wherever_the_restart_ends() {
+    for reason in ["Rejected", "ForeignOwner"] {
+        let mut world = World::of(1).await;
+        world.scale_etcd(3).await;
+        let name = world.ask().await;
+        let plan = Arc::clone(&world.plan);
+        let begun = move |_: &Renewal| plan.mutations.lock().unwrap().contains(&format!("PATCH {}", etcd()));
+        world.run_until(&name, auto(), begun).await;
+        if reason == "Rejected" {
+            *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::UNPROCESSABLE_ENTITY));
+        } else {
+            let secret = format!("/api/v1/namespaces/{NAMESPACE}/secrets/{MESH}-etcd-certs");
+            world.api.merge(&secret, &json!({ "data": { "server.crt": "eA==" } })).await.unwrap();
+        }
+        let failed = world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Failed).await.status;
+        assert_eq!(failed.reason, reason, "{}", failed.message);
+        assert!(failed.message.contains("the partition of expiring-1-etcd stays at 3"), "{}", failed.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_deleted() {
+    let mut world = World::new(None).await;
+    // Somebody froze etcd.
+    let partition = |number: u32| json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } });
+    world.api.merge(&etcd(), &partition(5)).await.unwrap();
+    let name = world.ask().await;
+    let impatient = Policy { restart_deadline: 3, ..auto() };
+    let failed = world.run_until(&name, impatient, is_finished).await;
+    assert_eq!((failed.status.reason.as_str(), failed.finalizer), ("RestartStuck", false));
+    let again = json!({ "spec": { "requestedAt": SystemClock.now() } });
+    world.api.change_renewal(NAMESPACE, &name, &again).await.unwrap();
+    let waits = |renewal: &Renewal| renewal.status.phase == Phase::Restarting && renewal.status.reason == "Restarting";
+    world.run_until(&name, auto(), |renewal| waits(renewal) && renewal.status.message.contains("of 1 pods")).await;
+
+    let path = format!("/apis/meshcert.dev/v1alpha1/namespaces/{NAMESPACE}/certificaterenewals/{name}");
+    world.api.delete(&path, None).await.unwrap();
+    assert!(world.renewals().await.iter().any(|renewal| renewal.deleting), "the finalizer holds it");
+    world.api.merge(&etcd(), &partition(0)).await.unwrap();
+    let process = tokio::spawn(world.process("test", auto()));
+    let gone = async {
+        while !world.renewals().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    process.abort();
+    let template = world.get(&hosted_api()).await["spec"]["template"]["metadata"].to_string();
+    assert!(template.contains("meshcert.dev/certificates-digest"), "it went on to the end: {template}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_scaled_to_zero_is_left_alone_while_there_is_time() {
+    let mut world = World::new(None).await;
+    let before = world.serials().await;
+    world.api.merge(&hosted_api(), &json!({ "spec": { "replicas": 0 } })).await.unwrap();
+    let name = world.ask().await;
+    let refused = world.run_until(&name, auto(), is_finished).await.status;
+    assert_eq!((refused.phase, refused.reason.as_str()), (Phase::Refused, "WorkloadUnready"), "{}", refused.message);
+    assert!(refused.message.contains("expiring-1-hosted-apiserver is scaled to 0"), "{}", refused.message);
+    assert_eq!(world.serials().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proving_keeps_no_slot_from_others_where_nothing_is_shared() {
+    let mut world = World::new(None).await;
+    let shared = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mspider-mcpc-ckube-remote");
+    world.api.delete(&shared, None).await.unwrap();
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    // So that it is not proven.
+    world.api.merge(&hosted_api(), &json!({ "spec": { "replicas": 0 } })).await.unwrap();
+    let proves = |renewal: &Renewal| renewal.status.message.contains("no pod of the hosted API is there");
+    let proving = world.run_until(&name, auto(), proves).await;
+    assert_eq!(proving.status.phase, Phase::Verifying);
+    let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
+    let leases = world.api.list::<Value>(&leases).await.unwrap();
+    let held = leases.iter().filter(|lease| lease["spec"]["holderIdentity"] == proving.uid.as_str());
+    let names: Vec<&Value> = held.map(|lease| &lease["metadata"]["name"]).collect();
+    assert_eq!(names, [&format!("meshcert-mesh-{MESH}")], "the lock alone");
+}
+
+/// A clock that is late, as far as preflight allows.
+#[derive(Debug)]
+struct Late;
+
+impl Clock for Late {
+    fn now(&self) -> UnixTime {
+        SystemClock.now().plus(-120)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shared_restarts_once_where_the_clock_is_late() {
+    let world = World::of(2).await;
+    for number in 1..=2 {
+        world.ask_for(&format!("expiring-{number}")).await;
+    }
+    // Only over HTTP the API server shows its clock.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, world.demo.kubeconfig()).unwrap();
+    let policy = Policy { max_concurrent: 2, ..auto() };
+    let (acting, around) = world.acting("test", policy, Connection::File { path, context: None });
+    let process = tokio::spawn(controller::run(acting, Surroundings { clock: Arc::new(Late), ..around }));
+    let all_done = async {
+        while !world.renewals().await.iter().all(is_finished) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_done).await.unwrap();
+    process.abort();
+    let ends: Vec<Phase> = world.renewals().await.iter().map(|renewal| renewal.status.phase).collect();
+    assert_eq!(ends, [Phase::Succeeded; 2]);
+    assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
+    // What else is on its way compares this with its own commit.
+    let shared = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mspider-mcpc-ckube-remote");
+    let template = world.get(&shared).await["spec"]["template"]["metadata"]["annotations"].clone();
+    let restarted_at = UnixTime::parse_rfc_3339(template[RESTARTED_AT].as_str().unwrap()).unwrap();
+    assert!(restarted_at.seconds_until(SystemClock.now()) < 100, "{restarted_at}, by the API server's clock");
+}
