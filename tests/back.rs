@@ -321,6 +321,27 @@ async fn a_rollback_that_hangs_and_is_taken_back_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_hangs_until_the_former_certificates_have_ended_restarts_nothing_for_them() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));
+    want_back(&world, &name, true).await;
+    let impatient = Policy { restart_deadline: 3, ..auto() };
+    let stuck = world.run_until(&name, impatient, has_ended(Phase::Failed)).await;
+    *world.plan.broken.lock().unwrap() = None;
+    let etcd = world.generation("statefulsets", &format!("{MESH}-etcd")).await;
+    world.api.write_status(&stuck, &mk_late(&stuck)).await.unwrap();
+    let refused = world.run_until(&name, auto(), |renewal| renewal.status.reason == "RollbackRefused").await.status;
+    assert_eq!((refused.phase, refused.attempt), (Phase::Failed, stuck.status.attempt), "{}", refused.message);
+    assert_eq!(world.generation("statefulsets", &format!("{MESH}-etcd")).await, etcd);
+
+    want_back(&world, &name, false).await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_before_the_first_write_costs_no_outage() {
     let mut world = World::new(None).await;
     let name = world.ask().await;

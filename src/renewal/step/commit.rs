@@ -109,8 +109,8 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
 /// renewal that makes all of it new.
 fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
     let is_whole = holds(seen, seen.renewal.status.target.as_ref());
-    let mesh = &seen.renewal.spec.mesh_id;
-    let rest = format!("; the Secrets hold new and former certificates: meshcert renew {mesh} makes all of them new");
+    let renew = seen.renewal.command("renew");
+    let rest = format!("; the Secrets hold new and former certificates: {renew} makes all of them new");
     let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
     let retry = if seen.renewal.spec.rollback { Retry::Never } else { Retry::Later };
     let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, &message, retry, now) else { return Next::Wait(None) };

@@ -33,6 +33,14 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     if is_other && is_done_by_others(seen, now) {
         return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
     }
+    // What is stored has ended by now: whoever is restarted for it has nothing that works.
+    if wants_back
+        && hangs_on_its_way_back(seen)
+        && let Some(message) = too_late(seen, now)
+    {
+        let message = format!("{message}; to make new ones: {}", seen.renewal.command("renew"));
+        return note(&seen.renewal, ROLLBACK_REFUSED, &message);
+    }
     let may_try = match status.phase {
         // Whoever wants the former certificates wants no other try at new ones.
         Phase::Failed if wants_back => status.rolling_back && status.reason != FOREIGN_OWNER,
@@ -136,18 +144,18 @@ fn clean_up(seen: &Observed) -> Next {
     let mut status = seen.renewal.status.clone();
     status.cleaned_up = true;
     status.message = journal::without_left_over(&status.message).to_owned();
-    if hangs_half_way_back(seen) {
+    if hangs_on_its_way_back(seen) && !seen.renewal.spec.rollback {
         // However often it was tried: then the former certificates have ended, and nothing is lost.
         status.next_attempt_at = status.next_attempt_at.or(restart::former_end(&status));
     }
     Next::Journal(Box::new(status))
 }
 
-/// Whether it went back by itself, has stored the former certificates and could not prove them.
-fn hangs_half_way_back(seen: &Observed) -> bool {
+/// Whether it has stored the former certificates and could not prove them.
+fn hangs_on_its_way_back(seen: &Observed) -> bool {
     let status = &seen.renewal.status;
     let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER;
-    status.phase == Phase::Failed && status.rolling_back && is_stored && !seen.renewal.spec.rollback
+    status.phase == Phase::Failed && status.rolling_back && is_stored
 }
 
 /// The next attempt: from the start, or where the live Secrets stand.
@@ -156,7 +164,8 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
     let failed = status.phase == Phase::Failed;
     let is_asked = seen.renewal.generation != status.observed_generation;
     // As after `RolledBack`: what is in force is what there was at the beginning.
-    let begins_anew = hangs_half_way_back(seen)
+    let begins_anew = hangs_on_its_way_back(seen)
+        && !seen.renewal.spec.rollback
         && (is_asked || too_late(seen, now).is_some())
         && commit::holds(seen, status.before.as_ref());
     // A person wants the new certificates after all, and they are still what is stored.
@@ -187,7 +196,7 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         next.job = None;
         next
     };
-    if seen.renewal.generation != status.observed_generation {
+    if is_asked {
         next.failures = 0;
     }
     journal::next_attempt(&mut next);
