@@ -16,8 +16,6 @@ use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
 use meshcert::controller;
-use meshcert::material::MeshSecrets;
-use meshcert::mesh::SecretRole;
 use meshcert::native;
 use meshcert::policy::{Mode, Policy};
 use meshcert::ports::Clock;
@@ -25,38 +23,10 @@ use meshcert::renewal::{Phase, Renewal, Status};
 use meshcert::requests::Sight;
 use meshcert::time::DAY;
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, digests, has_ended, index_of, is_finished, mk_due};
 
 /// Copies that come before the staged ones.
 const BACKUPS: usize = 3;
-
-/// Of the whole content of each Secret.
-fn digests(secrets: &MeshSecrets) -> [String; 3] {
-    SecretRole::ALL.map(|role| secrets[role as usize].as_ref().unwrap().material.digest())
-}
-
-fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
-    move |renewal| renewal.status.phase == phase && is_finished(renewal)
-}
-
-fn ask_again() -> Value {
-    json!({ "spec": { "requestedAt": SystemClock.now() } })
-}
-
-/// The same that failed, when its next try is due.
-fn mk_due(failed: &Renewal) -> Status {
-    assert!(failed.status.next_attempt_at.is_some(), "{}", failed.status.message);
-    Status { next_attempt_at: failed.status.phase_since, ..failed.status.clone() }
-}
-
-/// The index of a mutation of a calm renewal: which one, from 0, of those that end like this.
-async fn index_of(mutation: &str, nth: usize) -> usize {
-    let mut world = World::new(None).await;
-    let name = world.ask().await;
-    world.run_until(&name, auto(), is_finished).await;
-    let mutations = world.plan.mutations.lock().unwrap();
-    (0..mutations.len()).filter(|index| mutations[*index].ends_with(mutation)).nth(nth).unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_that_is_forbidden_and_then_hangs_goes_on_by_itself_and_when_a_person_asks() {
@@ -84,7 +54,7 @@ async fn a_rollback_that_is_forbidden_and_then_hangs_goes_on_by_itself_and_when_
     assert_eq!(digests(&world.mesh().await.1), digests(&before));
 
     world.api.merge(&etcd, &partition(0)).await.unwrap();
-    world.api.change_renewal(NAMESPACE, &name, &ask_again()).await.unwrap();
+    world.ask_again(&name).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
     assert_eq!(digests(&world.mesh().await.1), digests(&before));
     world.assert_nothing_left_over().await;
@@ -128,16 +98,8 @@ async fn what_is_shared_restarts_once_for_three_renewals_at_once() {
     for number in 1..=3 {
         names.push(world.ask_for(&format!("expiring-{number}")).await);
     }
-    let process = tokio::spawn(world.process("test", Policy { max_concurrent: 3, ..auto() }));
-    let all_done = async {
-        while !world.renewals().await.iter().all(is_finished) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, all_done).await.unwrap();
-    process.abort();
-    let ends: Vec<Phase> = world.renewals().await.iter().map(|renewal| renewal.status.phase).collect();
-    assert_eq!(ends, [Phase::Succeeded; 3]);
+    let process = world.process("test", Policy { max_concurrent: 3, ..auto() });
+    world.run_to_the_end(process).await;
     assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for all");
 }
 
@@ -178,7 +140,7 @@ async fn what_the_api_server_does_not_take_in_the_middle_ends_the_attempt_and_is
         assert_eq!(failed.reason, reason, "{}", failed.message);
         assert!(failed.message.contains(words), "{}", failed.message);
         *world.plan.broken.lock().unwrap() = None;
-        world.api.change_renewal(NAMESPACE, &name, &ask_again()).await.unwrap();
+        world.ask_again(&name).await;
         let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
         world.assert_renewed(&renewal).await;
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use faults::Fault;
 use http::StatusCode;
 use meshcert::clock::{ManualClock, SystemClock};
-use meshcert::material::{Material, MeshSecrets};
+use meshcert::material::Material;
 use meshcert::mesh::SecretRole;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
@@ -20,22 +20,7 @@ use meshcert::renewal::{Intent, Phase, Renewal, Status, Trigger};
 use meshcert::requests::{Asked, ask};
 use meshcert::time::DAY;
 use serde_json::json;
-use world::{MESH, NAMESPACE, World, auto, is_finished};
-
-/// Of the whole content of each Secret.
-fn digests(secrets: &MeshSecrets) -> [String; 3] {
-    SecretRole::ALL.map(|role| secrets[role as usize].as_ref().unwrap().material.digest())
-}
-
-fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
-    move |renewal| renewal.status.phase == phase && is_finished(renewal)
-}
-
-/// The same that failed, when its next try is due.
-fn mk_due(failed: &Renewal) -> Status {
-    assert!(failed.status.next_attempt_at.is_some(), "{}", failed.status.message);
-    Status { next_attempt_at: failed.status.phase_since, ..failed.status.clone() }
-}
+use world::{MESH, NAMESPACE, World, auto, digests, has_ended, index_of, is_finished, mk_due};
 
 /// The same, after what was in force before has ended.
 fn mk_late(failed: &Renewal) -> Status {
@@ -50,13 +35,6 @@ async fn want_back(world: &World, name: &str, rollback: bool) {
     world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "rollback": rollback } })).await.unwrap();
 }
 
-async fn ask_again(world: &World, name: &str) {
-    // Whoever asks twice within a second asks twice.
-    let asked = world.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
-    let now = asked.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)));
-    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": now } })).await.unwrap();
-}
-
 /// Somebody else writes entries of a live Secret.
 async fn overwrite(world: &World, role: SecretRole, entries: &Material) {
     let (_, secrets) = world.mesh().await;
@@ -64,15 +42,7 @@ async fn overwrite(world: &World, role: SecretRole, entries: &Material) {
     world.api.write_entries(NAMESPACE, &live.name, &live.resource_version, entries).await.unwrap();
 }
 
-/// The index of a mutation of a calm renewal: which one, from 0, of those that end like this.
-async fn index_of(mutation: &str, nth: usize) -> usize {
-    let mut world = World::new(None).await;
-    let name = world.ask().await;
-    world.run_until(&name, auto(), is_finished).await;
-    nth_of(&world, mutation, nth)
-}
-
-/// The same of a calm rollback.
+/// The index of the first mutation of a calm rollback that ends like this.
 async fn index_back(mutation: &str) -> usize {
     let mut world = World::new(None).await;
     let name = world.ask().await;
@@ -80,12 +50,7 @@ async fn index_back(mutation: &str) -> usize {
     world.arm(None);
     want_back(&world, &name, true).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
-    nth_of(&world, mutation, 0)
-}
-
-fn nth_of(world: &World, mutation: &str, nth: usize) -> usize {
-    let mutations = world.plan.mutations.lock().unwrap();
-    (0..mutations.len()).filter(|index| mutations[*index].ends_with(mutation)).nth(nth).unwrap()
+    world.nth_of(mutation, 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +113,7 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
     overwrite(&world, SecretRole::EtcdCerts, &material(SecretRole::EtcdCerts).fixed()).await;
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     assert_eq!((failed.status.reason.as_str(), failed.is_partial()), ("AuditFailed", true));
-    ask_again(&world, &name).await;
+    world.ask_again(&name).await;
     let tried = |renewal: &Renewal| renewal.status.attempt == 2 && is_finished(renewal);
     let failed = world.run_until(&name, auto(), tried).await;
     assert!(failed.is_partial() && failed.finalizer, "what is left of it is in force: {}", failed.status.message);
@@ -264,7 +229,7 @@ async fn a_template_that_was_written_too_often_is_written_again_once_a_person_as
     let istiod = Intent { name: format!("istiod-{MESH}-hosted"), resource_version: "1".to_owned(), times: 8 };
     let restarts = [&failed.status.restarts[..], &[istiod]].concat();
     world.api.write_status(&failed, &Status { restarts, ..failed.status.clone() }).await.unwrap();
-    ask_again(&world, &name).await;
+    world.ask_again(&name).await;
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }

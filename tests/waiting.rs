@@ -8,20 +8,14 @@ mod faults;
 mod world;
 
 use faults::Fault;
-use meshcert::clock::SystemClock;
 use meshcert::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX};
 use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
 use meshcert::policy::{Mode, Policy};
-use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Status};
 use meshcert::secret::PAUSED;
 use serde_json::json;
-use world::{MESH, NAMESPACE, World, auto, by_job, is_finished};
-
-fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
-    move |renewal| renewal.status.phase == phase && is_finished(renewal)
-}
+use world::{MESH, NAMESPACE, World, auto, by_job, has_ended, is_finished};
 
 fn waits_for(reason: &str) -> impl Fn(&Renewal) -> bool {
     move |renewal| renewal.status.reason == reason && !renewal.status.message.is_empty()
@@ -60,13 +54,6 @@ async fn agree(world: &World, renewal: &Renewal) {
     let digest = &renewal.status.plan.as_ref().unwrap().digest;
     let agreed = json!({ "spec": { "approval": { "planDigest": digest } } });
     world.api.change_renewal(NAMESPACE, &renewal.name, &agreed).await.unwrap();
-}
-
-/// As a person does, a second later than before at the earliest.
-async fn ask_again(world: &World, name: &str) {
-    let asked = world.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
-    let now = asked.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)));
-    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": now } })).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,13 +165,13 @@ async fn a_backup_that_differs_is_removed_by_a_person_and_it_goes_on() {
     };
     let moved: Material = admin.material.entries().map(moved).collect();
     world.api.write_entries(NAMESPACE, &admin.name, &admin.resource_version, &moved).await.unwrap();
-    ask_again(&world, &name).await;
+    world.ask_again(&name).await;
     let differs = world
         .run_until(&name, by_job(), |renewal| renewal.status.reason == "BackupDiffers" && is_finished(renewal))
         .await;
     let backup = differs.status.message.split(' ').find(|word| word.contains("backup")).unwrap_or_default().to_owned();
     world.api.delete_copy(NAMESPACE, &backup).await.unwrap();
-    ask_again(&world, &name).await;
+    world.ask_again(&name).await;
     let renewal = world.run_until(&name, by_job(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }
@@ -194,8 +181,7 @@ async fn what_begins_anew_leaves_no_finalizer_and_no_copies() {
     let mut calm = World::new(None).await;
     let name = calm.ask().await;
     calm.run_until(&name, auto(), is_finished).await;
-    let mutations = calm.plan.mutations.lock().unwrap().clone();
-    let finalizer = mutations.iter().position(|one| one.ends_with(&format!("/certificaterenewals/{name}"))).unwrap();
+    let finalizer = calm.nth_of(&format!("/certificaterenewals/{name}"), 0);
 
     let mut world = World::new(Some((finalizer, Fault::KilledAfter))).await;
     let name = world.ask().await;

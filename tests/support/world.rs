@@ -15,13 +15,13 @@ use meshcert::controller::{self, Acting, Surroundings, Timing};
 use meshcert::crd;
 use meshcert::demo::{self, Options, Scenario};
 use meshcert::job::RENEWAL_UID;
-use meshcert::material::assemble;
+use meshcert::material::{MeshSecrets, assemble};
 use meshcert::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
 use meshcert::metrics::renewals::RenewalMetrics;
 use meshcert::native;
 use meshcert::policy::{Engine, Mode, Policy};
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal, Trigger};
+use meshcert::renewal::{Phase, Renewal, Status, Trigger};
 use meshcert::requests::{Asked, Sight, ask};
 use meshcert::rollout::Reach;
 use meshcert::time::DAY;
@@ -145,11 +145,11 @@ impl World {
         self.plan.revive();
     }
 
-    pub async fn mesh(&self) -> (HostedMesh, meshcert::material::MeshSecrets) {
+    pub async fn mesh(&self) -> (HostedMesh, MeshSecrets) {
         self.mesh_of(MESH).await
     }
 
-    pub async fn mesh_of(&self, id: &str) -> (HostedMesh, meshcert::material::MeshSecrets) {
+    pub async fn mesh_of(&self, id: &str) -> (HostedMesh, MeshSecrets) {
         let key = MeshKey { namespace: NAMESPACE.into(), id: id.parse().unwrap() };
         let mut secrets = [None, None, None];
         for role in SecretRole::ALL {
@@ -175,6 +175,33 @@ impl World {
             Asked::Created(name) => name,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// As a person does who wants another try: whoever asks twice within a second asks twice.
+    pub async fn ask_again(&self, name: &str) {
+        let asked = self.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
+        let now = asked.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)));
+        self.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "requestedAt": now } })).await.unwrap();
+    }
+
+    /// The index of a mutation so far: which one, from 0, of those that end like this.
+    pub fn nth_of(&self, mutation: &str, nth: usize) -> usize {
+        let mutations = self.plan.mutations.lock().unwrap();
+        (0..mutations.len()).filter(|index| mutations[*index].ends_with(mutation)).nth(nth).unwrap()
+    }
+
+    /// Runs meshcert until all renewals have succeeded.
+    pub async fn run_to_the_end(&self, process: impl Future<Output = ()> + Send + 'static) {
+        let process = tokio::spawn(process);
+        let all_done = async {
+            while !self.renewals().await.iter().all(is_finished) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all_done).await.unwrap();
+        process.abort();
+        let ends: Vec<Phase> = self.renewals().await.iter().map(|renewal| renewal.status.phase).collect();
+        assert!(ends.iter().all(|phase| *phase == Phase::Succeeded), "{ends:?}");
     }
 
     /// Somebody else renews the mesh: other leaves under the same CAs, in all three Secrets.
@@ -318,6 +345,29 @@ pub fn by_job_of_old() -> Policy {
     let mut policy = by_job();
     "registry.example/kubeadm:v1.28".clone_into(&mut policy.job.image);
     policy
+}
+
+/// Of the whole content of each Secret.
+pub fn digests(secrets: &MeshSecrets) -> [String; 3] {
+    SecretRole::ALL.map(|role| secrets[role as usize].as_ref().unwrap().material.digest())
+}
+
+/// The same that failed, when its next try is due.
+pub fn mk_due(failed: &Renewal) -> Status {
+    assert!(failed.status.next_attempt_at.is_some(), "{}", failed.status.message);
+    Status { next_attempt_at: failed.status.phase_since, ..failed.status.clone() }
+}
+
+/// The index of a mutation of a calm renewal: which one, from 0, of those that end like this.
+pub async fn index_of(mutation: &str, nth: usize) -> usize {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), is_finished).await;
+    world.nth_of(mutation, nth)
+}
+
+pub fn has_ended(phase: Phase) -> impl Fn(&Renewal) -> bool {
+    move |renewal| renewal.status.phase == phase && is_finished(renewal)
 }
 
 pub fn is_finished(renewal: &Renewal) -> bool {
