@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
+use crate::cluster::lease::SLOT_PREFIX;
 use crate::controller::queue::{Dozing, Sleep, Wait};
 use crate::controller::reach::Way;
 use crate::controller::slots::Slots;
@@ -318,9 +319,9 @@ impl Actor {
         let next = match step(&seen, now) {
             Next::Act(effect) => {
                 let what = act::words(&effect);
-                let moves_lease = matches!(effect, Effect::TakeLease(_) | Effect::ReleaseLease(_));
+                let moves_slot = matches!(&effect, Effect::TakeLease(lease) | Effect::ReleaseLease(lease) if lease.name.starts_with(SLOT_PREFIX));
                 let done = act::act(&self.api, &seen, effect, now).await;
-                if moves_lease {
+                if moves_slot {
                     self.slots.forget(&key.namespace).await;
                 }
                 match done {

@@ -455,6 +455,11 @@ impl Renewal {
         format!("meshcert {verb} {} -n {}", self.spec.mesh_id, self.namespace)
     }
 
+    /// Whether its spec has changed since the journal was written: a person asks for something.
+    pub fn is_asked(&self) -> bool {
+        self.generation != self.status.observed_generation
+    }
+
     /// Whether some live Secrets may hold the new certificates and others the old ones, and nothing goes on by itself.
     pub fn is_partial(&self) -> bool {
         let Status { phase, commits, committed_at, .. } = &self.status;

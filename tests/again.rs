@@ -269,14 +269,7 @@ async fn a_renewal_that_is_deleted_between_two_writes_ends_first_and_takes_no_co
     let path = format!("/apis/meshcert.dev/v1alpha1/namespaces/{NAMESPACE}/certificaterenewals/{name}");
     world.api.delete(&path, None).await.unwrap();
     assert!(world.renewals().await[0].deleting, "the finalizer holds it");
-    let process = tokio::spawn(world.process("test", auto()));
-    let gone = async {
-        while !world.renewals().await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
-    process.abort();
+    world.run_until_gone().await;
     let (mesh, secrets) = world.mesh().await;
     assert_eq!(mesh.findings, []);
     assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY), "all of it is new");

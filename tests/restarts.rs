@@ -21,7 +21,7 @@ use meshcert::renewal::{Phase, Renewal};
 use meshcert::rollout::RESTARTED_AT;
 use meshcert::time::UnixTime;
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
+use world::{MESH, NAMESPACE, World, auto, is_finished};
 
 fn etcd() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
@@ -100,14 +100,7 @@ async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_dele
     world.api.delete(&path, None).await.unwrap();
     assert!(world.renewals().await.iter().any(|renewal| renewal.deleting), "the finalizer holds it");
     world.api.merge(&etcd(), &partition(0)).await.unwrap();
-    let process = tokio::spawn(world.process("test", auto()));
-    let gone = async {
-        while !world.renewals().await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
-    process.abort();
+    world.run_until_gone().await;
     let template = world.get(&hosted_api()).await["spec"]["template"]["metadata"].to_string();
     assert!(template.contains("meshcert.dev/certificates-digest"), "it went on to the end: {template}");
 }

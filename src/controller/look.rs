@@ -192,9 +192,9 @@ impl Actor {
             Some(StoredLease { holder, .. }) if *holder == renewal.uid => Holder::Mine,
             Some(StoredLease { holder, .. }) if !holder.is_empty() => {
                 // What the list said may be old, and one that cannot be read may be in the middle of its work.
-                let alive = is_alive(holder, all) || {
+                let alive = is_alive(holder, all.iter().map(AsRef::as_ref)) || {
                     let (fresh, unreadable) = self.api.renewals(namespace).await?;
-                    !unreadable.is_empty() || fresh.iter().any(|other| other.uid == *holder && other.is_under_way())
+                    !unreadable.is_empty() || is_alive(holder, &fresh)
                 };
                 if alive { Holder::Other } else { Holder::Free }
             }
@@ -320,8 +320,8 @@ fn others<'a>(all: &'a [Arc<Renewal>], renewal: &'a Renewal) -> impl Iterator<It
 }
 
 /// Whether a Lease's holder is a renewal that is under way.
-pub(super) fn is_alive(holder: &str, all: &[Arc<Renewal>]) -> bool {
-    all.iter().any(|other| other.uid == holder && other.is_under_way())
+pub(super) fn is_alive<'a>(holder: &str, all: impl IntoIterator<Item = &'a Renewal>) -> bool {
+    all.into_iter().any(|other| other.uid == holder && other.is_under_way())
 }
 
 #[cfg(test)]

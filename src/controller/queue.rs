@@ -102,7 +102,7 @@ impl Actor {
         let Acting { policy, timing, .. } = &self.acting;
         // Whoever looks at one that waits says what is wrong.
         let slots = self.slots.of(&self.api, namespace, policy.max_concurrent, timing.busy).await.ok()?;
-        let is_held = |lease: &StoredLease| is_alive(&lease.holder, all);
+        let is_held = |lease: &StoredLease| is_alive(&lease.holder, all.iter().map(AsRef::as_ref));
         let free = slots.iter().filter(|(_, stored)| !stored.as_ref().is_some_and(is_held)).count();
         (free > 0).then_some(free)
     }
@@ -113,7 +113,7 @@ fn has_rest(renewal: &Renewal, now: UnixTime) -> bool {
     renewal.status.phase.is_terminal()
         && renewal.status.cleaned_up
         && renewal.status.next_attempt_at.is_none_or(|at| at > now)
-        && renewal.generation == renewal.status.observed_generation
+        && !renewal.is_asked()
 }
 
 /// Positions of those that are looked at: all that are awake, but of those that wait in a namespace only those for which there is `room`. As long as there is none

@@ -233,8 +233,17 @@ fn held(seen: &Observed, now: UnixTime) -> Option<Next> {
 
 /// Leaves slot and lock to others, one at a time.
 fn give_back(seen: &Observed) -> Option<Next> {
-    let mut held = seen.slots.iter().chain([&seen.lock]).filter(|lease| lease.holder == Holder::Mine);
-    held.next().map(|lease| Next::Act(Effect::ReleaseLease(lease.clone())))
+    leave_slot(seen).or_else(|| released(&seen.lock))
+}
+
+/// Leaves the slot to others.
+fn leave_slot(seen: &Observed) -> Option<Next> {
+    seen.slots.iter().find_map(released)
+}
+
+/// Leaves a Lease to others, if it is this renewal's.
+fn released(lease: &Lease) -> Option<Next> {
+    (lease.holder == Holder::Mine).then(|| Next::Act(Effect::ReleaseLease(lease.clone())))
 }
 
 /// Restarting what all meshes share, and proving, hinders nobody; neither does waiting for a Secret that is gone.

@@ -204,6 +204,18 @@ impl World {
         assert!(ends.iter().all(|phase| *phase == Phase::Succeeded), "{ends:?}");
     }
 
+    /// Runs meshcert until a renewal that is being deleted is gone.
+    pub async fn run_until_gone(&self) {
+        let process = tokio::spawn(self.process("test", auto()));
+        let gone = async {
+            while !self.renewals().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        process.abort();
+    }
+
     /// Somebody else renews the mesh: other leaves under the same CAs, in all three Secrets.
     pub async fn renew_by_hand(&self) {
         let (mesh, secrets) = self.mesh().await;

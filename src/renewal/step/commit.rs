@@ -3,12 +3,12 @@
 use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
 use crate::mesh::SecretRole;
-use crate::renewal::observed::{Holder, Observed};
+use crate::renewal::observed::Observed;
 use crate::renewal::step::finish::too_late;
 use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
 use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
-use crate::renewal::step::{Effect, Next};
+use crate::renewal::step::{Effect, Next, leave_slot};
 use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, ROLLBACK_REFUSED, Status, Tier, TooOften};
 use crate::time::UnixTime;
 
@@ -58,8 +58,8 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     };
     if let Some(name) = missing(seen).first() {
         // That may take long: others go on meanwhile.
-        if let Some(slot) = seen.slots.iter().find(|slot| slot.holder == Holder::Mine) {
-            return Next::Act(Effect::ReleaseLease(slot.clone()));
+        if let Some(next) = leave_slot(seen) {
+            return next;
         }
         let message = format!("the Secret {name} is gone; restore it, and the renewal goes on");
         return note(&seen.renewal, "SecretMissing", &message);

@@ -1,9 +1,9 @@
 //! After the end: giving back what was taken, trying again, rolling back.
 
 use crate::mesh::SecretRole;
-use crate::renewal::observed::{Holder, Observed};
+use crate::renewal::observed::Observed;
 use crate::renewal::step::journal::{self, end, note};
-use crate::renewal::step::{Effect, Next, commit, prepare, restart, stage};
+use crate::renewal::step::{Effect, Next, commit, give_back, leave_slot, prepare, restart, stage};
 use crate::renewal::{Digests, FOREIGN_OWNER, Phase, ROLLBACK_REFUSED, Tier, name_for};
 use crate::time::UnixTime;
 
@@ -51,8 +51,7 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
         return Next::Wait(None);
     }
     // Nothing was tried yet: other certificates are looked at as if for the first time.
-    let starts_anew =
-        seen.renewal.generation != status.observed_generation || (is_other && status.phase == Phase::Refused);
+    let starts_anew = seen.renewal.is_asked() || (is_other && status.phase == Phase::Refused);
     match status.next_attempt_at {
         _ if starts_anew => again(seen, now),
         Some(at) if now < at => Next::Wait(Some(at)),
@@ -101,7 +100,7 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
         Phase::RolledBack => !seen.renewal.spec.rollback,
         _ => false,
     };
-    let is_whole = SecretRole::ALL.into_iter().all(|role| seen.live(role).is_some());
+    let is_whole = commit::missing(seen).is_empty();
     let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
     // Whoever comes to nothing on his way back has brought the new ones before.
     let is_brought = status.phase == Phase::Failed && commit::holds(seen, status.target.as_ref());
@@ -118,19 +117,16 @@ fn is_overwritten(seen: &Observed) -> bool {
         seen.live(*role).is_none() || (is(&status.target) && !is(&status.before))
     };
     let is_calm = seen.mesh.findings.is_empty() && status.reason != FOREIGN_OWNER;
-    let is_settled = is_calm || seen.renewal.generation != status.observed_generation;
+    let is_settled = is_calm || seen.renewal.is_asked();
     is_settled && !SecretRole::ALL.iter().any(is_ours)
 }
 
 /// The lock first: whatever else cannot be done, the mesh is free for another renewal.
 fn clean_up(seen: &Observed) -> Next {
     let partial = seen.renewal.is_partial();
-    let slot = seen.slots.iter().find(|slot| slot.holder == Holder::Mine);
-    if let Some(slot) = slot {
-        return Next::Act(Effect::ReleaseLease(slot.clone()));
-    }
-    if !partial && seen.lock.holder == Holder::Mine {
-        return Next::Act(Effect::ReleaseLease(seen.lock.clone()));
+    let given_back = if partial { leave_slot(seen) } else { give_back(seen) };
+    if let Some(next) = given_back {
+        return next;
     }
     if !partial && seen.renewal.finalizer {
         return Next::Act(Effect::SetFinalizer(false));
@@ -162,7 +158,7 @@ fn hangs_on_its_way_back(seen: &Observed) -> bool {
 fn again(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     let failed = status.phase == Phase::Failed;
-    let is_asked = seen.renewal.generation != status.observed_generation;
+    let is_asked = seen.renewal.is_asked();
     // As after `RolledBack`: what is in force is what there was at the beginning.
     let begins_anew = hangs_on_its_way_back(seen)
         && !seen.renewal.spec.rollback

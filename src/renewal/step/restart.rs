@@ -1,10 +1,10 @@
 //! Restarting the consumers and proving that they use what is stored.
 
 use crate::mesh::SecretRole;
-use crate::renewal::observed::{Holder, Observed};
+use crate::renewal::observed::Observed;
 use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
-use crate::renewal::step::{Effect, Next, is_clustered};
+use crate::renewal::step::{Effect, Next, is_clustered, leave_slot};
 use crate::renewal::{COALESCING, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
 use crate::rollout::{Kind, Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
@@ -96,12 +96,6 @@ fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next>
     let patient = since.seconds_until(now) < COALESCE;
     let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
     (patient && seen.others_under_way).then(|| note(&seen.renewal, COALESCING, &message))
-}
-
-/// Leaves the slot to others.
-fn leave_slot(seen: &Observed) -> Option<Next> {
-    let slot = seen.slots.iter().find(|slot| slot.holder == Holder::Mine)?;
-    Some(Next::Act(Effect::ReleaseLease(slot.clone())))
 }
 
 /// When the first of the leaves that were in force before ends.
