@@ -241,6 +241,11 @@ impl Hold {
 }
 
 impl Policy {
+    /// The first moment at which a mesh that ends then is due.
+    pub fn due_from(&self, end: UnixTime) -> UnixTime {
+        end.plus(1 - self.renew_before)
+    }
+
     /// The first thing that is against renewing now, with words for a person.
     pub fn holds(&self, about: &Circumstances, now: UnixTime) -> Option<(Hold, String)> {
         let left = about.expiration.map(|end| now.seconds_until(end));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest;
 use crate::mesh::{HostedMesh, SecretRole};
 use crate::plan::Plan;
-use crate::policy::Hold;
+use crate::policy::{Hold, Policy};
 use crate::time::UnixTime;
 
 pub mod observed;
@@ -32,6 +32,8 @@ pub const ALREADY_RUNNING: &str = "AlreadyRunning";
 pub const ROLLBACK_REFUSED: &str = "RollbackRefused";
 /// `status.reason` where somebody else writes what a renewal writes.
 pub const FOREIGN_OWNER: &str = "ForeignOwner";
+/// The reason where a Secret of the mesh is gone.
+pub const SECRET_MISSING: &str = "SecretMissing";
 /// Set from before the first commit until the end: the object cannot vanish in between.
 pub const FINALIZER: &str = "meshcert.dev/commit";
 
@@ -460,6 +462,13 @@ impl Renewal {
         self.generation != self.status.observed_generation
     }
 
+    /// When it is tried again, if it is: what was not due yet, once the policy of now says so.
+    pub fn next_attempt_at(&self, policy: &Policy) -> Option<UnixTime> {
+        let Status { reason, ends_at, next_attempt_at, .. } = &self.status;
+        let is_early = reason == Hold::NotDue.as_str();
+        ends_at.filter(|_| is_early).map(|end| policy.due_from(end)).or(*next_attempt_at)
+    }
+
     /// Whether some live Secrets may hold the new certificates and others the old ones, and nothing goes on by itself.
     pub fn is_partial(&self) -> bool {
         let Status { phase, commits, committed_at, .. } = &self.status;
@@ -510,5 +519,18 @@ mod tests {
         assert!(needs(Phase::Failed, false, false), "its copies and leases are still there");
         assert!(needs(Phase::Failed, true, true), "some Secrets are new and others old");
         assert!(!needs(Phase::Succeeded, true, false));
+    }
+
+    #[test]
+    fn what_was_not_due_is_tried_when_the_policy_of_now_says_so() {
+        let (end, noted) = (UnixTime(1_000_000), Some(UnixTime(5)));
+        let tried = |reason: &str, renew_before| {
+            let status =
+                Status { reason: reason.to_owned(), ends_at: Some(end), next_attempt_at: noted, ..Status::default() };
+            Renewal { status, ..Renewal::default() }.next_attempt_at(&Policy { renew_before, ..Policy::default() })
+        };
+        assert_eq!(tried("NotDue", 1000), Some(UnixTime(999_001)), "the first second in which less is left");
+        assert_eq!(tried("NotDue", 2000), Some(UnixTime(998_001)));
+        assert_eq!(tried("SecretMissing", 1000), noted);
     }
 }

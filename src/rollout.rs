@@ -21,7 +21,7 @@ pub struct Target {
     /// What it serves.
     #[serde(default)]
     pub serves: Serves,
-    /// Serves all meshes of the cluster: restarted once for all certificates that are waiting.
+    /// Serves all meshes of the cluster: restarted last in its tier, once for all certificates that are waiting.
     #[serde(default)]
     pub shared: bool,
     /// May be absent.
@@ -375,10 +375,15 @@ impl Workload {
         ))
     }
 
+    /// Whether it is a hosted API of which there is to be nothing, so that nothing could be proven.
+    pub fn is_off(&self) -> bool {
+        self.wanted == 0 && self.target.serves == Serves::KubeApiserver
+    }
+
     /// What of it does not work, in words; `None` where all of it does.
     pub fn unready(&self) -> Option<String> {
         let Self { kind, name, available, wanted, .. } = self;
-        if self.wanted == 0 && self.target.serves == Serves::KubeApiserver {
+        if self.is_off() {
             return Some(format!("{} {name} is scaled to 0, so nothing could be proven", kind.as_str()));
         }
         let failing = self.pods.iter().find(|pod| !pod.ready && !pod.deleting);

@@ -14,12 +14,13 @@ use http::StatusCode;
 use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
+use meshcert::cluster::lease::SLOT_PREFIX;
 use meshcert::controller::{self, Surroundings};
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal};
 use meshcert::rollout::RESTARTED_AT;
-use meshcert::time::UnixTime;
+use meshcert::time::{DAY, UnixTime};
 use serde_json::{Value, json};
 use world::{MESH, NAMESPACE, World, auto, is_finished};
 
@@ -106,15 +107,34 @@ async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_dele
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mesh_that_is_scaled_to_zero_is_left_alone_while_there_is_time() {
+async fn a_mesh_that_is_scaled_to_zero_is_left_alone_however_soon_it_ends() {
     let mut world = World::new(None).await;
     let before = world.serials().await;
     world.api.merge(&hosted_api(), &json!({ "spec": { "replicas": 0 } })).await.unwrap();
     let name = world.ask().await;
-    let refused = world.run_until(&name, auto(), is_finished).await.status;
+    let urgent = Policy { urgent_before: 300 * DAY, ..auto() };
+    let refused = world.run_until(&name, urgent, is_finished).await.status;
     assert_eq!((refused.phase, refused.reason.as_str()), (Phase::Refused, "WorkloadUnready"), "{}", refused.message);
     assert!(refused.message.contains("expiring-1-hosted-apiserver is scaled to 0"), "{}", refused.message);
     assert_eq!(world.serials().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_with_a_shared_workload_too_is_left_to_others_once_the_own_ones_are_done() {
+    let world = World::of(2).await;
+    for number in 1..=2 {
+        world.ask_for(&format!("expiring-{number}")).await;
+    }
+    let (mut acting, around) = world.acting("test", Policy { max_concurrent: 1, ..auto() }, Connection::InCluster);
+    // What is shared comes first in it, and waits for the other mesh.
+    let mut tier = acting.tiers.concat();
+    tier.sort_by_key(|target| !target.shared);
+    acting.tiers = vec![tier];
+    world.run_to_the_end(controller::run_on(Api::new(faults::client(&world.plan)), acting, around)).await;
+    assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
+    let mutations = world.plan.mutations.lock().unwrap();
+    let moves = mutations.iter().filter(|mutation| mutation.contains(SLOT_PREFIX)).count();
+    assert!((3..8).contains(&moves), "each takes the slot once and gives it back: {moves}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

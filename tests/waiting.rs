@@ -151,6 +151,16 @@ async fn refusals_do_not_use_up_the_tries_of_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_due_is_renewed_once_the_policy_says_that_it_is() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let early = world.run_until(&name, Policy { renew_before: 60, ..auto() }, has_ended(Phase::Refused)).await.status;
+    assert_eq!(early.reason, "NotDue");
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_differs_is_removed_by_a_person_and_it_goes_on() {
     let mut world = World::new(None).await;
     let name = world.ask().await;

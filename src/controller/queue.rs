@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::cluster::lease::StoredLease;
 use crate::controller::look::is_alive;
 use crate::controller::{Acting, Actor};
-use crate::renewal::{COALESCING, NO_SLOT, Phase, Renewal};
+use crate::policy::Policy;
+use crate::renewal::{COALESCING, NO_SLOT, Phase, Renewal, SECRET_MISSING};
 use crate::time::UnixTime;
 
 /// All that a renewal may wait for, as long as others are under way.
@@ -79,7 +80,7 @@ impl Actor {
         let (now, moment) = (self.around.clock.now(), Instant::now());
         let unfinished: Vec<(&Arc<Renewal>, Sleep)> = all
             .iter()
-            .filter(|renewal| !has_rest(renewal, now))
+            .filter(|renewal| !has_rest(renewal, &self.acting.policy, now))
             .map(|renewal| (renewal, self.dozing.of(renewal, moment)))
             .collect();
         let slots = self.acting.policy.max_concurrent;
@@ -109,10 +110,10 @@ impl Actor {
 }
 
 /// Whether there is nothing to do about it until its time comes, or a person changes it.
-fn has_rest(renewal: &Renewal, now: UnixTime) -> bool {
+fn has_rest(renewal: &Renewal, policy: &Policy, now: UnixTime) -> bool {
     renewal.status.phase.is_terminal()
         && renewal.status.cleaned_up
-        && renewal.status.next_attempt_at.is_none_or(|at| at > now)
+        && renewal.next_attempt_at(policy).is_none_or(|at| at > now)
         && !renewal.is_asked()
 }
 
@@ -147,10 +148,10 @@ fn room_behind_others(all: &[Arc<Renewal>], namespace: &str, slots: usize) -> Op
     (!here().any(|renewal| comes_this_far(renewal))).then(|| slots.saturating_sub(proving))
 }
 
-/// Whether a renewal is on its way to the shared workloads.
+/// Whether a renewal is on its way to the shared workloads, as far as that lies with it.
 pub(super) fn comes_this_far(renewal: &Renewal) -> bool {
     let phase = renewal.status.phase;
-    let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase);
+    let earlier = (Phase::BackingUp..Phase::Restarting).contains(&phase) && renewal.status.reason != SECRET_MISSING;
     earlier || phase == Phase::Restarting && renewal.status.reason != COALESCING
 }
 
@@ -240,6 +241,11 @@ mod tests {
         for phase in [Phase::Pending, Phase::AwaitingApproval, Phase::Succeeded, Phase::Failed] {
             assert_eq!(room(mk(phase, "", 5).collect()), Some(4), "{phase:?}");
         }
+        assert_eq!(
+            room(mk(Phase::Committing, "SecretMissing", 1).collect()),
+            Some(4),
+            "a person has to restore it first"
+        );
         let elsewhere = mk_renewal("", "b", Phase::Committing, "", 0);
         assert_eq!(room(vec![Arc::new(elsewhere)]), Some(4));
     }

@@ -157,10 +157,6 @@ pub enum Hindrance {
 /// What that means: what no repetition changes ends the attempt; anything else is tried again by the next pass, as long as the phase's deadline allows.
 pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
     let phase = seen.renewal.status.phase;
-    let what = &match hindrance {
-        Hindrance::Unavailable => what.to_owned(),
-        _ => format!("{what}{}", restart::stepped(seen)),
-    };
     match hindrance {
         Hindrance::Unavailable if phase.is_terminal() => Next::Wait(None),
         _ if phase.is_terminal() => journal::left_over(&seen.renewal, what),
@@ -251,7 +247,7 @@ fn needs_slot(seen: &Observed) -> bool {
     match seen.renewal.status.phase {
         // A retry has little left to restart.
         Phase::Restarting => {
-            !restart::at_shared_tier(seen) && Some(seen.renewal.status.attempt) == seen.renewal.status.staged_attempt
+            restart::has_own_left(seen) && Some(seen.renewal.status.attempt) == seen.renewal.status.staged_attempt
         }
         Phase::Committing => commit::missing(seen).is_empty(),
         phase => phase < Phase::Restarting,

@@ -9,7 +9,7 @@ use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition}
 use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
 use crate::renewal::step::{Effect, Next, leave_slot};
-use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, ROLLBACK_REFUSED, Status, Tier, TooOften};
+use crate::renewal::{Digests, FOREIGN_OWNER, Intent, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, Tier, TooOften};
 use crate::time::UnixTime;
 
 /// etcd's first: in any mixture of old and new everything works, but a client should not be newer than what it talks to.
@@ -62,7 +62,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
             return next;
         }
         let message = format!("the Secret {name} is gone; restore it, and the renewal goes on");
-        return note(&seen.renewal, "SecretMissing", &message);
+        return note(&seen.renewal, SECRET_MISSING, &message);
     }
     // Somebody else wrote: what passes the audit becomes the target, else ours is finished.
     if is_foreign(seen)
@@ -138,7 +138,7 @@ pub(super) fn missing(seen: &Observed) -> Vec<&str> {
 /// Without its Secrets there is no mesh, and nothing half written.
 pub(super) fn gone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let message = "the mesh's Secrets are gone, all of them; what they held before is in the backups of this renewal";
-    (missing(seen).len() == SecretRole::ALL.len()).then(|| end(seen, Phase::Superseded, "SecretMissing", message, now))
+    (missing(seen).len() == SecretRole::ALL.len()).then(|| end(seen, Phase::Superseded, SECRET_MISSING, message, now))
 }
 
 /// What the live Secrets are to hold, as it was journalled: copies that hold anything else count as gone.

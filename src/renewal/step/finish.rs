@@ -52,7 +52,7 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     }
     // Nothing was tried yet: other certificates are looked at as if for the first time.
     let starts_anew = seen.renewal.is_asked() || (is_other && status.phase == Phase::Refused);
-    match status.next_attempt_at {
+    match seen.renewal.next_attempt_at(&seen.policy) {
         _ if starts_anew => again(seen, now),
         Some(at) if now < at => Next::Wait(Some(at)),
         // A pause holds what goes on by itself, but for the way back: `meshcert rollback` pauses the mesh.

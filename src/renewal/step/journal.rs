@@ -3,6 +3,7 @@
 use crate::renewal::observed::Observed;
 use crate::renewal::step::Next;
 use crate::renewal::{Condition, Phase, Renewal, Status, StepRecord, name_for};
+use crate::rollout::Workload;
 use crate::time::{DAY, UnixTime};
 
 /// Entries that are kept.
@@ -98,7 +99,9 @@ pub(super) fn without_left_over(message: &str) -> &str {
 
 /// Ends.
 pub(super) fn end(seen: &Observed, phase: Phase, reason: &str, message: &str, now: UnixTime) -> Next {
-    let mut status = enter(seen, phase, message, now);
+    // Whatever ends it, nobody steps the members on.
+    let stepped: String = seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect();
+    let mut status = enter(seen, phase, &format!("{message}{stepped}"), now);
     reason.clone_into(&mut status.reason);
     let proven = if phase == Phase::Succeeded { "True" } else { "False" };
     set_condition(&mut status, "Ready", proven, now);

@@ -11,7 +11,7 @@ use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, name_for};
+use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -33,8 +33,7 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     }
     match holds(seen, now) {
         Some((hold @ Hold::NotDue, message)) => {
-            // The first second in which less than that is left.
-            let due = seen.about.expiration.map(|end| end.plus(1 - seen.policy.renew_before));
+            let due = seen.about.expiration.map(|end| seen.policy.due_from(end));
             refuse(seen, hold.as_str(), &message, due.map_or(Retry::Never, Retry::At), now)
         }
         Some((hold, message)) => note(&seen.renewal, hold.as_str(), &message),
@@ -60,7 +59,7 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
         match seen.live(role) {
             None => {
                 let message = format!("the Secret {name} does not exist; restore it first");
-                return refuse(seen, "SecretMissing", &message, Retry::Later, now);
+                return refuse(seen, SECRET_MISSING, &message, Retry::Later, now);
             }
             Some(secret) if secret.immutable => {
                 let message = format!("the Secret {name} is immutable; replace it by one that is not");
@@ -79,14 +78,14 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
         Ok(tiers) => tiers,
         Err(message) => return refuse(seen, "WorkloadUnresolved", message, Retry::Later, now),
     };
-    if has_time(seen, now) {
-        if let Some(message) = unready(tiers) {
-            return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
-        }
-        if let Some(Obstacle { reason, message }) = native::unprovable(&seen.mesh, &seen.secrets) {
-            let message = format!("{message}; correct it first, or insist with spec.force");
-            return refuse(seen, reason, &message, Retry::Later, now);
-        }
+    if let Some(message) = unready(seen, tiers, now) {
+        return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
+    }
+    if has_time(seen, now)
+        && let Some(Obstacle { reason, message }) = native::unprovable(&seen.mesh, &seen.secrets)
+    {
+        let message = format!("{message}; correct it first, or insist with spec.force");
+        return refuse(seen, reason, &message, Retry::Later, now);
     }
     if seen.mesh.leaves().next().is_none() {
         return refuse(seen, "NoCertificates", "no certificate was found in the mesh's Secrets", Retry::Later, now);
@@ -116,10 +115,13 @@ fn has_time(seen: &Observed, now: UnixTime) -> bool {
     !forced && expiration.is_some_and(|end| now.seconds_until(end) >= seen.policy.urgent_before)
 }
 
-/// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work.
-fn unready(tiers: &[Vec<Workload>]) -> Option<String> {
+/// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work. What is scaled away loses nothing by
+/// waiting either, and fails for certain, which would count against other meshes.
+fn unready(seen: &Observed, tiers: &[Vec<Workload>], now: UnixTime) -> Option<String> {
+    let has_time = has_time(seen, now);
     let serving = tiers.iter().flatten().filter(|workload| workload.target.serves != Serves::Nothing);
-    let unready: Vec<String> = serving.filter_map(Workload::unready).collect();
+    let stands_in_the_way = |workload: &&Workload| has_time || (workload.is_off() && !seen.about.forced);
+    let unready: Vec<String> = serving.filter(stands_in_the_way).filter_map(Workload::unready).collect();
     let remedy = "a restart would end what still works, and prove nothing: repair it first, or insist with spec.force";
     (!unready.is_empty()).then(|| format!("{}; {remedy}", unready.join("; ")))
 }

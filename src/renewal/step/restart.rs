@@ -28,7 +28,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
     };
     let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
     // It is needed no more, whether or not there is anything left to restart.
-    if tiers.get(index).is_none_or(|tier| !tier.is_empty() && at_shared_tier(seen))
+    if (index >= tiers.len() || only_shared_is_left(seen))
         && let Some(next) = leave_slot(seen)
     {
         return next;
@@ -37,16 +37,15 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
         return go(seen, Phase::Verifying, "every pod is new and ready", now);
     };
     let digest = goal.combined();
-    let mut waiting = Vec::new();
+    let (mut waiting, mut coalescing) = (Vec::new(), None);
     for (position, workload) in tier.iter().enumerate() {
         let at = (index, position);
-        let members = if is_clustered(workload.target.serves) { seen.members } else { Members::Healthy };
-        match workload.progress(&digest, since, members) {
+        match progress(seen, workload, &digest, since) {
             Progress::Done => {}
+            Progress::NotBegun if workload.target.shared && waits_for_others(seen, now) => {
+                coalescing = Some(&workload.name)
+            }
             Progress::NotBegun => {
-                if let Some(next) = coalesce(seen, workload, now) {
-                    return next;
-                }
                 let stepped = workload.kind == Kind::StatefulSet
                     && is_clustered(workload.target.serves)
                     && workload.wanted > 1
@@ -79,23 +78,24 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
     if !waiting.is_empty() {
         return overdue(seen, &waiting.join("; "), now);
     }
+    if let Some(name) = coalescing {
+        let message = format!("{name} is shared: it restarts once the other renewals have come this far");
+        return note(&seen.renewal, COALESCING, &message);
+    }
     let mut next = status.clone();
     next.tier = Some(Tier { index: index as u32 + 1, since: now });
     Next::Journal(Box::new(next))
 }
 
-/// What all meshes share restarts once for all that are on their way.
-fn coalesce(seen: &Observed, workload: &Workload, now: UnixTime) -> Option<Next> {
-    if !workload.target.shared {
-        return None;
-    }
-    if let Some(next) = leave_slot(seen) {
-        return Some(next);
-    }
+fn progress(seen: &Observed, workload: &Workload, digest: &str, since: UnixTime) -> Progress {
+    let members = if is_clustered(workload.target.serves) { seen.members } else { Members::Healthy };
+    workload.progress(digest, since, members)
+}
+
+/// What all meshes share comes last in its tier, and restarts once for all that are on their way.
+fn waits_for_others(seen: &Observed, now: UnixTime) -> bool {
     let since = seen.renewal.status.tier.as_ref().map_or(now, |tier| tier.since);
-    let patient = since.seconds_until(now) < COALESCE;
-    let message = format!("{} is shared: it restarts once the other renewals have come this far", workload.name);
-    (patient && seen.others_under_way).then(|| note(&seen.renewal, COALESCING, &message))
+    has_own_left(seen) || (seen.others_under_way && since.seconds_until(now) < COALESCE)
 }
 
 /// When the first of the leaves that were in force before ends.
@@ -103,11 +103,23 @@ pub(super) fn former_end(status: &Status) -> Option<UnixTime> {
     status.plan.as_ref()?.leaves.iter().map(|leaf| leaf.ends_at).min()
 }
 
-/// Whether the present tier consists of what all meshes share.
-pub(super) fn at_shared_tier(seen: &Observed) -> bool {
-    let index = seen.renewal.status.tier.as_ref().map_or(0, |tier| tier.index as usize);
-    let Ok(tiers) = &seen.tiers else { return false };
-    tiers.get(index).is_none_or(|tier| tier.iter().all(|workload| workload.target.shared))
+/// What of the present tier is not restarted yet, as far as it is known.
+fn left(seen: &Observed) -> Option<Vec<&Workload>> {
+    let status = &seen.renewal.status;
+    let index = status.tier.as_ref().map_or(0, |tier| tier.index as usize);
+    let (tiers, digest, since) = (seen.tiers.as_ref().ok()?, status.goal()?.combined(), status.committed_at?);
+    let tier = tiers.get(index).map_or(&[][..], Vec::as_slice);
+    Some(tier.iter().filter(|workload| progress(seen, workload, &digest, since) != Progress::Done).collect())
+}
+
+/// Whether the mesh itself has something that is to be restarted in the present tier.
+pub(super) fn has_own_left(seen: &Observed) -> bool {
+    left(seen).is_none_or(|left| left.iter().any(|workload| !workload.target.shared))
+}
+
+/// Whether all that is left of the present tier is what all meshes share.
+fn only_shared_is_left(seen: &Observed) -> bool {
+    left(seen).is_some_and(|left| !left.is_empty() && left.iter().all(|workload| workload.target.shared))
 }
 
 pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
@@ -174,8 +186,7 @@ fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> N
 fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     let goal = seen.renewal.status.goal()?;
     if let Some(objection) = changed_beside(seen) {
-        let message = objection.message + &stepped(seen);
-        return Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now));
+        return Some(fail(seen, FOREIGN_OWNER, &objection.message, Retry::Never, now));
     }
     if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
         return None;
@@ -183,11 +194,8 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     if let Some(adopted) = adopted(seen, now) {
         return Some(adopted);
     }
-    let message = format!(
-        "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry{}",
-        stepped(seen)
-    );
-    Some(fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
+    let message = "somebody else changed the Secrets after the commit; meshcert writes no more: look who manages them, then retry";
+    Some(fail(seen, FOREIGN_OWNER, message, Retry::Never, now))
 }
 
 /// What is tried again has given its finalizer back: without one it could vanish in the middle.
@@ -200,20 +208,14 @@ pub(super) fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     let since = status.tier.as_ref().map_or(now, |tier| tier.since);
     // What is shared may have waited for others first.
-    let patience = if at_shared_tier(seen) { COALESCE } else { 0 };
+    let patience = if only_shared_is_left(seen) { COALESCE } else { 0 };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
         return note(&seen.renewal, "Restarting", words);
     }
     let stored = if status.rolling_back { "former" } else { "new" };
     let message = format!(
-        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time{}",
-        in_words(seen.policy.restart_deadline),
-        stepped(seen)
+        "not restarted within {}: {words}; the {stored} certificates stay, and nothing is restarted a second time",
+        in_words(seen.policy.restart_deadline)
     );
     fail(seen, "RestartStuck", &message, Retry::Later, now)
-}
-
-/// What of the workloads stays stepped where the way ends here.
-pub(super) fn stepped(seen: &Observed) -> String {
-    seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect()
 }
