@@ -14,6 +14,7 @@ use meshcert::mesh::SecretRole;
 use meshcert::policy::{Mode, Policy};
 use meshcert::renewal::{Phase, Renewal, Spec, Status};
 use meshcert::secret::PAUSED;
+use meshcert::time::DAY;
 use serde_json::json;
 use world::{MESH, NAMESPACE, World, auto, by_job, has_ended, is_finished};
 
@@ -158,6 +159,36 @@ async fn what_was_not_due_is_renewed_once_the_policy_says_that_it_is() {
     assert_eq!(early.reason, "NotDue");
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_elsewhere_holds_a_mesh_until_a_person_insists() {
+    let mut world = World::of(2).await;
+    let failing = world.ask_for("expiring-2").await;
+    *world.plan.withheld.lock().unwrap() = Some("create secrets");
+    world.run_until(&failing, auto(), has_ended(Phase::Failed)).await;
+    *world.plan.withheld.lock().unwrap() = None;
+    let careful = Policy { stop_after_failures: 1, ..auto() };
+    let before = versions(&world.mesh().await.1);
+    let name = world.ask().await;
+    let held = world.run_until(&name, careful.clone(), waits_for("BreakerOpen")).await;
+    assert_eq!((held.status.phase, versions(&world.mesh().await.1)), (Phase::Pending, before));
+    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "force": true } })).await.unwrap();
+    world.run_until(&name, careful, has_ended(Phase::Succeeded)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_is_not_renewed_again_before_its_cooldown_is_over() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let before = versions(&world.mesh().await.1);
+    // What was just made is due again by this policy.
+    let eager = Policy { renew_before: 400 * DAY, lifetime: 800 * DAY, ..auto() };
+    let again = world.ask().await;
+    let held = world.run_until(&again, eager.clone(), waits_for("Cooldown")).await;
+    assert_eq!((held.status.phase, versions(&world.mesh().await.1)), (Phase::Pending, before));
+    world.run_until(&again, Policy { cooldown: 0, ..eager }, has_ended(Phase::Succeeded)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
