@@ -16,6 +16,7 @@ use meshcert::inventory::{Shard, Snapshot};
 use meshcert::metrics::Metrics;
 use meshcert::metrics::exposition::{ClusterSnapshot, Exposition};
 use meshcert::metrics::family::Format;
+use meshcert::policy::Thresholds;
 use meshcert::server::{App, Limits, router, serve};
 use meshcert::time::DAY;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +87,7 @@ fn exposition(c: &mut Criterion) {
 fn over_a_socket(c: &mut Criterion, clusters: Vec<ClusterSnapshot>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let told = Told::new(clusters);
-    let app = App::new(told.clone(), Arc::new(Metrics::new(told, None)), Arc::new(Stopped(NOW)), 30 * DAY);
+    let app = App::new(told.clone(), Arc::new(Metrics::new(told, None)), Arc::new(Stopped(NOW)), Thresholds::default());
     let ours = listen(&runtime, router(app));
     let body = axum::body::Bytes::from(Client::default().get(ours));
     let fixed = listen(&runtime, axum::Router::new().route("/metrics", axum::routing::get(async move || body.clone())));

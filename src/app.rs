@@ -26,6 +26,7 @@ use crate::metrics::renewals::RenewalMetrics;
 use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
 use crate::observer::{ClusterSpec, Registry, Supervisor};
+use crate::policy::Thresholds;
 use crate::ports::Clock;
 use crate::requests::told::{Listener, Teller};
 use crate::requests::{Desk, Place};
@@ -202,7 +203,13 @@ impl Parts {
             Surroundings { clock: Arc::clone(&clock), sights: knowledge.sights(), metrics: Arc::clone(&renewals) };
         Self {
             roles,
-            app: App::with_renewals(observed, Arc::clone(&metrics), Arc::clone(&clock), 0, Arc::clone(&followed)),
+            app: App::with_renewals(
+                observed,
+                Arc::clone(&metrics),
+                Arc::clone(&clock),
+                Thresholds::default(),
+                Arc::clone(&followed),
+            ),
             desk: Desk::new(Arc::new(move |clusters| asked.facts(clusters)), Arc::clone(&clock)),
             configured: Vec::new(),
             discovered: watch::Sender::new(Vec::new()),
@@ -244,7 +251,7 @@ impl Parts {
         self.desk.set(places, config.policy.renew_before.0);
         let webhook = config.webhook.as_ref().filter(|_| self.roles.webhook);
         self.app.set_webhook(webhook.map(|webhook| acting::webhook(webhook, &self.desk, &self.renewals)));
-        self.app.set_renew_before(config.policy.renew_before.0);
+        self.app.set_thresholds(config.policy.thresholds());
         self.metrics.config_accepted(self.clock.now());
     }
 

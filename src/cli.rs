@@ -254,6 +254,9 @@ pub struct PlanArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshArgs,
+    /// Plan although nothing ends within policy.renewBefore.
+    #[arg(long)]
+    pub force: bool,
     /// Form of the answer.
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -240,6 +240,15 @@ impl Hold {
     }
 }
 
+/// Below which time left a mesh is due, and urgent, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thresholds {
+    /// `renewBefore`.
+    pub renew_before: i64,
+    /// `urgentBefore`.
+    pub urgent_before: i64,
+}
+
 impl Policy {
     /// The first moment at which a mesh that ends then is due.
     pub fn due_from(&self, end: UnixTime) -> UnixTime {

@@ -1,9 +1,9 @@
 //! The HTTP server: metrics, health, the pages, the API and its events, the webhook.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
@@ -17,6 +17,7 @@ use crate::follower::Followed;
 use crate::metrics::exposition::{Exposition, ObjectPart};
 use crate::metrics::family::Format;
 use crate::metrics::{Handler, Metrics, Observed, StatusClass};
+use crate::policy::Thresholds;
 use crate::ports::Clock;
 use crate::requests::told;
 use crate::server::accept::Encoding;
@@ -50,7 +51,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     exposition: Exposition,
     overviews: Overviews,
-    renew_before: AtomicI64,
+    thresholds: ArcSwap<Thresholds>,
     stopping: AtomicBool,
     briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
@@ -61,14 +62,14 @@ pub struct App {
 }
 
 impl App {
-    /// `renew_before` in seconds: what has less time left is expiring. Renewals are not shown; see [`App::with_renewals`].
+    /// Renewals are not shown; see [`App::with_renewals`].
     pub fn new(
         observed: Arc<dyn Observed>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
-        renew_before: i64,
+        thresholds: Thresholds,
     ) -> Arc<Self> {
-        Self::with_renewals(observed, metrics, clock, renew_before, Arc::default())
+        Self::with_renewals(observed, metrics, clock, thresholds, Arc::default())
     }
 
     /// The same, with the renewals of `followed`.
@@ -76,7 +77,7 @@ impl App {
         observed: Arc<dyn Observed>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
-        renew_before: i64,
+        thresholds: Thresholds,
         followed: Arc<Followed>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -85,7 +86,7 @@ impl App {
             clock,
             exposition: Exposition::default(),
             overviews: Overviews::default(),
-            renew_before: AtomicI64::new(renew_before),
+            thresholds: ArcSwap::from_pointee(thresholds),
             stopping: AtomicBool::new(false),
             briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
@@ -95,9 +96,9 @@ impl App {
         })
     }
 
-    /// Takes a reloaded `renewBefore`, in seconds.
-    pub fn set_renew_before(&self, seconds: i64) {
-        self.renew_before.store(seconds, Ordering::Relaxed);
+    /// Takes those of a reloaded policy.
+    pub fn set_thresholds(&self, thresholds: Thresholds) {
+        self.thresholds.store(Arc::new(thresholds));
     }
 
     /// Who may ask for renewals from now on; `None`: nobody.

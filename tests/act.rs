@@ -334,6 +334,20 @@ fn what_preflight_would_refuse_is_said_instead_of_a_plan() {
     let account = refused(&["plan", "expiring-1", "--config", &config]);
     assert!(account.starts_with("it would be refused (ServiceAccountMissing): the Job's account nobody"), "{account}");
 
+    let calm = demo.folder.path().join("calm.yaml");
+    let by_policy = format!(
+        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{renewBefore: 1h, urgentBefore: 1h}}\n",
+        demo.kubeconfig.display()
+    );
+    std::fs::write(&calm, by_policy).unwrap();
+    let calm = calm.display().to_string();
+    let early = refused(&["plan", "expiring-1", "--config", &calm]);
+    let said = early.starts_with("it would be refused (NotDue): nothing ends within") && early.contains("--force");
+    assert!(said, "{early}");
+    let forced = ["plan", "expiring-1", "--force", "--config", &calm];
+    let forced = Command::new(env!("CARGO_BIN_EXE_meshcert")).args(forced).output().unwrap();
+    assert!(printed(&forced).contains("apiserver.crt"), "{forced:?}");
+
     let kubeconfig = demo.kubeconfig.display().to_string();
     let refusal = || {
         let dry_run = refused(&["renew", "expiring-1", "--dry-run", "--kubeconfig", &kubeconfig]);

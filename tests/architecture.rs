@@ -80,6 +80,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "notification",
             "observer",
+            "policy",
             "ports",
             "requests",
             "secret",

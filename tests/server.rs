@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use meshcert::mesh::HostedMesh;
 use meshcert::metrics::Metrics;
+use meshcert::policy::Thresholds;
 use meshcert::server::{App, Limits, router, serve};
 use meshcert::time::DAY;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,10 +35,14 @@ struct Answer {
     body: Vec<u8>,
 }
 
+fn within(renew_before: i64) -> Thresholds {
+    Thresholds { renew_before, urgent_before: 3 * DAY }
+}
+
 async fn mk_server(limits: Limits) -> Server {
     let told = Told::new(mk_fleet());
     let metrics = Arc::new(Metrics::new(told.clone(), None));
-    let app = App::new(told.clone(), metrics, Arc::new(Stopped(NOW)), 30 * DAY);
+    let app = App::new(told.clone(), metrics, Arc::new(Stopped(NOW)), within(30 * DAY));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
@@ -200,7 +205,7 @@ async fn the_api_lists_meshes_worst_first() {
         .map(|row| row.map(str::to_owned))
     );
     insta::assert_json_snapshot!("api_v1_meshes", list);
-    server.app.set_renew_before(10 * DAY);
+    server.app.set_thresholds(within(10 * DAY));
     assert_eq!(
         server.json("/api/v1/meshes").await["meshes"][1]["state"],
         "ok",

@@ -129,7 +129,7 @@ fn a_watched_table_follows_what_happens() {
     while first_row.contains("hosted-expired") {
         first_row = lines.by_ref().skip_while(|line| !line.starts_with("CLUSTER")).nth(1).unwrap();
     }
-    assert!(first_row.contains("hosted-broken"), "{first_row}");
+    assert!(first_row.contains("hosted-critical"), "{first_row}");
     let again = terminal.read_until("\u{1b}[2J");
     assert!(again.contains("\u{1b}[2J"), "{again}");
 

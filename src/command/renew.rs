@@ -53,7 +53,7 @@ async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<O
 /// # Errors
 /// The mesh is not there, or something that a renewal looks at cannot be read.
 pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
-    let PlanArgs { mesh: MeshArgs { mesh, connect }, output } = args;
+    let PlanArgs { mesh: MeshArgs { mesh, connect }, force, output } = args;
     process::runtime()?.block_on(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
@@ -61,7 +61,7 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
                 print(&plan, output, || show(&plan))?;
                 Ok(Outcome::Fine)
             }
-            None => foretell(found, false, output).await,
+            None => foretell(found, force, output).await,
         }
     })
 }

@@ -13,6 +13,7 @@ use crate::command::advice::{NoneAnswered, meshcert, quoted};
 use crate::command::{Tone, columns, print, say, table_within};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
+use crate::policy::Thresholds;
 use crate::ports::{Clock, SourceError};
 use crate::server::overview::{self, Overview, State};
 
@@ -35,7 +36,7 @@ const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
     let StatusArgs { connect, watch, output } = args;
     let sources = Sources::from(connect);
-    let renew_before = sources.load()?.policy.renew_before.0;
+    let thresholds = sources.load()?.policy.thresholds();
     process::runtime()?.block_on(async {
         let Observing { registry, missed, _supervisor } = observe(&sources).await?;
         let said = |(source, why): (Arc<str>, String)| format!("{source}: {why}");
@@ -45,9 +46,9 @@ pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
         }
         failures.extend(missed.map(|error| error.message));
         if watch {
-            return follow(&registry, renew_before, &sources).await;
+            return follow(&registry, thresholds, &sources).await;
         }
-        let overview = overview(&registry, renew_before);
+        let overview = overview(&registry, thresholds);
         let answer: serde_json::Value = serde_json::from_slice(&overview.json)?;
         print(&answer, output, || rows(&overview, &sources))?;
         for failure in &failures {
@@ -84,16 +85,16 @@ async fn observe(sources: &Sources) -> anyhow::Result<Observing> {
     Ok(Observing { registry, missed, _supervisor: supervisor })
 }
 
-fn overview(registry: &Registry, renew_before: i64) -> Overview {
-    overview::of(registry.clusters(), registry.sources(), SystemClock.now(), renew_before)
+fn overview(registry: &Registry, thresholds: Thresholds) -> Overview {
+    overview::of(registry.clusters(), registry.sources(), SystemClock.now(), thresholds)
 }
 
 /// Shows the table anew whenever it changes: in place of the former on a terminal, below it elsewhere. Ends with the process.
-async fn follow(registry: &Registry, renew_before: i64, sources: &Sources) -> anyhow::Result<Outcome> {
+async fn follow(registry: &Registry, thresholds: Thresholds, sources: &Sources) -> anyhow::Result<Outcome> {
     let mut changes = registry.changes();
     let mut shown = String::new();
     loop {
-        let mut text = rows(&overview(registry, renew_before), sources);
+        let mut text = rows(&overview(registry, thresholds), sources);
         for (source, message) in registry.failures() {
             text.push_str(&format!("\n{}\n", Tone::Bad.paint(&format!("{source}: {message}"))));
         }
@@ -119,7 +120,7 @@ fn rows(overview: &Overview, sources: &Sources) -> String {
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
         let tone = match row.state {
-            State::Expired | State::Invalid | State::Stale => Tone::Bad,
+            State::Expired | State::Urgent | State::Missing | State::Stale | State::Invalid => Tone::Bad,
             State::Expiring => Tone::Warning,
             State::Ok => Tone::Good,
         };
@@ -161,8 +162,8 @@ fn nothing(overview: &Overview, sources: &Sources) -> String {
 fn outcome(overview: &Overview, complete: bool) -> Outcome {
     let of = |state| match state {
         State::Expired => Outcome::Expired,
-        State::Expiring => Outcome::Expiring,
-        State::Invalid | State::Stale => Outcome::Incomplete,
+        State::Urgent | State::Expiring => Outcome::Expiring,
+        State::Missing | State::Stale | State::Invalid => Outcome::Incomplete,
         State::Ok => Outcome::Fine,
     };
     let worst = overview.rows.iter().map(|row| of(row.state)).max().unwrap_or(Outcome::Fine);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cert::issue::KeyType;
 use crate::config::{ConfigError, Duration, invalid};
-use crate::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy, PullPolicy, Window};
+use crate::policy::{AdminSubject, Engine, JobPolicy, Mode, Policy, PullPolicy, Thresholds, Window};
 use crate::rollout::{Target, default_tiers};
 use crate::time::DAY;
 
@@ -146,6 +146,11 @@ impl Default for PolicyConfig {
 }
 
 impl PolicyConfig {
+    /// When a mesh counts as due, and as urgent.
+    pub fn thresholds(&self) -> Thresholds {
+        Thresholds { renew_before: self.renew_before.0, urgent_before: self.urgent_before.0 }
+    }
+
     /// The rules as the core takes them.
     ///
     /// # Errors

@@ -9,9 +9,10 @@ use crate::controller::reach::Way;
 use crate::controller::{Acting, Actor, Surroundings};
 use crate::mesh::MeshKey;
 use crate::plan::Plan;
+use crate::policy::Mode;
 use crate::ports::Clock;
 use crate::renewal::step::{Next, step};
-use crate::renewal::{Phase, Renewal, Spec, Status};
+use crate::renewal::{Phase, Renewal, Spec};
 
 /// What preflight comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,14 +23,14 @@ pub enum Outlook {
     Refused(String, String),
 }
 
-/// Takes a renewal that is stored nowhere through its preflight. Reads alone, with the rights of the one who asks; whether the acting process comes to the pods is
+/// Takes a renewal that is stored nowhere through its preflight, whatever the mode. Reads alone, with the rights of the one who asks; whether the acting process comes to the pods is
 /// for that one to find out.
 ///
 /// # Errors
 /// Something could not be read.
 pub async fn preview(
     api: Api,
-    acting: Acting,
+    mut acting: Acting,
     key: &MeshKey,
     force: bool,
     clock: Arc<dyn Clock>,
@@ -37,17 +38,24 @@ pub async fn preview(
     let now = clock.now();
     let around = Surroundings { clock, sights: Arc::new(|_| Default::default()), metrics: Arc::default() };
     let (_, leading) = watch::channel(false);
+    // What would be done is asked also where nobody does it.
+    acting.policy.mode = Mode::Auto;
     let actor = Actor::new(acting, around, api, Way::Direct, leading, Arc::default());
-    let renewal = Renewal {
+    let mut renewal = Renewal {
         namespace: key.namespace.to_string(),
         spec: Spec { mesh_id: key.id.to_string(), force, ..Spec::default() },
-        status: Status { phase: Phase::Preflight, ..Status::default() },
         ..Renewal::default()
     };
-    let status = match step(&actor.look(key, &renewal, &[]).await?, now) {
-        Next::Journal(status) | Next::Note(status) => *status,
-        Next::Act(_) | Next::Wait(_) => renewal.status,
-    };
+    for phase in [Phase::Pending, Phase::Preflight] {
+        renewal.status.phase = phase;
+        // What only waits, for a window or because of a pause, is looked at all the same.
+        let Next::Journal(status) = step(&actor.look(key, &renewal, &[]).await?, now) else { continue };
+        renewal.status = *status;
+        if renewal.status.phase == Phase::Refused {
+            break;
+        }
+    }
+    let status = renewal.status;
     Ok(match status.plan {
         // It has no digest: that belongs to a renewal that can be approved.
         Some(plan) => Outlook::Planned(Box::new(Plan { digest: String::new(), ..plan })),

@@ -11,6 +11,7 @@ use crate::mesh::{Finding, HostedMesh, MeshCertificate, Reason, SecretRole};
 use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, Served};
+use crate::policy::Thresholds;
 use crate::server::App;
 use crate::time::{UnixTime, time_left};
 
@@ -52,10 +53,14 @@ pub struct Row {
 pub enum State {
     /// A certificate that the hosted API needs has ended.
     Expired,
-    /// Something is missing, cannot be read or does not hold together.
-    Invalid,
+    /// Less than `urgentBefore` is left.
+    Urgent,
+    /// A Secret is missing, or every certificate.
+    Missing,
     /// An endpoint serves another certificate than the stored one, or one that has ended.
     Stale,
+    /// Something cannot be read or does not hold together.
+    Invalid,
     /// Less than `renewBefore` is left.
     Expiring,
     /// Nothing to do.
@@ -73,8 +78,7 @@ pub(super) struct Given {
     pub(super) sources: Vec<SourceHealth>,
     pub(super) served: Served,
     pub(super) now: UnixTime,
-    /// In seconds: what has less time left is expiring.
-    pub(super) renew_before: i64,
+    pub(super) thresholds: Thresholds,
 }
 
 /// The overview of this second; `None` where making it failed, which the runtime has logged.
@@ -105,14 +109,14 @@ impl Given {
             sources: app.observed.sources(),
             served: app.metrics.served(),
             now: app.clock.now(),
-            renew_before: app.renew_before.load(std::sync::atomic::Ordering::Relaxed),
+            thresholds: **app.thresholds.load(),
         }
     }
 
     fn same(&self, other: &Self) -> bool {
         let clusters =
             |a: &ClusterSnapshot, b: &ClusterSnapshot| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name;
-        (self.now, self.renew_before) == (other.now, other.renew_before)
+        (self.now, self.thresholds) == (other.now, other.thresholds)
             && self.sources == other.sources
             && self.served == other.served
             && self.clusters.len() == other.clusters.len()
@@ -120,9 +124,14 @@ impl Given {
     }
 }
 
-/// The overview of what is observed at `now`, by one who looks at no endpoints; `renew_before` in seconds.
-pub fn of(clusters: Vec<ClusterSnapshot>, sources: Vec<SourceHealth>, now: UnixTime, renew_before: i64) -> Overview {
-    make(&Given { clusters, sources, served: Served::default(), now, renew_before })
+/// The overview of what is observed at `now`, by one who looks at no endpoints.
+pub fn of(
+    clusters: Vec<ClusterSnapshot>,
+    sources: Vec<SourceHealth>,
+    now: UnixTime,
+    thresholds: Thresholds,
+) -> Overview {
+    make(&Given { clusters, sources, served: Served::default(), now, thresholds })
 }
 
 pub(super) fn make(given: &Given) -> Overview {
@@ -155,7 +164,7 @@ fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, given: &'a Given) -> Me
     let now = given.now;
     let findings = mesh.findings_at(now);
     let served = given.served.of(cluster, &mesh.key);
-    let state = state(mesh, &findings, served.unwrap_or_default(), now, given.renew_before);
+    let state = state(mesh, &findings, served.unwrap_or_default(), now, given.thresholds);
     MeshView {
         cluster,
         namespace: &mesh.key.namespace,
@@ -184,17 +193,24 @@ pub(super) fn state(
     findings: &[Finding],
     served: &[EndpointState],
     now: UnixTime,
-    renew_before: i64,
+    thresholds: Thresholds,
 ) -> State {
-    match mesh.expiration {
-        Some(end) if end <= now => State::Expired,
-        None => State::Invalid,
-        Some(_) if findings.iter().any(|found| found.reason.breaks() || found.reason == Reason::SecretMissing) => {
-            State::Invalid
-        }
-        Some(_) if served.iter().any(|endpoint| endpoint.is_wrong(now)) => State::Stale,
-        Some(end) if now.seconds_until(end) < renew_before => State::Expiring,
-        Some(_) => State::Ok,
+    let Some(end) = mesh.expiration else { return State::Missing };
+    let left = now.seconds_until(end);
+    if left <= 0 {
+        State::Expired
+    } else if left < thresholds.urgent_before {
+        State::Urgent
+    } else if findings.iter().any(|found| found.reason == Reason::SecretMissing) {
+        State::Missing
+    } else if served.iter().any(|endpoint| endpoint.is_wrong(now)) {
+        State::Stale
+    } else if findings.iter().any(|found| found.reason.breaks()) {
+        State::Invalid
+    } else if left < thresholds.renew_before {
+        State::Expiring
+    } else {
+        State::Ok
     }
 }
 
@@ -337,14 +353,17 @@ struct SourceView<'a> {
 
 impl State {
     /// All of them, worst first.
-    pub const ALL: [Self; 5] = [Self::Expired, Self::Invalid, Self::Stale, Self::Expiring, Self::Ok];
+    pub const ALL: [Self; 7] =
+        [Self::Expired, Self::Urgent, Self::Missing, Self::Stale, Self::Invalid, Self::Expiring, Self::Ok];
 
     /// As in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
-            Self::Invalid => "invalid",
+            Self::Urgent => "urgent",
+            Self::Missing => "missing",
             Self::Stale => "stale",
+            Self::Invalid => "invalid",
             Self::Expiring => "expiring",
             Self::Ok => "ok",
         }

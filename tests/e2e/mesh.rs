@@ -232,9 +232,9 @@ impl Drop for Mesh {
     }
 }
 
-/// The certificate that an endpoint serves, as PEM, by Python's TLS.
+/// The certificate that an endpoint serves, as PEM, by Python's TLS; patient, for the machine may be at its limit.
 fn served(address: &str, port: u16) -> String {
-    let script = format!("import ssl; print(ssl.get_server_certificate(('{address}', {port}), timeout=5))");
+    let script = format!("import ssl; print(ssl.get_server_certificate(('{address}', {port}), timeout=60))");
     succeeded(&Command::new("python3").args(["-c", &script]).output().unwrap(), &format!("{address}:{port}"))
 }
 

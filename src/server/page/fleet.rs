@@ -8,6 +8,7 @@ use crate::mesh::{Finding, HostedMesh, MeshCertificate, MeshKey};
 use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, Served};
+use crate::policy::Thresholds;
 use crate::renewal::Renewal;
 use crate::server::App;
 use crate::server::overview::{Given, State, state};
@@ -22,8 +23,7 @@ pub(super) struct Fleet {
     pub(super) view: Arc<View>,
     pub(super) served: Served,
     pub(super) now: UnixTime,
-    /// In seconds: what has less time left is expiring.
-    pub(super) renew_before: i64,
+    pub(super) thresholds: Thresholds,
 }
 
 /// A mesh.
@@ -31,6 +31,8 @@ pub(super) struct Row {
     pub(super) cluster: Arc<str>,
     pub(super) mesh: Arc<HostedMesh>,
     pub(super) state: State,
+    /// Whether it ends within `renewBefore`, whatever else is wrong with it.
+    pub(super) due: bool,
     pub(super) findings: Vec<Finding>,
     pub(super) renewal: Option<Arc<Renewal>>,
     pub(super) doing: Option<Doing>,
@@ -45,7 +47,7 @@ impl Fleet {
     }
 
     pub(super) fn make(given: Given, view: Arc<View>) -> Self {
-        let Given { clusters, sources, served, now, renew_before } = given;
+        let Given { clusters, sources, served, now, thresholds } = given;
         let renewals = view.by_mesh();
         let meshes = clusters.iter().flat_map(|cluster| cluster.snapshot.meshes().map(move |mesh| (cluster, mesh)));
         let row = |(cluster, mesh): (&ClusterSnapshot, &Arc<HostedMesh>)| {
@@ -53,20 +55,22 @@ impl Fleet {
             let renewal = renewals.get(&place).map(|renewal| Arc::clone(renewal));
             let findings = mesh.findings_at(now);
             let endpoints = served.of(&cluster.name, &mesh.key).unwrap_or_default();
-            let state = state(mesh, &findings, endpoints, now, renew_before);
+            let state = state(mesh, &findings, endpoints, now, thresholds);
+            let due = mesh.expiration.is_some_and(|end| now.seconds_until(end) < thresholds.renew_before);
             Row {
                 cluster: Arc::clone(&cluster.name),
                 mesh: Arc::clone(mesh),
                 state,
-                doing: doing(state, renewal.as_deref(), view.obstacle(place.0, place.1), now),
-                runbook: runbook(state, &findings, renewal.as_deref()),
+                due,
+                doing: doing(due, renewal.as_deref(), view.obstacle(place.0, place.1), now),
+                runbook: runbook(state, due, &findings, renewal.as_deref()),
                 findings,
                 renewal,
             }
         };
         let mut rows: Vec<Row> = meshes.map(row).collect();
         rows.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        Self { rows, sources, view, served, now, renew_before }
+        Self { rows, sources, view, served, now, thresholds }
     }
 
     /// What the endpoints of a mesh served when they were asked last; `None` where this process asks none.

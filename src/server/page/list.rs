@@ -50,15 +50,16 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         let (id, left) = (Escaped(worst.mesh.key.id.as_str()), worst.time_left(fleet.now));
         match worst.state {
             State::Expired => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
-            State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
+            State::Urgent | State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
             State::Stale => {
                 let first = wrongly_served(fleet, worst).next().unwrap_or_default();
                 write!(out, "Of {id}, {}.", Escaped(&first))?
             }
-            State::Invalid | State::Ok => write!(out, "{id} is incomplete or does not hold together.")?,
+            State::Missing => write!(out, "{id} is incomplete.")?,
+            State::Invalid | State::Ok => write!(out, "{id} does not hold together.")?,
         }
     } else if all > 0 {
-        write!(out, "Nothing ends within {}.", in_words(fleet.renew_before))?;
+        write!(out, "Nothing ends within {}.", in_words(fleet.thresholds.renew_before))?;
     }
     if unseen > 0 {
         let whose =
@@ -89,7 +90,10 @@ fn filters(out: &mut String, fleet: &Fleet, asked: &Asked, wanted: Option<State>
     };
     chip("all", "all", fleet.rows.len(), None)?;
     for state in State::ALL {
-        chip(state.as_str(), state.as_str(), fleet.count(state), Some(state))?;
+        let count = fleet.count(state);
+        if count > 0 || wanted == Some(state) {
+            chip(state.as_str(), state.as_str(), count, Some(state))?;
+        }
     }
     out.push_str("</nav>\n");
     Ok(())
@@ -146,7 +150,7 @@ fn one(out: &mut String, row: &Row, fleet: &Fleet) -> Result {
         Escaped(&row.path()),
         Escaped(&left(row, fleet.now))
     )?;
-    gauge(out, row, fleet.now, fleet.renew_before)?;
+    gauge(out, row, fleet.now, fleet.thresholds.renew_before)?;
     why(out, fleet, row)?;
     if let Some(doing) = &row.doing {
         write!(out, "<p class=\"doing {}\"><b>{}</b>", doing.tone.class(), doing.title)?;
@@ -215,7 +219,7 @@ fn wrongly_served(fleet: &Fleet, row: &Row) -> impl Iterator<Item = String> {
 /// What makes it bad.
 pub(super) fn why(out: &mut String, fleet: &Fleet, row: &Row) -> Result {
     let now = fleet.now;
-    if let (State::Expired | State::Expiring, Some(first)) = (row.state, row.first_to_end()) {
+    if let Some(first) = row.first_to_end().filter(|_| row.due) {
         let end = first.effective_not_after;
         let verb = if end <= now { "ended" } else { "ends" };
         let ca = if end < first.certificate.not_after { ", because a CA above it does" } else { "" };

@@ -2,9 +2,10 @@ use super::*;
 use crate::cert::{Attribute, CertFingerprint, Certificate, KeyAlgorithm, Name, Position, Role, SerialNumber};
 use crate::follower::{Known, SourceHealth, View};
 use crate::inventory::{Shard, Snapshot};
-use crate::mesh::{Component, HostedMesh, MeshCertificate, MeshKey, Naming, SecretRole};
+use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, RenewalMetrics, Served};
+use crate::policy::Thresholds;
 use crate::renewal::{Phase, Renewal, Spec, Status, StepRecord};
 use crate::server::overview::{self, Given};
 use crate::time::DAY;
@@ -36,6 +37,11 @@ fn mk_certificate(key: &str, role: Role, signer: u8, own: u8, end: UnixTime) -> 
 
 /// What is known of a mesh whose one leaf ends then, by a process that looks at no endpoints.
 fn mk_given(end: UnixTime) -> Given {
+    mk_found(end, vec![])
+}
+
+/// The same where this was found.
+fn mk_found(end: UnixTime, findings: Vec<Finding>) -> Given {
     let key = MeshKey { namespace: "istio-system".into(), id: "demo".parse().unwrap() };
     let mut mesh = HostedMesh::assemble(Naming::default().secret_names(&key.id), key.clone(), [None, None, None]);
     mesh.certificates = vec![
@@ -43,12 +49,18 @@ fn mk_given(end: UnixTime) -> Given {
         mk_certificate("apiserver.crt", Role::Leaf, 1, 2, end),
         mk_certificate("odd.crt", Role::Leaf, 9, 3, NOW.plus(200 * DAY)),
     ];
-    mesh.findings.clear();
+    mesh.findings = findings;
     mesh.expiration = Some(end);
     let shard = Shard { meshes: [(key, Arc::new(mesh))].into(), ..Shard::default() };
     let snapshot = Arc::new(Snapshot { shards: vec![Arc::new(shard)] });
     let clusters = vec![ClusterSnapshot { name: "cp-1".into(), snapshot }];
-    Given { clusters, sources: vec![], served: Served::default(), now: NOW, renew_before: 30 * DAY }
+    Given {
+        clusters,
+        sources: vec![],
+        served: Served::default(),
+        now: NOW,
+        thresholds: Thresholds { renew_before: 30 * DAY, urgent_before: 3 * DAY },
+    }
 }
 
 /// The same of a mesh whose endpoints showed this.
@@ -180,6 +192,26 @@ fn a_mesh_whose_endpoint_serves_an_old_certificate_needs_attention() {
     }
     let expired = first_words(mk_serving(NOW.plus(-DAY), vec![mk_endpoint("api-0:6443", Some(NOW.plus(-DAY)), false)]));
     assert!(!expired.contains("api-0:6443"), "it is said of the mesh: {expired}");
+}
+
+#[test]
+fn a_finding_does_not_hide_that_a_mesh_is_about_to_end() {
+    let broken = Finding {
+        secret_role: SecretRole::KubeCerts,
+        key: "apiserver.crt".into(),
+        position: Position::Index(1),
+        reason: Reason::CertificateMissing,
+        message: "apiserver-kubelet-client.crt is missing".to_owned(),
+    };
+    for (days, state) in [(2, "urgent"), (20, "invalid"), (200, "invalid")] {
+        let first = first_words(mk_found(NOW.plus(days * DAY), vec![broken.clone()]));
+        assert!(first.contains(&format!("{state} 1")) && first.contains(&broken.message), "{first}");
+        for part in
+            ["apiserver.crt of kube-certs ends", "No renewal was asked for", "MspiderHostedKubeAPICertExpiration"]
+        {
+            assert_eq!(first.contains(part), days < 30, "{part}: {first}");
+        }
+    }
 }
 
 #[test]

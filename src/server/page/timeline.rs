@@ -190,7 +190,7 @@ impl Scale {
         let from = first.clamp(now.plus(-PAST), now.plus(-30 * DAY));
         let to = last.clamp(now.plus(60 * DAY), now.plus(FUTURE));
         let margin = from.seconds_until(to) / 25;
-        Self { from, to: to.plus(margin), now, due: now.plus(fleet.renew_before) }
+        Self { from, to: to.plus(margin), now, due: now.plus(fleet.thresholds.renew_before) }
     }
 
     /// In per cent of the width.

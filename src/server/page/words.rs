@@ -65,19 +65,16 @@ pub(super) fn title(phase: Phase) -> &'static str {
     }
 }
 
-/// What is being done about a mesh in this state; `obstacle` says why renewals cannot be read. `None` where nothing is to be done and nothing was.
-pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&str>, now: UnixTime) -> Option<Doing> {
+/// What is being done about a mesh that is due or not; `obstacle` says why renewals cannot be read. `None` where nothing is to be done and nothing was.
+pub(super) fn doing(due: bool, renewal: Option<&Renewal>, obstacle: Option<&str>, now: UnixTime) -> Option<Doing> {
     let Some(renewal) = renewal else {
-        return match (state, obstacle) {
-            // Renewing mends nothing that is missing, broken or not taken up yet: what is said of it says what does.
-            (State::Ok | State::Invalid | State::Stale, _) => None,
-            (_, Some(obstacle)) => Some(Doing {
-                tone: Tone::Wait,
-                title: "What is done about it cannot be read",
-                more: obstacle.to_owned(),
-            }),
-            (_, None) => Some(Doing { tone: Tone::Wait, title: "No renewal was asked for", more: String::new() }),
-        };
+        // What is missing, broken or not taken up yet is not renewed by itself: what is said of it says what mends it.
+        return due.then(|| match obstacle {
+            Some(obstacle) => {
+                Doing { tone: Tone::Wait, title: "What is done about it cannot be read", more: obstacle.to_owned() }
+            }
+            None => Doing { tone: Tone::Wait, title: "No renewal was asked for", more: String::new() },
+        });
     };
     let status = &renewal.status;
     let ago = |since: Option<UnixTime>| match since.map(|since| since.seconds_until(now)) {
@@ -89,9 +86,10 @@ pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&s
         Some(_) => " Tried again in a moment.".to_owned(),
         None => " Not tried again by itself.".to_owned(),
     };
-    let due = matches!(state, State::Expired | State::Expiring);
     let (tone, title, more) = match status.phase {
-        Phase::Pending if status.phase.is_held(&status.reason) => (Tone::Wait, "Held up", status.message.clone()),
+        Phase::Pending | Phase::BackingUp if status.phase.is_held(&status.reason) => {
+            (Tone::Wait, "Held up", status.message.clone())
+        }
         Phase::AwaitingApproval if renewal.paused => (Tone::Wait, title(status.phase), status.message.clone()),
         Phase::AwaitingApproval => {
             (Tone::Wait, title(status.phase), "The plan is ready; a person has to agree to it.".to_owned())
@@ -112,24 +110,22 @@ pub(super) fn doing(state: State, renewal: Option<&Renewal>, obstacle: Option<&s
 }
 
 /// The runbook for what is wrong with a mesh: what a person has to do comes first.
-pub(super) fn runbook(state: State, findings: &[Finding], renewal: Option<&Renewal>) -> Option<&'static str> {
-    let of_findings = || {
-        let is = |wanted: &[Reason]| findings.iter().any(|finding| wanted.contains(&finding.reason));
-        if is(&[Reason::SecretMissing]) {
-            "MeshcertMeshSecretMissing"
-        } else if is(&[Reason::CaExpired]) {
-            "MeshcertCAEndsSoon"
-        } else {
-            "MeshcertCertificateInvalid"
-        }
-    };
-    let of_renewal = renewal.and_then(renewal_runbook);
-    match state {
-        State::Ok => of_renewal,
-        State::Invalid => of_renewal.or_else(|| Some(of_findings())),
-        State::Stale => of_renewal.or(Some("MeshcertServedCertificateStale")),
-        State::Expiring | State::Expired => of_renewal.or(Some("MspiderHostedKubeAPICertExpiration")),
-    }
+pub(super) fn runbook(
+    state: State,
+    due: bool,
+    findings: &[Finding],
+    renewal: Option<&Renewal>,
+) -> Option<&'static str> {
+    let is = |reason: Reason| findings.iter().any(|finding| finding.reason == reason);
+    renewal.and_then(renewal_runbook).or(match state {
+        // Nothing is renewed as long as a Secret is missing.
+        State::Ok => None,
+        _ if is(Reason::SecretMissing) => Some("MeshcertMeshSecretMissing"),
+        _ if is(Reason::CaExpired) => Some("MeshcertCAEndsSoon"),
+        State::Stale => Some("MeshcertServedCertificateStale"),
+        _ if due => Some("MspiderHostedKubeAPICertExpiration"),
+        _ => Some("MeshcertCertificateInvalid"),
+    })
 }
 
 /// What is wrong with what an endpoint serves.
@@ -153,6 +149,8 @@ pub(super) fn capital(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cert::Position;
+    use crate::mesh::SecretRole;
     use crate::renewal::Status;
 
     const NOW: UnixTime = UnixTime(1_795_465_260);
@@ -168,44 +166,55 @@ mod tests {
         Renewal { status, ..Renewal::default() }
     }
 
-    fn said(state: State, renewal: &Renewal) -> (Tone, &'static str, String) {
-        let Doing { tone, title, more } = doing(state, Some(renewal), None, NOW).unwrap();
+    fn said(due: bool, renewal: &Renewal) -> (Tone, &'static str, String) {
+        let Doing { tone, title, more } = doing(due, Some(renewal), None, NOW).unwrap();
         (tone, title, more)
     }
 
     #[test]
     fn what_is_done_is_said_with_what_comes_next() {
         let held = mk_renewal(Phase::Pending, "OutsideWindow", "no maintenance window is open");
-        assert_eq!(said(State::Expiring, &held), (Tone::Wait, "Held up", "no maintenance window is open".to_owned()));
+        assert_eq!(said(true, &held), (Tone::Wait, "Held up", "no maintenance window is open".to_owned()));
+        let queued = mk_renewal(Phase::BackingUp, "NoSlot", "as many as may be are under way");
+        assert_eq!(said(true, &queued).1, "Held up", "nothing is backed up yet");
+        assert_eq!(said(true, &mk_renewal(Phase::BackingUp, "BackingUp", "")).1, "Backing up");
         let running = mk_renewal(Phase::Restarting, "Restarting", "etcd: 1 of 3 pods");
-        assert_eq!(said(State::Expired, &running), (Tone::Work, "Restarting", "etcd: 1 of 3 pods".to_owned()));
+        assert_eq!(said(true, &running), (Tone::Work, "Restarting", "etcd: 1 of 3 pods".to_owned()));
         let mut failed = mk_renewal(Phase::Failed, "Unproven", "etcd-0 does not answer.");
         assert_eq!(
-            said(State::Ok, &failed),
+            said(false, &failed),
             (Tone::Bad, "Failed", "etcd-0 does not answer. Not tried again by itself.".to_owned())
         );
         failed.status.next_attempt_at = Some(NOW.plus(3 * 3600));
-        assert!(said(State::Ok, &failed).2.ends_with("answer. Tried again in 3 hours."));
+        assert!(said(false, &failed).2.ends_with("answer. Tried again in 3 hours."));
         let done = mk_renewal(Phase::Succeeded, "Succeeded", "every endpoint serves it");
-        assert_eq!(said(State::Ok, &done), (Tone::Calm, "Renewed and proven", "5 minutes ago.".to_owned()));
-        assert_eq!(said(State::Expiring, &done).1, "No renewal was asked for", "that of last year does not count");
+        assert_eq!(said(false, &done), (Tone::Calm, "Renewed and proven", "5 minutes ago.".to_owned()));
+        assert_eq!(said(true, &done).1, "No renewal was asked for", "that of last year does not count");
     }
 
     #[test]
     fn without_a_renewal_only_what_is_due_is_mentioned() {
-        assert_eq!(doing(State::Ok, None, Some("forbidden"), NOW), None);
-        assert_eq!(doing(State::Invalid, None, None, NOW), None);
-        assert_eq!(doing(State::Expired, None, None, NOW).unwrap().title, "No renewal was asked for");
-        assert_eq!(doing(State::Expired, None, Some("forbidden"), NOW).unwrap().more, "forbidden");
+        assert_eq!(doing(false, None, Some("forbidden"), NOW), None);
+        assert_eq!(doing(true, None, None, NOW).unwrap().title, "No renewal was asked for");
+        assert_eq!(doing(true, None, Some("forbidden"), NOW).unwrap().more, "forbidden");
     }
 
     #[test]
     fn the_runbook_is_that_of_what_a_person_has_to_do() {
         let waiting = mk_renewal(Phase::AwaitingApproval, "AwaitingApproval", "");
-        assert_eq!(runbook(State::Expired, &[], Some(&waiting)), Some("MeshcertRenewalAwaitingApproval"));
         let running = mk_renewal(Phase::Staging, "Staging", "");
-        assert_eq!(runbook(State::Expired, &[], Some(&running)), Some("MspiderHostedKubeAPICertExpiration"));
-        assert_eq!(runbook(State::Ok, &[], None), None);
-        assert_eq!(runbook(State::Invalid, &[], None), Some("MeshcertCertificateInvalid"));
+        let signal = Some("MspiderHostedKubeAPICertExpiration");
+        let found = |reason| {
+            let (key, position, message) = ("tls.crt".into(), Position::Entry, String::new());
+            [Finding { secret_role: SecretRole::KubeCerts, key, position, reason, message }]
+        };
+        assert_eq!(runbook(State::Expired, true, &[], Some(&waiting)), Some("MeshcertRenewalAwaitingApproval"));
+        assert_eq!(runbook(State::Expired, true, &[], Some(&running)), signal);
+        assert_eq!(runbook(State::Ok, false, &[], None), None);
+        assert_eq!(runbook(State::Invalid, false, &[], None), Some("MeshcertCertificateInvalid"));
+        assert_eq!(runbook(State::Invalid, true, &[], None), signal, "a finding does not hide that it is about to end");
+        let missing = found(Reason::SecretMissing);
+        assert_eq!(runbook(State::Urgent, true, &missing, None), Some("MeshcertMeshSecretMissing"));
+        assert_eq!(runbook(State::Invalid, false, &found(Reason::CaExpired), None), Some("MeshcertCAEndsSoon"));
     }
 }
