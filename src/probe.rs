@@ -12,9 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime as TlsTime};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -54,7 +52,7 @@ pub struct ProbeError {
 /// What an endpoint could not be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A certificate was refused, by this side or the other.
+    /// The other side refused a certificate.
     Certificate,
     /// The endpoint does not do what it should.
     Endpoint,
@@ -278,25 +276,17 @@ fn too_slow(endpoint: &str) -> ProbeError {
     ProbeError::of_endpoint(format!("{endpoint}: no answer within {} s", DEADLINE.as_secs()))
 }
 
-/// Whether it says that a certificate is not good; a missing name or a protocol that does not fit say nothing about renewing.
+/// Whether the other side says that a certificate is not good. What this side has against the server's is not the renewal's doing: its CA is what it was before.
 fn is_refusal(error: &Error) -> bool {
-    match error {
-        Error::InvalidCertificate(why) => matches!(
-            why,
-            CertificateError::UnknownIssuer
-                | CertificateError::BadSignature
-                | CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-        ),
-        Error::AlertReceived(alert) => matches!(
-            alert,
+    matches!(
+        error,
+        Error::AlertReceived(
             AlertDescription::BadCertificate
                 | AlertDescription::UnknownCA
                 | AlertDescription::CertificateExpired
                 | AlertDescription::CertificateUnknown
-        ),
-        _ => false,
-    }
+        )
+    )
 }
 
 /// The error with its causes; whose fault one of them says it is.

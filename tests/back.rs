@@ -18,6 +18,7 @@ use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Intent, Phase, Renewal, Status, Trigger};
 use meshcert::requests::{Asked, ask};
+use meshcert::rollout::DIGEST_ANNOTATION;
 use meshcert::time::DAY;
 use serde_json::json;
 use world::{MESH, NAMESPACE, World, auto, digests, has_ended, index_of, is_finished, mk_due};
@@ -51,6 +52,34 @@ async fn index_back(mutation: &str) -> usize {
     want_back(&world, &name, true).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
     world.nth_of(mutation, 0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_to_what_meshcert_made_too_restarts_what_hangs() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    let made = digests(&world.mesh().await.1);
+    // What was just made is due again by this policy, and urgent, so that a rollout that hangs is no obstacle.
+    let eager = Policy {
+        renew_before: 400 * DAY,
+        urgent_before: 400 * DAY,
+        lifetime: 800 * DAY,
+        restart_deadline: 2,
+        ..auto()
+    };
+    let again = world.ask().await;
+    world.hang_the_hosted_api().await;
+    let stuck = world.run_until(&again, eager.clone(), has_ended(Phase::Failed)).await.status;
+    assert_eq!(stuck.reason, "RestartStuck", "{}", stuck.message);
+    want_back(&world, &again, true).await;
+    let turned = |renewal: &Renewal| renewal.status.rolling_back && is_finished(renewal);
+    let back = world.run_until(&again, eager, turned).await.status;
+    assert!(!back.message.contains("another controller"), "nobody rewrites a template: {}", back.message);
+    assert_eq!(digests(&world.mesh().await.1), made);
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver");
+    let digest = world.get(&path).await["spec"]["template"]["metadata"]["annotations"][DIGEST_ANNOTATION].clone();
+    assert_eq!(digest, back.before.unwrap().combined(), "it is asked to start with the former ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]

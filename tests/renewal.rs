@@ -941,6 +941,22 @@ async fn new_certificates_that_are_refused_are_rolled_back_and_the_former_ones_p
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_before_too_is_no_reason_to_go_back() {
+    let late = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let mut world = World::at_the_time_of(Arc::clone(&late) as Arc<dyn Clock>, None).await;
+    let name = world.ask().await;
+    let policy = Policy { verify_deadline: 1, ..auto() };
+    world.run_until(&name, policy.clone(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    // To the hosted API neither what was made now nor what was there before is valid yet.
+    late.set(SystemClock.now().plus(-4000 * DAY));
+    let renewal = world.run_until(&name, policy, is_finished).await;
+    assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (Phase::Failed, "Unproven"));
+    assert!(renewal.status.message.contains("it was like that before"), "{}", renewal.status.message);
+    let (mesh, _) = world.mesh().await;
+    assert!(SystemClock.now().seconds_until(mesh.expiration.unwrap()) > 300 * DAY, "the new ones stay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_is_replaced_while_committing_halts_it_with_the_rest_unwritten() {
     let calm = run_with(auto(), None).await;
     let first = calm.iter().position(|one| one.contains("PATCH") && one.ends_with("/secrets/expiring-1-etcd-certs"));

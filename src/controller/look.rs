@@ -10,11 +10,11 @@ use crate::controller::queue::comes_this_far;
 use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
-use crate::material::{MeshSecrets, assemble};
+use crate::material::{MeshSecrets, assemble, overlay};
 use crate::mesh::{HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
-use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
+use crate::renewal::observed::{Holder, Lease, Observed, Unproven, copy_name};
 use crate::renewal::step::{Hindrance, convince, grant};
 use crate::renewal::{Digests, FORBIDDEN, Phase, REJECTED, Renewal, Status, StepRecord};
 use crate::rollout::{Members, Serves, Target, Workload};
@@ -90,7 +90,7 @@ impl Actor {
         };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
-            Phase::Verifying => Some(prove::unproven(&self.way, &mesh, &secrets, resolved).await),
+            Phase::Verifying => Some(self.unproven(renewal, &mesh, &secrets, resolved).await?),
             _ => None,
         };
         // When something is stored counts by the clock by which pods are made.
@@ -147,6 +147,31 @@ impl Actor {
             }
             _ => None,
         }
+    }
+
+    /// What is not proven yet. That the new certificates are refused shows where the hosted API still takes the former ones: else something was wrong before, and going
+    /// back would mend nothing.
+    async fn unproven(
+        &self,
+        renewal: &Renewal,
+        mesh: &HostedMesh,
+        secrets: &MeshSecrets,
+        tiers: &[Vec<Workload>],
+    ) -> Result<Vec<Unproven>, ApiError> {
+        let namespace = &*mesh.key.namespace;
+        let mut unproven = prove::unproven(&self.way, mesh, secrets, tiers).await;
+        if renewal.status.rolling_back || !unproven.iter().any(|one| one.refused) {
+            return Ok(unproven);
+        }
+        let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
+        let mut backup = |role| copies.remove(&(BACKUP.to_owned(), copy_name(renewal, role, 0)));
+        let former = SecretRole::ALL.map(|role| backup(role).map(|copy| copy.material).unwrap_or_default());
+        if !prove::is_usable(&self.way, namespace, &overlay(secrets, &former), tiers).await {
+            unproven.iter_mut().for_each(|one| one.refused = false);
+            let message = "so are the former credentials, or nobody answers: it was like that before".to_owned();
+            unproven.push(Unproven { message, refused: false });
+        }
+        Ok(unproven)
     }
 
     async fn secrets(&self, key: &MeshKey) -> Result<MeshSecrets, ApiError> {

@@ -104,12 +104,22 @@ pub(super) async fn unproven(
         let message = "no pod of the hosted API is there to be asked".to_owned();
         unproven.push(Unproven { message, refused: false });
     }
-    // One that is ending or has no address yet is named above.
+    let logins = logins(way, namespace, secrets, &apis).await.into_iter();
+    unproven.extend(logins.filter_map(Result::err).map(|error| unproven_by("login: ", error)));
+    unproven
+}
+
+/// Whether a hosted API can be used with the admin kubeconfig of these Secrets.
+pub(super) async fn is_usable(way: &Way, namespace: &str, secrets: &MeshSecrets, tiers: &[Vec<Workload>]) -> bool {
+    let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
+    logins(way, namespace, secrets, &apis).await.iter().any(Result::is_ok)
+}
+
+/// Logs in to each hosted API that is there: one that is ending, or has no address yet, is none.
+async fn logins(way: &Way, namespace: &str, secrets: &MeshSecrets, apis: &[Spot]) -> Vec<Result<(), ProbeError>> {
     let apis = apis.iter().filter(|api| is_there(&api.pod));
     let logins = apis.map(|api| async { log_in(api.open(way, namespace).await?, secrets).await }.boxed()).collect();
-    let logins = abreast(ABREAST, logins).await;
-    unproven.extend(logins.into_iter().filter_map(Result::err).map(|error| unproven_by("login: ", error)));
-    unproven
+    abreast(ABREAST, logins).await
 }
 
 fn unproven_by(what: &str, error: ProbeError) -> Unproven {

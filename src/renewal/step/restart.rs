@@ -50,8 +50,8 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                     && is_clustered(workload.target.serves)
                     && workload.wanted > 1
                     && !workload.on_delete;
-                // A pod carries our annotation and its template does not any more: it was restarted, and somebody rewrites the template.
-                if workload.pods.iter().any(|pod| pod.digest.as_ref() == Some(&digest)) {
+                // A pod of since then carries our annotation and its template does not any more: it was restarted, and somebody rewrites the template.
+                if workload.pods.iter().any(|pod| pod.digest.as_ref() == Some(&digest) && pod.created >= since) {
                     waiting.push(format!("{}: another controller rewrites its pod template", workload.name));
                     continue;
                 }
