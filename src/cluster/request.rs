@@ -13,8 +13,9 @@ use crate::cluster::connect::chain;
 use crate::cluster::decode::protobuf;
 use crate::ports::{SourceError, SourceErrorReason};
 
-/// A page larger than this is given up: five hundred Secrets of the largest size stay below it.
-const LARGEST_ANSWER: usize = 768 << 20;
+/// An answer larger than this is given up. Of a list two pages are in memory, and what was read from two others: four of them, where the chart allows 128 MiB. Ten Secrets of
+/// the largest size that Kubernetes allows stay below it.
+const LARGEST_ANSWER: usize = 16 << 20;
 
 /// What custom resources and the lines of a watch are read in.
 pub(super) const JSON: &str = "application/json";

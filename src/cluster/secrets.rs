@@ -11,7 +11,7 @@ pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
 use crate::cluster::request::{self, Asked, Resource};
-use crate::ports::{SecretEvent, SourceError};
+use crate::ports::{SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
 /// Which Secrets to follow.
@@ -23,8 +23,8 @@ pub struct Scope {
     pub selection: Arc<Selection>,
 }
 
-/// Objects per page.
-const PAGE: usize = 500;
+/// Objects per page; fewer where they are large.
+const PAGE: usize = 250;
 /// Types that hold no certificate, or that are meshcert's own copies; left out by the server.
 const NOISE: [&str; 9] = [
     "helm.sh/release.v1",
@@ -126,13 +126,18 @@ impl Feed<Secrets> {
         let mut decoding: Option<Decoding> = None;
         let mut buffer = Vec::new();
         let mut next: Option<String> = None;
+        let mut limit = PAGE;
         loop {
             let token = next.take().map(|token| format!("&continue={}", encode(&token))).unwrap_or_default();
-            let uri = format!("{}limit={PAGE}{token}", self.path);
-            let room = std::mem::take(&mut buffer);
-            let bytes = match request::get(&self.client, &uri, &asked, DEADLINE, room).await {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok(Err(error)),
+            let bytes = loop {
+                let uri = format!("{}limit={limit}{token}", self.path);
+                let room = std::mem::take(&mut buffer);
+                match request::get(&self.client, &uri, &asked, DEADLINE, room).await {
+                    Ok(bytes) => break bytes,
+                    // A token goes on with any limit.
+                    Err(error) if error.reason == SourceErrorReason::TooLarge && limit > 1 => limit /= 2,
+                    Err(error) => return Ok(Err(error)),
+                }
             };
             next = decode::peek_continue(&bytes);
             let selection = Arc::clone(&self.subject.0);
