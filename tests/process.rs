@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use meshcert::demo::Scenario;
+use serde_json::json;
 use served::Cluster;
 use support::daemon::Process;
 use support::http::get;
@@ -147,4 +148,61 @@ async fn an_invalid_file_leaves_the_former_configuration_in_force_and_says_so() 
     cluster.put("meshcert.yaml", &valid);
     daemon.wait_for("the configuration in force is the one that is there again");
     eventually("the reload is counted", || in_force(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_labelled_secret_brings_a_cluster_and_takes_it_along() {
+    let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
+    let config = format!("{}clusterSecrets: {{namespace: clusters}}\n", cluster.clusters());
+    let config = cluster.put("meshcert.yaml", &config);
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "clusters" } });
+    cluster.api.create("/api/v1/namespaces", &namespace).await.unwrap();
+    let secrets = "/api/v1/namespaces/clusters/secrets";
+    let kubeconfig = cluster.demo.kubeconfig();
+    let announce = async |name: &str| {
+        let labels = json!({ "meshcert.dev/cluster": name });
+        let metadata = json!({ "name": name, "labels": labels });
+        let secret = json!({ "metadata": metadata, "stringData": { "kubeconfig": kubeconfig } });
+        cluster.api.create(secrets, &secret).await.unwrap();
+    };
+    // It is called as the configured one, which wins.
+    announce("demo").await;
+    let daemon = Daemon::start(Path::new(&config), "json", &[]);
+    let sources = || {
+        let page = get(&daemon.address, "/metrics").body;
+        let up = page.lines().filter_map(|line| line.strip_prefix("meshcert_source_up")).map(str::to_owned);
+        up.collect::<Vec<_>>()
+    };
+    let [discovery, here, there] =
+        ["clusterSecrets", "demo/istio-system", "there/istio-system"].map(|name| format!("{{source=\"{name}\"}} 1"));
+    eventually("looked once", || sources() == [&*discovery, &here]);
+    announce("there").await;
+    eventually("it is there", || sources() == [&*discovery, &here, &there]);
+    cluster.api.delete(&format!("{secrets}/there"), None).await.unwrap();
+    eventually("it is gone", || sources() == [&*discovery, &here]);
+    let log = daemon.log();
+    let said = "demo of Secret clusters/demo: the configured one of this name counts";
+    assert_eq!(log.matches(said).count(), 1, "once, however often it is looked: {log}");
+}
+
+#[test]
+fn where_clusters_cannot_be_looked_for_a_source_is_down_and_it_is_said_once() {
+    let folder = TempDir::new().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let text = "{current-context: c, clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], \
+                contexts: [{name: c, context: {cluster: c}}]}";
+    std::fs::write(&kubeconfig, text).unwrap();
+    let config = folder.path().join("meshcert.yaml");
+    let clusters = format!("clusters: [{{name: nowhere, kubeconfig: '{}'}}]\n", kubeconfig.display());
+    std::fs::write(&config, clusters + "clusterSecrets: {namespace: clusters}\n").unwrap();
+    let daemon = Daemon::start(&config, "json", &[]);
+    eventually("it has failed", || get(&daemon.address, "/-/ready").status == 200);
+    let page = get(&daemon.address, "/metrics").body;
+    assert!(page.contains("\nmeshcert_source_up{source=\"clusterSecrets\"} 0\n"), "{page}");
+    eventually("it has looked again", || {
+        let page = get(&daemon.address, "/metrics").body;
+        page.contains("\nmeshcert_source_errors_total{source=\"clusterSecrets\",reason=\"unreachable\"} 2\n")
+    });
+    let said = "no cluster in a Secret is added or removed";
+    assert_eq!(daemon.log().matches(said).count(), 1, "{}", daemon.log());
 }

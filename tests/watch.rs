@@ -562,8 +562,14 @@ async fn status_and_explain_know_the_clusters_that_secrets_announce() {
     lists();
     let (out, err) = meshcert(&["status"]);
     assert!(out.contains("here ") && out.contains("there "), "{out}{err}");
-    script.list(Answer::Status(403, json!({ "message": "secrets is forbidden" })));
-    lists();
-    let (out, err) = meshcert(&["status"]);
-    assert!(out.contains("here ") && err.contains("cluster Secrets in namespace meshcert"), "{out}{err}");
+    for (code, message, words) in [
+        (403, "secrets is forbidden", "403 Forbidden: secrets is forbidden; grant the verb list on secrets there"),
+        (404, "not here", "404 Not Found: not here\n"),
+    ] {
+        script.list(Answer::Status(code, json!({ "message": message })));
+        script.list(mk_list(&["a-kube-certs"], "5", ""));
+        let (out, err) = meshcert(&["status"]);
+        let said = format!("list cluster Secrets in namespace meshcert: the API server answered {words}");
+        assert!(out.contains("here ") && err.contains(&said), "{out}{err}");
+    }
 }

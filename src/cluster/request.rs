@@ -31,6 +31,8 @@ pub(super) struct Asked<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Secrets,
+    /// Those that announce clusters.
+    ClusterSecrets,
     Renewals,
 }
 
@@ -143,6 +145,7 @@ impl Resource {
     fn as_str(self) -> &'static str {
         match self {
             Self::Secrets => "secrets",
+            Self::ClusterSecrets => "cluster Secrets",
             Self::Renewals => "certificaterenewals",
         }
     }
@@ -151,7 +154,7 @@ impl Resource {
     fn accept(self) -> &'static str {
         match self {
             Self::Secrets => protobuf::ACCEPT,
-            Self::Renewals => JSON,
+            Self::ClusterSecrets | Self::Renewals => JSON,
         }
     }
 
@@ -159,6 +162,7 @@ impl Resource {
     fn grant(self) -> &'static str {
         match self {
             Self::Secrets => "; grant the verbs list and watch on secrets there (a Role is enough)",
+            Self::ClusterSecrets => "; grant the verb list on secrets there (a Role is enough)",
             Self::Renewals => {
                 "; grant the verbs list and watch on certificaterenewals.meshcert.dev there (a Role is enough)"
             }
@@ -168,7 +172,7 @@ impl Resource {
     /// The remedy where the cluster does not know it.
     fn introduce(self) -> &'static str {
         match self {
-            Self::Secrets => "",
+            Self::Secrets | Self::ClusterSecrets => "",
             Self::Renewals => "; the cluster does not know the kind: meshcert crd | kubectl apply -f -",
         }
     }

@@ -3,9 +3,12 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
+use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
@@ -62,6 +65,22 @@ pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Optio
         Some(kind) => Explained { secret: Err(format!("Secrets of the type {kind} are not asked for")), ..found },
         None => found,
     }))
+}
+
+/// The Secrets of a namespace that have a label, whole.
+///
+/// # Errors
+/// They cannot be read.
+pub async fn labelled(client: &Client, namespace: &str, label: &str) -> Result<Vec<Secret>, SourceError> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Option<Vec<Secret>>,
+    }
+    let asked = Asked { verb: "list", resource: Resource::ClusterSecrets, namespace: Some(namespace) };
+    let uri = format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={}", encode(label));
+    let bytes = Zeroizing::new(request::get(client, &uri, &asked, DEADLINE, Vec::new()).await?);
+    let list: List = serde_json::from_slice(&bytes).map_err(|error| undecodable(&asked, &error.into()))?;
+    Ok(list.items.unwrap_or_default())
 }
 
 /// A page on its way, with its bytes for the next one's room.
