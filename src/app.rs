@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
@@ -18,7 +17,6 @@ use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
 use crate::clock::SystemClock;
-use crate::cluster::connect::{Connection, connect};
 use crate::config::Config;
 use crate::controller::{Acting, Surroundings};
 use crate::follower::{Followed, Followers, Scope};
@@ -112,7 +110,6 @@ pub async fn serve(
     };
     info!("shutting down");
     parts.app.stop();
-    parts.discovery = None;
     tokio::time::sleep(NOTICE).await;
     rendering.abort();
     announcing.abort();
@@ -139,7 +136,7 @@ async fn changed(
 /// What a configuration means for this process: known before anything changes, so that it is taken as a whole or not at all.
 struct Wanted {
     clusters: Vec<ClusterSpec>,
-    discovery: Option<(Connection, Discovery)>,
+    discovery: Option<Discovery>,
     acting: Vec<Acting>,
     places: Vec<Place>,
     teller: Option<Teller>,
@@ -180,7 +177,6 @@ struct Parts {
     desk: Arc<Desk>,
     configured: Vec<ClusterSpec>,
     discovered: watch::Sender<Vec<ClusterSpec>>,
-    discovery: Option<JoinSet<()>>,
     supervisor: Supervisor,
     followers: Followers,
     crew: Crew,
@@ -213,7 +209,6 @@ impl Parts {
             desk: Desk::new(Arc::new(move |clusters| asked.facts(clusters)), Arc::clone(&clock)),
             configured: Vec::new(),
             discovered: watch::Sender::new(Vec::new()),
-            discovery: None,
             supervisor: Supervisor::new(Arc::clone(&registry), Arc::clone(&clock)),
             followers: Followers::new(followed, Arc::clone(&clock)),
             crew: Crew::new(around),
@@ -231,10 +226,7 @@ impl Parts {
     fn apply(&mut self, config: &Config, wanted: Wanted) {
         let Wanted { clusters, discovery, acting, places, teller, checks } = wanted;
         self.configured = clusters;
-        if discovery.is_none() {
-            self.discovered.send_if_modified(|known| !std::mem::take(known).is_empty());
-        }
-        self.discovery = discovery.map(|(home, discovery)| discover(home, discovery, self.discovered.clone()));
+        self.supervisor.discover(discovery, &self.discovered);
         self.observe();
         self.crew.reconcile(acting);
         let (knowledge, clock) = (&self.knowledge, &self.clock);
@@ -283,33 +275,6 @@ fn scope(cluster: &ClusterSpec) -> Scope {
         connection: cluster.connection.clone(),
         namespaces: cluster.selection.mesh_namespaces.clone(),
     }
-}
-
-/// Looks for clusters in Secrets; dropping the guard ends it.
-fn discover(home: Connection, discovery: Discovery, discovered: watch::Sender<Vec<ClusterSpec>>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut unreachable = Complaint::default();
-        let client = loop {
-            match connect(&home).await {
-                Ok(client) => break client,
-                Err(error) if unreachable.is_news(&error.message) => {
-                    error!(%error, "cannot look for clusters in Secrets");
-                }
-                Err(_) => {}
-            }
-            tokio::time::sleep(RELOAD_INTERVAL).await;
-        };
-        let found = |specs: Vec<ClusterSpec>| {
-            discovered.send_if_modified(|known| {
-                let changed = *known != specs;
-                *known = specs;
-                changed
-            });
-        };
-        discovery.run(client, found).await;
-    });
-    tasks
 }
 
 /// Renders after changes, so that a scrape finds it done; changes that come thick and fast are rendered together.

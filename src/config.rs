@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_saphyr::UserMessageFormatter;
 
 use crate::mesh::Naming;
 use crate::rollout::Reach;
@@ -177,8 +178,8 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         // By way of a JSON value, so that an error can name its path within the document.
-        let document: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|error| invalid("the document", error.to_string()))?;
+        let document: serde_json::Value = serde_saphyr::from_str(text)
+            .map_err(|error| invalid("the document", error.render_with_formatter(&UserMessageFormatter)))?;
         let document = if document.is_null() { serde_json::json!({}) } else { document };
         let config: Self = serde_path_to_error::deserialize(document)
             .map_err(|error| invalid(&error.path().to_string(), error.inner().to_string()))?;
@@ -210,10 +211,11 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let Self { clusters, cluster_secrets, naming: _, secret_rules: _, policy, tls, webhook } = self;
+        let mut twins = BTreeMap::new();
         for (index, cluster) in clusters.iter().enumerate() {
             let path = format!("clusters[{index}]");
             check_name(&format!("{path}.name"), &cluster.name)?;
-            if let Some(twin) = clusters.iter().take(index).position(|other| other.name == cluster.name) {
+            if let Some(twin) = twins.insert(&cluster.name, index) {
                 let message = format!("{:?} is the name of clusters[{twin}] already; give each its own", cluster.name);
                 return Err(invalid(&format!("{path}.name"), message));
             }
@@ -225,6 +227,7 @@ impl Config {
             check_namespaces(&format!("{path}.namespaces"), &cluster.namespaces)?;
         }
         if let Some(secrets) = cluster_secrets {
+            check_namespace("clusterSecrets.namespace", &secrets.namespace)?;
             check_namespaces("clusterSecrets.namespaces", &secrets.namespaces)?;
         }
         policy.compile()?;
@@ -239,17 +242,22 @@ impl Config {
 
 impl SecretRuleConfig {
     fn compile(&self, index: usize) -> Result<SecretRule, ConfigError> {
+        let path = |field: &str| format!("secretRules[{index}].{field}");
         let whole = |field: &str, pattern: &str| {
-            Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
-                let message = format!("{pattern:?} is no regular expression: {error}");
-                invalid(&format!("secretRules[{index}].{field}"), message)
-            })
+            // Alone first: what closes the group around it would no longer be about the whole.
+            Regex::new(pattern)
+                .and_then(|_| Regex::new(&format!("^(?:{pattern})$")))
+                .map_err(|error| invalid(&path(field), format!("{pattern:?} is no regular expression: {error}")))
         };
-        if let Some(empty) = self.namespaces.iter().position(String::is_empty) {
-            return Err(invalid(
-                &format!("secretRules[{index}].namespaces[{empty}]"),
-                "a namespace cannot be empty; leave the list out for every watched one".to_owned(),
-            ));
+        for (place, namespace) in self.namespaces.iter().enumerate() {
+            check_namespace(&path(&format!("namespaces[{place}]")), namespace)?;
+        }
+        if self.secret_type.as_deref() == Some("") {
+            let message = "no Secret has an empty type; leave it out for every one";
+            return Err(invalid(&path("type"), message.to_owned()));
+        }
+        for (key, value) in &self.match_labels {
+            check_label(&path("matchLabels"), key, value)?;
         }
         Ok(SecretRule {
             secret_type: self.secret_type.clone(),
@@ -266,27 +274,56 @@ pub fn namespaces(names: &[String]) -> Option<Vec<String>> {
     (names != ["*"]).then(|| names.to_vec())
 }
 
-fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+const NAME: &str = "1 to 63 letters, digits, '-', '_' or '.', and begin and end with a letter or digit";
+
+fn is_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    if name.len() <= 63 && name.chars().all(inner) && edge(name.chars().next()) && edge(name.chars().last()) {
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    name.len() <= 63 && name.chars().all(inner) && name.starts_with(edge) && name.ends_with(edge)
+}
+
+/// RFC 1123 section 2.1, in lower case as Kubernetes wants it.
+fn is_dns_label(label: &str) -> bool {
+    is_name(label) && label.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'))
+}
+
+fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+    if is_name(name) { Ok(()) } else { Err(invalid(path, format!("{name:?} must be {NAME}"))) }
+}
+
+/// What Kubernetes takes as a label (`k8s.io/apimachinery/pkg/util/validation`).
+fn check_label(path: &str, key: &str, value: &str) -> Result<(), ConfigError> {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let is_prefix = |prefix: &str| prefix.len() <= 253 && prefix.split('.').all(is_dns_label);
+    if !is_name(name) || !prefix.is_none_or(is_prefix) {
+        return Err(invalid(path, format!("{key:?} is no label: behind a domain and '/', if any, it must be {NAME}")));
+    }
+    if value.is_empty() || is_name(value) {
         return Ok(());
     }
-    let message = "must be 1 to 63 letters, digits, '-', '_' or '.', and begin and end with a letter or digit";
-    Err(invalid(path, format!("{name:?} {message}")))
+    Err(invalid(path, format!("{value:?} is no label's value: it must be empty, or {NAME}")))
 }
 
 fn check_namespaces(path: &str, names: &[String]) -> Result<(), ConfigError> {
     let message = if names.is_empty() {
         "name at least one namespace, or [\"*\"] for all"
-    } else if names.len() > 1 && names.iter().any(|name| name == "*") {
-        "\"*\" means all namespaces and stands alone"
-    } else if names.iter().any(String::is_empty) {
-        "a namespace cannot be empty"
-    } else {
+    } else if names == ["*"] {
         return Ok(());
+    } else if names.iter().any(|name| name == "*") {
+        "\"*\" means all namespaces and stands alone"
+    } else {
+        return names.iter().enumerate().try_for_each(|(i, name)| check_namespace(&format!("{path}[{i}]"), name));
     };
     Err(invalid(path, message.to_owned()))
+}
+
+fn check_namespace(path: &str, name: &str) -> Result<(), ConfigError> {
+    if is_dns_label(name) {
+        return Ok(());
+    }
+    let message =
+        "must be a namespace's name: 1 to 63 small letters, digits or '-', and begin and end with a letter or digit";
+    Err(invalid(path, format!("{name:?} {message}")))
 }
 
 fn invalid(path: &str, message: String) -> ConfigError {
@@ -320,7 +357,7 @@ clusters:
 clusterSecrets: {namespace: meshcert, istioRemoteSecrets: true}
 naming: {kubeCerts: 'x-{mesh}-kube'}
 secretRules:
-  - {type: kubernetes.io/tls, matchLabels: {app: web}, name: 'web-.*', key: 'tls\\.crt|ca\\.crt'}
+  - {type: kubernetes.io/tls, matchLabels: {app: web, 'example.com/x_y': ''}, name: 'web-.*', key: 'tls\\.crt|ca\\.crt'}
 policy: {renewBefore: 45d}
 ";
         let config = Config::parse(text).unwrap();
@@ -343,10 +380,23 @@ policy: {renewBefore: 45d}
             ("clusters: [{name: a, inCluster: true, context: b}]", "clusters[0]", "keep one"),
             ("clusters: [{name: a, namespaces: []}]", "clusters[0].namespaces", "[\"*\"] for all"),
             ("clusters: [{name: a, namespaces: ['*', b]}]", "clusters[0].namespaces", "stands alone"),
+            ("clusters: [{name: a, namespaces: [a, Istio_System]}]", "clusters[0].namespaces[1]", "small letters"),
+            ("clusters: [{name: a, namespaces: [a/b]}]", "clusters[0].namespaces[0]", "\"a/b\" must be"),
+            ("clusters: [{name: a, namespaces: [../x]}]", "clusters[0].namespaces[0]", "\"../x\" must be"),
+            ("clusters: [{name: a, namespaces: [é]}]", "clusters[0].namespaces[0]", "\"é\" must be"),
+            ("clusterSecrets: {namespace: ''}", "clusterSecrets.namespace", "1 to 63 small letters"),
+            ("clusterSecrets: {namespace: '*'}", "clusterSecrets.namespace", "\"*\" must be"),
+            ("clusterSecrets: {namespace: a, namespaces: [B]}", "clusterSecrets.namespaces[0]", "\"B\" must be"),
             ("policy: {renewBefore: soon}", "policy.renewBefore", "30d"),
             ("policy: {renewBefore: 0s}", "policy.renewBefore", "longer than 0s"),
             ("naming: {kubeCerts: certs}", "naming", "{mesh} exactly once"),
             ("secretRules: [{key: '('}]", "secretRules[0].key", "no regular expression"),
+            ("secretRules: [{key: 'a)|(b'}]", "secretRules[0].key", "no regular expression"),
+            ("secretRules: [{type: ''}]", "secretRules[0].type", "leave it out"),
+            ("secretRules: [{namespaces: ['*']}]", "secretRules[0].namespaces[0]", "\"*\" must be"),
+            ("secretRules: [{matchLabels: {'bad key!': x}}]", "secretRules[0].matchLabels", "\"bad key!\" is no label"),
+            ("secretRules: [{matchLabels: {'A.b/c': x}}]", "secretRules[0].matchLabels", "\"A.b/c\" is no label"),
+            ("secretRules: [{matchLabels: {a: 'b c'}}]", "secretRules[0].matchLabels", "\"b c\" is no label's value"),
             ("webhook: {}", "webhook", "clientCertificates"),
             ("webhook: {clientCertificates: []}", "webhook.clientCertificates", "clientCaFile"),
             ("webhook: {bearerTokenFile: t, tls: {certFile: c, keyFile: k}}", "webhook.tls", "webhook.listen"),
@@ -367,6 +417,21 @@ policy: {renewBefore: 45d}
             let error = error_of(text);
             assert!(error.starts_with(path), "{text}: {error}");
             assert!(error.contains(remedy), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_speaks_to_whoever_wrote_the_file() {
+        for (text, words) in [
+            ("policy: {}\npolicy: {}", "policy"),
+            ("policy: {}\n---\npolicy: {}", "document"),
+            ("a: *b", "unknown value"),
+        ] {
+            let error = error_of(text);
+            assert!(error.contains(words), "{error}");
+            for ours in ["Options", "from_str", "_multiple", "Policy"] {
+                assert!(!error.contains(ours), "{error}");
+            }
         }
     }
 

@@ -21,6 +21,7 @@ pub use stand_in::{Data, Hosted, StandIn};
 mod access;
 mod admission;
 mod api;
+mod apply;
 mod call;
 mod discovery;
 mod endpoints;

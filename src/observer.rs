@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::cluster::connect::Connection;
+use crate::observer::discovery::{Discovery, Progress, hand_over};
 use crate::ports::Clock;
 use crate::secret::Selection;
 use crate::tasks::Tasks;
@@ -29,22 +31,23 @@ pub struct ClusterSpec {
     pub selection: Arc<Selection>,
 }
 
-/// Starts and stops the tasks of the clusters as the configuration says.
+/// Starts and stops the tasks of the clusters, and the one that looks for clusters, as the configuration says.
 pub struct Supervisor {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
     tasks: Tasks<ClusterSpec>,
+    discovery: Tasks<Discovery>,
 }
 
 impl Supervisor {
     /// Nothing runs yet.
     pub fn new(registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
-        Self { registry, clock, tasks: Tasks::default() }
+        Self { registry, clock, tasks: Tasks::default(), discovery: Tasks::default() }
     }
 
     /// Makes the observed clusters those of `specs`: those that go take their series along.
     pub fn reconcile(&mut self, specs: Vec<ClusterSpec>) {
-        let Self { registry, clock, tasks } = self;
+        let Self { registry, clock, tasks, discovery: _ } = self;
         let wanted = specs.into_iter().map(|spec| (Arc::clone(&spec.name), spec)).collect();
         let ended = |name: &str| {
             info!(cluster = name, "no longer observing");
@@ -59,8 +62,26 @@ impl Supervisor {
         tasks.reconcile(wanted, ended, start);
     }
 
+    /// Looks for clusters as the discovery says, and tells of others than before; without one there are none.
+    pub fn discover(&mut self, discovery: Option<Discovery>, found: &watch::Sender<Vec<ClusterSpec>>) {
+        if discovery.is_none() {
+            hand_over(found, Vec::new());
+        }
+        let Self { registry, clock, tasks: _, discovery: tasks } = self;
+        let wanted = discovery.into_iter().map(|discovery| ("".into(), discovery)).collect();
+        let start = |discovery: &Discovery| {
+            let (registry, clock) = (Arc::clone(registry), Arc::clone(clock));
+            let progress = Progress { source: registry.add_discovery(), registry, clock };
+            vec![discovery.clone().run(progress, found.clone())]
+        };
+        tasks.reconcile(wanted, |_| registry.remove_discovery(), start);
+    }
+
     /// Waits until a task panics, which must end the process.
     pub async fn failed(&mut self) -> tokio::task::JoinError {
-        self.tasks.failed().await
+        tokio::select! {
+            error = self.tasks.failed() => error,
+            error = self.discovery.failed() => error,
+        }
     }
 }

@@ -14,10 +14,14 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use meshcert::clock::SystemClock;
+use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
+use meshcert::cluster::secrets::{Scope, follow};
+use meshcert::demo::{self, Options, Scenario};
 use meshcert::mesh::Naming;
 use meshcert::metrics::Observed;
 use meshcert::observer::{ClusterSpec, Registry, Supervisor};
+use meshcert::ports::SecretEvent;
 use meshcert::secret::Selection;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -142,12 +146,13 @@ fn mk_spec(name: &str, kubeconfig: &NamedTempFile) -> ClusterSpec {
         name: name.into(),
         connection: Connection::File { path: kubeconfig.path().to_owned(), context: None },
         namespaces: Some(vec!["istio-system".to_owned()]),
-        selection: Arc::new(Selection {
-            mesh_namespaces: Some(vec!["istio-system".to_owned()]),
-            naming: Naming::default(),
-            rules: Vec::new(),
-        }),
+        selection: mk_selection(),
     }
+}
+
+fn mk_selection() -> Arc<Selection> {
+    let mesh_namespaces = Some(vec!["istio-system".to_owned()]);
+    Arc::new(Selection { mesh_namespaces, naming: Naming::default(), rules: Vec::new() })
 }
 
 /// Waits for a condition; every change of what is published is a chance to hold.
@@ -211,6 +216,72 @@ async fn pages_are_joined_and_nothing_is_shown_before_the_last() {
     assert_eq!(meshes(&registry), Vec::<String>::new());
     assert!(registry.ready().is_err() && !up(&registry, "one/istio-system"));
     assert!(script.requests()[0].contains("type%21%3Dhelm.sh%2Frelease.v1"), "{:?}", script.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_too_large_is_asked_for_in_halves() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", "t/1"));
+    let large = || Answer::Raw(" ".repeat((16 << 20) + 1));
+    script.list(large());
+    script.list(mk_list(&["b-kube-certs"], "5", "t/2"));
+    script.list(mk_list(&["c-kube-certs"], "5", ""));
+    let watch = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "listed", |r| meshes(r) == ["one/a", "one/b", "one/c"] && up(r, "one/istio-system")).await;
+    let asked = || {
+        let lists = script.requests().into_iter().filter(|uri| !uri.contains("watch=true"));
+        lists.map(|uri| uri.split_once("limit=").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(), ["250", "250&continue=t%2F1", "125&continue=t%2F1", "125&continue=t%2F2"]);
+    // One object that is too large by itself cannot be halved: that is said.
+    let halves = [250, 125, 62, 31, 15, 7, 3, 1];
+    halves.iter().for_each(|_| script.list(large()));
+    script.watches.lock().unwrap().push_back(Answer::Status(410, json!({ "message": "too old" })));
+    drop(watch);
+    until(&registry, "given up", |r| errors(r, "too_large") == 1 && !up(r, "one/istio-system")).await;
+    assert_eq!(asked()[4..12], halves.map(|limit| limit.to_string()));
+    assert!(registry.failures()[0].1.contains("larger than 16 MiB"), "{:?}", registry.failures());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_secrets_are_listed_in_pages_that_fit() {
+    let options = Options {
+        scenario: Scenario::Healthy,
+        meshes: Some(1),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        pace: Duration::from_millis(5),
+        clock: Arc::new(SystemClock),
+    };
+    let demo = demo::start(options).await.unwrap();
+    let client = kube::Client::new(demo.router(), "istio-system");
+    let api = Api::new(client.clone());
+    let bytes = "QUFB".repeat(250_000);
+    for number in 0..24 {
+        let secret =
+            json!({ "metadata": { "name": format!("large-{number}-kube-certs") }, "data": { "ca.crt": bytes } });
+        api.create("/api/v1/namespaces/istio-system/secrets", &secret).await.unwrap();
+    }
+    let scope = Scope { namespace: Some("istio-system".into()), selection: mk_selection() };
+    let (sender, mut events) = mpsc::channel(1);
+    let following = tokio::spawn(follow(client, scope, sender));
+    let mut sizes = Vec::new();
+    loop {
+        match events.recv().await.unwrap() {
+            SecretEvent::Page(secrets) => {
+                let large = secrets.iter().filter(|secret| secret.meta.reference.name.starts_with("large-"));
+                sizes.push(large.count());
+            }
+            SecretEvent::ListFinished => break,
+            SecretEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+    following.abort();
+    assert_eq!(sizes.iter().sum::<usize>(), 24);
+    // A million characters each.
+    assert!(sizes.iter().all(|size| *size < 17), "{sizes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -491,8 +562,14 @@ async fn status_and_explain_know_the_clusters_that_secrets_announce() {
     lists();
     let (out, err) = meshcert(&["status"]);
     assert!(out.contains("here ") && out.contains("there "), "{out}{err}");
-    script.list(Answer::Status(403, json!({ "message": "secrets is forbidden" })));
-    lists();
-    let (out, err) = meshcert(&["status"]);
-    assert!(out.contains("here ") && err.contains("cluster Secrets in namespace meshcert"), "{out}{err}");
+    for (code, message, words) in [
+        (403, "secrets is forbidden", "403 Forbidden: secrets is forbidden; grant the verb list on secrets there"),
+        (404, "not here", "404 Not Found: not here\n"),
+    ] {
+        script.list(Answer::Status(code, json!({ "message": message })));
+        script.list(mk_list(&["a-kube-certs"], "5", ""));
+        let (out, err) = meshcert(&["status"]);
+        let said = format!("list cluster Secrets in namespace meshcert: the API server answered {words}");
+        assert!(out.contains("here ") && err.contains(&said), "{out}{err}");
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) fn pages(client: &mut Client, path: &str) -> Vec<(String, Vec<u8>)> {
 /// Where the page of a token is; the first has an empty one.
 pub(crate) fn uri(path: &str, token: &str) -> String {
     let further = if token.is_empty() { String::new() } else { format!("&continue={token}") };
-    format!("{path}?limit=500{further}")
+    format!("{path}?limit=250{further}")
 }
 
 /// The `continue` token at the beginning of a page.

@@ -99,16 +99,14 @@ pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, Confi
 /// The configuration cannot work.
 pub async fn clusters_now(config: &Config, plane: Plane) -> anyhow::Result<(Vec<ClusterSpec>, Option<SourceError>)> {
     let mut all = clusters(config, plane)?;
-    let Some((home, discovery)) = discovery(config, plane)? else { return Ok((all, None)) };
-    let found = match connect(&home).await {
+    let Some(discovery) = discovery(config, plane)? else { return Ok((all, None)) };
+    let found = match connect(&discovery.home).await {
         Ok(client) => discovery.look(&client).await,
         Err(error) => Err(error),
     };
     match found {
-        Ok(mut found) => {
-            // A configured one wins over a discovered one of its name.
-            found.retain(|spec| all.iter().all(|configured| configured.name != spec.name));
-            all.append(&mut found);
+        Ok(found) => {
+            all.extend(found.clusters.into_values());
             Ok((all, None))
         }
         Err(error) => Ok((all, Some(error))),
@@ -116,17 +114,18 @@ pub async fn clusters_now(config: &Config, plane: Plane) -> anyhow::Result<(Vec<
 }
 
 /// How clusters are found in Secrets, if the configuration asks for it.
-pub(super) fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<(Connection, Discovery)>> {
+pub(super) fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<Discovery>> {
     let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
     let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
     let selection = selection(config, &secrets.namespaces)?;
-    let discovery = Discovery {
+    Ok(Some(Discovery {
+        home: connection(home, plane)?,
         namespace: secrets.namespace.clone(),
         istio_remote_secrets: secrets.istio_remote_secrets,
+        configured: config.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
         namespaces: watched(&selection),
         selection: Arc::new(selection),
-    };
-    Ok(Some((connection(home, plane)?, discovery)))
+    }))
 }
 
 fn selection(config: &Config, namespaces: &[String]) -> Result<Selection, ConfigError> {

@@ -19,9 +19,8 @@ pub enum LogForm {
 
 /// Sends logs to standard error, from `level` on.
 pub fn log(form: LogForm, level: Level) {
-    // Of a failed request the client library logs less than we do with the error that we get from it.
-    let repeated = if level < Level::DEBUG { ",kube_client::client::builder=off" } else { "" };
-    let filter = EnvFilter::new(format!("{level}{repeated}"));
+    // Of a failed request the client library logs what we say ourselves, and with it what an exec plugin printed: a token, perhaps.
+    let filter = EnvFilter::new(format!("{level},kube_client::client::builder=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // A second initialisation, as in tests, keeps the first.
     let _ = match form {

@@ -1,11 +1,14 @@
 //! Finds the way to a cluster: in-cluster, a kubeconfig file, or a kubeconfig found in a Secret.
 
+use std::error::Error;
 use std::fmt;
+use std::iter::successors;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::client::AuthError;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use zeroize::Zeroizing;
 
@@ -66,9 +69,14 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
     let mut config = match connection {
         Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
-        Connection::Current { context: None } => Config::infer().await.map_err(|error| unusable(&error))?,
+        // Not `Config::infer`, which does the same and logs the parser's words.
+        Connection::Current { context: None } => match Config::from_kubeconfig(&options(&None)).await {
+            Ok(config) => config,
+            Err(error) => Config::incluster()
+                .map_err(|inside| unusable(&format!("{}; nor {:?}: {inside}", chain(&error), Connection::InCluster)))?,
+        },
         Connection::Current { context } => {
-            Config::from_kubeconfig(&options(context)).await.map_err(|error| unusable(&error))?
+            Config::from_kubeconfig(&options(context)).await.map_err(|error| unusable(&chain(&error)))?
         }
         Connection::File { path, context } => {
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(&chain(&error)))?;
@@ -95,8 +103,11 @@ pub fn is_inside(connection: &Connection) -> bool {
     }
 }
 
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, without what is secret.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    if let Some(words) = successors(Some(error), |error| (**error).source()).find_map(censored) {
+        return words;
+    }
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -109,13 +120,33 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Other words for an error whose own would quote a kubeconfig, or what an exec plugin printed: there may be a token in them.
+fn censored(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(KubeconfigError::Parse(error)) = error.downcast_ref() {
+        return Some(format!("it is no valid kubeconfig{}", place(error)));
+    }
+    match error.downcast_ref()? {
+        AuthError::AuthExecParse(error) => {
+            Some(format!("what its exec plugin printed is no valid ExecCredential{}", place(error)))
+        }
+        // The command has its arguments and environment with it.
+        AuthError::AuthExecRun { cmd: _, out } => Some(format!("its exec plugin failed with {}", out.status)),
+        _ => None,
+    }
+}
+
+fn place(error: &serde_saphyr::Error) -> String {
+    let place = |at: serde_saphyr::Location| format!(" (line {}, column {})", at.line(), at.column());
+    error.location().map(place).unwrap_or_default()
+}
+
 /// The document, if it holds nothing that would make this process run a program, read a file, use a proxy or trust anybody.
 fn harmless(text: &[u8]) -> Result<Kubeconfig, String> {
     if text.len() > LARGEST_DOCUMENT {
         return Err(format!("it has more than {} KiB", LARGEST_DOCUMENT >> 10));
     }
     let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
-    let document = Kubeconfig::from_yaml(text).map_err(|_| "it is no valid kubeconfig".to_owned())?;
+    let document = Kubeconfig::from_yaml(text).map_err(|error| chain(&error))?;
     let refuse = |what: &str, name: &str, field: &str| {
         Err(format!(
             "{what} {name:?} has {field}, which is refused in a kubeconfig from a Secret; embed certificates or a token instead"
@@ -187,6 +218,35 @@ mod tests {
         }
         assert!(connect(&mk_document("", "token: t0ps3cret")).await.is_ok());
         assert!(!format!("{:?}", mk_document("", "token: t0ps3cret")).contains("t0ps3cret"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_parsed_is_placed_and_never_quoted() {
+        let broken = "apiVersion: v1\nkind: Config\nusers:\n- nam: v\n  user:\n    token: t0ps3cret\n";
+        let plugin = |script: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Config, current-context: c, \
+                 clusters: [{{name: one, cluster: {{server: 'https://127.0.0.1:1'}}}}], \
+                 users: [{{name: me, user: {{exec: {{command: /bin/sh, args: ['-c', \"{script}\"], \
+                 apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}}}], \
+                 contexts: [{{name: c, context: {{cluster: one, user: me}}}}]}}"
+            )
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        for (text, words) in [
+            (broken.to_owned(), "no valid kubeconfig (line 5, column 3)"),
+            (plugin("echo token t0ps3cret; exit 3"), "its exec plugin failed with exit status: 3"),
+            (plugin("echo '{kind: ExecCredential, status: [token, t0ps3cret'"), "no valid ExecCredential (line "),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let connection = Connection::File { path: path.clone(), context: None };
+            let Err(error) = connect(&connection).await else { panic!("{text} was accepted") };
+            assert!(error.message.contains(words) && !error.message.contains("t0ps3cret"), "{}", error.message);
+        }
+        let text = Arc::new(Zeroizing::new(broken.as_bytes().to_vec()));
+        let Err(error) = connect(&Connection::Document { origin: "here".into(), text }).await else { panic!() };
+        assert!(error.message.ends_with("no valid kubeconfig (line 5, column 3)"), "{}", error.message);
     }
 
     #[tokio::test]

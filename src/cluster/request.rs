@@ -13,8 +13,9 @@ use crate::cluster::connect::chain;
 use crate::cluster::decode::protobuf;
 use crate::ports::{SourceError, SourceErrorReason};
 
-/// A page larger than this is given up: five hundred Secrets of the largest size stay below it.
-const LARGEST_ANSWER: usize = 768 << 20;
+/// An answer larger than this is given up. Of a list two pages are in memory, and what was read from two others: four of them, where the chart allows 128 MiB. Ten Secrets of
+/// the largest size that Kubernetes allows stay below it.
+const LARGEST_ANSWER: usize = 16 << 20;
 
 /// What custom resources and the lines of a watch are read in.
 pub(super) const JSON: &str = "application/json";
@@ -30,6 +31,8 @@ pub(super) struct Asked<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Secrets,
+    /// Those that announce clusters.
+    ClusterSecrets,
     Renewals,
 }
 
@@ -142,6 +145,7 @@ impl Resource {
     fn as_str(self) -> &'static str {
         match self {
             Self::Secrets => "secrets",
+            Self::ClusterSecrets => "cluster Secrets",
             Self::Renewals => "certificaterenewals",
         }
     }
@@ -150,7 +154,7 @@ impl Resource {
     fn accept(self) -> &'static str {
         match self {
             Self::Secrets => protobuf::ACCEPT,
-            Self::Renewals => JSON,
+            Self::ClusterSecrets | Self::Renewals => JSON,
         }
     }
 
@@ -158,6 +162,7 @@ impl Resource {
     fn grant(self) -> &'static str {
         match self {
             Self::Secrets => "; grant the verbs list and watch on secrets there (a Role is enough)",
+            Self::ClusterSecrets => "; grant the verb list on secrets there (a Role is enough)",
             Self::Renewals => {
                 "; grant the verbs list and watch on certificaterenewals.meshcert.dev there (a Role is enough)"
             }
@@ -167,7 +172,7 @@ impl Resource {
     /// The remedy where the cluster does not know it.
     fn introduce(self) -> &'static str {
         match self {
-            Self::Secrets => "",
+            Self::Secrets | Self::ClusterSecrets => "",
             Self::Renewals => "; the cluster does not know the kind: meshcert crd | kubectl apply -f -",
         }
     }

@@ -3,15 +3,18 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
+use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
 use crate::cluster::request::{self, Asked, Resource};
-use crate::ports::{SecretEvent, SourceError};
+use crate::ports::{SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
 /// Which Secrets to follow.
@@ -23,8 +26,8 @@ pub struct Scope {
     pub selection: Arc<Selection>,
 }
 
-/// Objects per page.
-const PAGE: usize = 500;
+/// Objects per page; fewer where they are large.
+const PAGE: usize = 250;
 /// Types that hold no certificate, or that are meshcert's own copies; left out by the server.
 const NOISE: [&str; 9] = [
     "helm.sh/release.v1",
@@ -62,6 +65,22 @@ pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Optio
         Some(kind) => Explained { secret: Err(format!("Secrets of the type {kind} are not asked for")), ..found },
         None => found,
     }))
+}
+
+/// The Secrets of a namespace that have a label, whole.
+///
+/// # Errors
+/// They cannot be read.
+pub async fn labelled(client: &Client, namespace: &str, label: &str) -> Result<Vec<Secret>, SourceError> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Option<Vec<Secret>>,
+    }
+    let asked = Asked { verb: "list", resource: Resource::ClusterSecrets, namespace: Some(namespace) };
+    let uri = format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={}", encode(label));
+    let bytes = Zeroizing::new(request::get(client, &uri, &asked, DEADLINE, Vec::new()).await?);
+    let list: List = serde_json::from_slice(&bytes).map_err(|error| undecodable(&asked, &error.into()))?;
+    Ok(list.items.unwrap_or_default())
 }
 
 /// A page on its way, with its bytes for the next one's room.
@@ -126,13 +145,18 @@ impl Feed<Secrets> {
         let mut decoding: Option<Decoding> = None;
         let mut buffer = Vec::new();
         let mut next: Option<String> = None;
+        let mut limit = PAGE;
         loop {
             let token = next.take().map(|token| format!("&continue={}", encode(&token))).unwrap_or_default();
-            let uri = format!("{}limit={PAGE}{token}", self.path);
-            let room = std::mem::take(&mut buffer);
-            let bytes = match request::get(&self.client, &uri, &asked, DEADLINE, room).await {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok(Err(error)),
+            let bytes = loop {
+                let uri = format!("{}limit={limit}{token}", self.path);
+                let room = std::mem::take(&mut buffer);
+                match request::get(&self.client, &uri, &asked, DEADLINE, room).await {
+                    Ok(bytes) => break bytes,
+                    // A token goes on with any limit.
+                    Err(error) if error.reason == SourceErrorReason::TooLarge && limit > 1 => limit /= 2,
+                    Err(error) => return Ok(Err(error)),
+                }
             };
             next = decode::peek_continue(&bytes);
             let selection = Arc::clone(&self.subject.0);

@@ -58,9 +58,14 @@ fn strategic(target: &mut Value, patch: Value) -> Result<(), Failure> {
         *target = Value::Object(Map::new());
     }
     let Some(target) = target.as_object_mut() else { return Ok(()) };
+    let mut retained = None;
     for (key, value) in patch {
         // Orders are advice on where new list elements go; the elements themselves come under their own key.
-        if key.starts_with("$setElementOrder/") || key == "$retainKeys" {
+        if key.starts_with("$setElementOrder/") {
+            continue;
+        }
+        if key == "$retainKeys" {
+            retained = value.as_array().cloned();
             continue;
         }
         if let Some(directive) = key.strip_prefix('$') {
@@ -68,6 +73,9 @@ fn strategic(target: &mut Value, patch: Value) -> Result<(), Failure> {
         }
         match value {
             Value::Null => {
+                target.remove(&key);
+            }
+            Value::Object(map) if map.get("$patch").is_some_and(|directive| directive == "delete") => {
                 target.remove(&key);
             }
             Value::Array(items) => {
@@ -80,6 +88,9 @@ fn strategic(target: &mut Value, patch: Value) -> Result<(), Failure> {
             }
             value => strategic(target.entry(key).or_insert(Value::Null), value)?,
         }
+    }
+    if let Some(retained) = retained {
+        target.retain(|key, _| retained.iter().any(|name| name == key));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::demo::admission::{check, complete, immutable, is_name};
 use crate::demo::api::{Api, json_response, no_subresource, raw_response};
+use crate::demo::apply::Applier;
 use crate::demo::call::Call;
 use crate::demo::patch;
 use crate::demo::scale;
@@ -87,52 +88,22 @@ impl Api {
         self.change(call, |current| patch::apply(content_type, current, body))
     }
 
-    /// Creates the object, or merges the applied fields into it. Fields that another manager applied, and that would change, are a conflict.
+    /// Creates the object, or makes it what its managers apply.
     fn server_side_apply(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
-        let manager = call
-            .query
-            .get("fieldManager")
-            .cloned()
-            .ok_or_else(|| Failure::bad_request("fieldManager is required for apply"))?;
+        let manager =
+            call.query.get("fieldManager").ok_or_else(|| Failure::bad_request("fieldManager is required for apply"))?;
         let text = std::str::from_utf8(body).map_err(|_| Failure::bad_request("the applied object is not UTF-8"))?;
         let applied: Value = serde_saphyr::from_str(text)
             .map_err(|error| Failure::bad_request(format!("the applied object is no YAML: {error}")))?;
-        let managed = |value: &mut Value| {
-            let entry = json!({ "manager": manager, "operation": "Apply", "apiVersion": call.kind.api_version(), "fieldsType": "FieldsV1", "fieldsV1": {} });
-            metadata(value).insert("managedFields".to_owned(), json!([entry]));
-        };
+        let api_version = call.kind.api_version();
+        let applier = Applier { manager, api_version: &api_version, force: call.is("force") };
         if self.store.get(&call.key()?).is_none() {
-            let mut value = applied;
+            let mut value = applier.apply(&json!({}), &applied)?;
             metadata(&mut value).insert("name".to_owned(), json!(call.name));
-            managed(&mut value);
             let call = Call { name: None, ..call.clone() };
             return self.create(&call, value.to_string().as_bytes());
         }
-        let force = call.is("force");
-        self.change(call, |current| {
-            let mut value = current.clone();
-            json_patch::merge(&mut value, &applied);
-            let other = current["metadata"]["managedFields"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|entry| entry["operation"] == "Apply" && entry["manager"] != *manager);
-            if let Some(other) = other
-                && value != *current
-                && !force
-            {
-                return Err(Failure::new(
-                    StatusCode::CONFLICT,
-                    "Conflict",
-                    format!(
-                        "Apply failed: the object was applied by {}; use --force-conflicts to take it over",
-                        other["manager"]
-                    ),
-                ));
-            }
-            managed(&mut value);
-            Ok(value)
-        })
+        self.change(call, |current| applier.apply(current, &applied))
     }
 
     /// Changes an object under the store's lock: preconditions, subresource rules, then the write.

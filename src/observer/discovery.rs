@@ -1,18 +1,21 @@
 //! Clusters that announce themselves by labelled Secrets, and come and go while meshcert runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::Client;
+use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::cluster::connect::Connection;
+use crate::cluster::connect::{Connection, connect};
+use crate::cluster::secrets::labelled;
 use crate::observer::ClusterSpec;
-use crate::ports::{SourceError, SourceErrorReason};
+use crate::observer::registry::{Registry, SourceState};
+use crate::ports::{Clock, SourceError};
 use crate::secret::Selection;
 
 /// The label of a cluster's Secret; its value is the cluster's name, or else the Secret's own name is.
@@ -26,30 +29,64 @@ pub const KEY: &str = "kubeconfig";
 const MOST_CLUSTERS: usize = 100;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(15);
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where to look, and what the clusters found have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Discovery {
+    /// The cluster that has the Secrets.
+    pub home: Connection,
     /// Namespace of the Secrets.
     pub namespace: String,
     /// Also take Istio's remote secrets.
     pub istio_remote_secrets: bool,
+    /// Names of the configured clusters, which win over those found.
+    pub configured: BTreeSet<Arc<str>>,
     /// Namespaces to watch in the clusters; `None` for all.
     pub namespaces: Option<Vec<String>>,
     /// Which of their Secrets are read.
     pub selection: Arc<Selection>,
 }
 
+/// What a look has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The clusters, by name.
+    pub clusters: BTreeMap<Arc<str>, ClusterSpec>,
+    /// Which are not among them, and why.
+    pub left_out: BTreeSet<String>,
+}
+
+/// How looking goes, for those who read it.
+pub(super) struct Progress {
+    pub(super) registry: Arc<Registry>,
+    pub(super) source: Arc<SourceState>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
 impl Discovery {
-    /// Looks again and again and hands over the clusters found; a look that fails changes nothing.
-    pub async fn run(self, client: Client, mut found: impl FnMut(Vec<ClusterSpec>)) {
+    /// Looks again and again and hands over the clusters found; a look that fails changes nothing. What stays the same is said once.
+    pub(super) async fn run(self, progress: Progress, found: watch::Sender<Vec<ClusterSpec>>) {
+        let client = loop {
+            match connect(&self.home).await {
+                Ok(client) => break client,
+                Err(error) => progress.fail(&error),
+            }
+            sleep(INTERVAL).await;
+        };
+        let mut said = BTreeSet::new();
         loop {
             match self.look(&client).await {
-                Ok(specs) => found(specs),
-                Err(error) => warn!(%error, "no cluster is added or removed"),
+                Ok(Found { clusters, left_out }) => {
+                    progress.succeed(clusters.len() as u64);
+                    for why in left_out.difference(&said) {
+                        warn!(why, "a cluster in a Secret is left out");
+                    }
+                    said = left_out;
+                    hand_over(&found, clusters.into_values().collect());
+                }
+                Err(error) => progress.fail(&error),
             }
-            tokio::time::sleep(INTERVAL).await;
+            sleep(INTERVAL).await;
         }
     }
 
@@ -57,70 +94,92 @@ impl Discovery {
     ///
     /// # Errors
     /// The Secrets cannot be listed.
-    pub async fn look(&self, client: &Client) -> Result<Vec<ClusterSpec>, SourceError> {
-        let Self { namespace, .. } = self;
-        let error = |reason, message| Err(SourceError { reason, message });
-        match tokio::time::timeout(DEADLINE, self.list(&Api::namespaced(client.clone(), namespace))).await {
-            Ok(Ok(specs)) => Ok(specs),
-            Ok(Err(cause)) => error(
-                SourceErrorReason::Unreachable,
-                format!(
-                    "cannot list the cluster Secrets in namespace {namespace}: {cause}; grant list on secrets there"
-                ),
-            ),
-            Err(_) => error(
-                SourceErrorReason::Timeout,
-                format!("listing the cluster Secrets in namespace {namespace} took too long"),
-            ),
-        }
-    }
-
-    async fn list(&self, secrets: &Api<Secret>) -> kube::Result<Vec<ClusterSpec>> {
-        let mut found = BTreeMap::new();
-        for secret in secrets.list(&ListParams::default().labels(LABEL)).await? {
+    pub async fn look(&self, client: &Client) -> Result<Found, SourceError> {
+        let mut found = Found::default();
+        for secret in labelled(client, &self.namespace, LABEL).await? {
             self.take(&secret, &mut found);
         }
         if self.istio_remote_secrets {
-            for secret in secrets.list(&ListParams::default().labels(ISTIO_LABEL)).await? {
+            for secret in labelled(client, &self.namespace, ISTIO_LABEL).await? {
                 self.take_istio(&secret, &mut found);
             }
         }
-        if found.len() > MOST_CLUSTERS {
-            warn!(found = found.len(), most = MOST_CLUSTERS, "too many cluster Secrets; the last by name are left out");
+        let all = found.clusters.len();
+        while found.clusters.len() > MOST_CLUSTERS {
+            found.clusters.pop_last();
         }
-        Ok(found.into_values().take(MOST_CLUSTERS).collect())
+        if all > MOST_CLUSTERS {
+            found.left_out.insert(format!("of {all} clusters all but the first {MOST_CLUSTERS} by name"));
+        }
+        Ok(found)
     }
 
-    fn take(&self, secret: &Secret, found: &mut BTreeMap<String, ClusterSpec>) {
+    fn take(&self, secret: &Secret, found: &mut Found) {
         let secret_name = secret.metadata.name.clone().unwrap_or_default();
         let label =
             secret.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).filter(|name| !name.is_empty());
         // A Secret without the key still makes a cluster: one that is down and says why.
         let text = secret.data.as_ref().and_then(|data| data.get(KEY)).map(|bytes| bytes.0.clone()).unwrap_or_default();
-        self.add(label.unwrap_or(&secret_name).clone(), &secret_name, KEY, text, found);
+        self.add(label.unwrap_or(&secret_name), &secret_name, KEY, text, found);
     }
 
-    fn take_istio(&self, secret: &Secret, found: &mut BTreeMap<String, ClusterSpec>) {
+    fn take_istio(&self, secret: &Secret, found: &mut Found) {
         let secret_name = secret.metadata.name.clone().unwrap_or_default();
         for (key, bytes) in secret.data.iter().flatten() {
-            self.add(key.clone(), &secret_name, key, bytes.0.clone(), found);
+            self.add(key, &secret_name, key, bytes.0.clone(), found);
         }
     }
 
-    fn add(&self, name: String, secret: &str, key: &str, text: Vec<u8>, found: &mut BTreeMap<String, ClusterSpec>) {
-        if found.contains_key(&name) {
-            warn!(cluster = %name, %secret, "two Secrets name the same cluster; the first by name counts");
+    fn add(&self, name: &str, secret: &str, key: &str, text: Vec<u8>, found: &mut Found) {
+        let taken = if self.configured.contains(name) {
+            "the configured one"
+        } else if found.clusters.contains_key(name) {
+            "the first Secret by name"
+        } else {
+            let spec = ClusterSpec {
+                name: name.into(),
+                connection: Connection::Document {
+                    origin: format!("Secret {}/{secret}, key {key}", self.namespace).into(),
+                    text: Arc::new(Zeroizing::new(text)),
+                },
+                namespaces: self.namespaces.clone(),
+                selection: Arc::clone(&self.selection),
+            };
+            found.clusters.insert(Arc::clone(&spec.name), spec);
             return;
-        }
-        let spec = ClusterSpec {
-            name: name.as_str().into(),
-            connection: Connection::Document {
-                origin: format!("Secret {}/{secret}, key {key}", self.namespace).into(),
-                text: Arc::new(Zeroizing::new(text)),
-            },
-            namespaces: self.namespaces.clone(),
-            selection: Arc::clone(&self.selection),
         };
-        found.insert(name, spec);
+        found.left_out.insert(format!("{name} of Secret {}/{secret}: {taken} of this name counts", self.namespace));
     }
+}
+
+impl Progress {
+    fn succeed(&self, clusters: u64) {
+        let now = self.clock.now();
+        self.registry.record(&self.source, |health| {
+            health.objects = clusters;
+            health.listed = true;
+            health.succeed(now);
+        });
+    }
+
+    fn fail(&self, error: &SourceError) {
+        let mut is_news = false;
+        self.registry.record(&self.source, |health| {
+            is_news = health.message.as_ref() != Some(&error.message);
+            health.fail(error);
+        });
+        if is_news {
+            let reason = error.reason.as_str();
+            warn!(source = %self.source.name, reason, %error, "no cluster in a Secret is added or removed");
+        }
+    }
+}
+
+/// Wakes whoever waits for other clusters than before.
+pub(super) fn hand_over(found: &watch::Sender<Vec<ClusterSpec>>, clusters: Vec<ClusterSpec>) {
+    found.send_if_modified(|known| {
+        let changed = *known != clusters;
+        *known = clusters;
+        changed
+    });
 }

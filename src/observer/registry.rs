@@ -20,9 +20,9 @@ pub struct Registry {
     changes: watch::Sender<u64>,
 }
 
-/// One source: a namespace of a cluster, or a cluster as a whole.
+/// One source: a namespace of a cluster, a cluster as a whole, or the Secrets that announce clusters.
 pub struct SourceState {
-    /// `CLUSTER/NAMESPACE`, or `CLUSTER` where all namespaces are watched.
+    /// `CLUSTER/NAMESPACE`, or `CLUSTER` where all namespaces are watched; `clusterSecrets`.
     pub name: Arc<str>,
     /// The cluster's name.
     pub cluster: Arc<str>,
@@ -32,6 +32,11 @@ pub struct SourceState {
     /// Absent before the first full list: nothing partial is shown.
     snapshot: Mutex<Option<Snapshot>>,
 }
+
+/// The name of the source that tells of clusters.
+const DISCOVERY: &str = "clusterSecrets";
+/// No cluster is called so.
+const NO_CLUSTER: &str = "";
 
 impl Default for Registry {
     fn default() -> Self {
@@ -77,6 +82,24 @@ impl Registry {
         lock(&self.sources).insert(Arc::clone(&spec.name), sources.clone());
         self.compose(&spec.name);
         sources
+    }
+
+    /// The source that is no cluster's: the Secrets that announce clusters.
+    pub(super) fn add_discovery(&self) -> Arc<SourceState> {
+        let source = Arc::new(SourceState {
+            name: DISCOVERY.into(),
+            cluster: NO_CLUSTER.into(),
+            namespace: None,
+            health: Mutex::default(),
+            snapshot: Mutex::default(),
+        });
+        lock(&self.sources).insert(Arc::clone(&source.cluster), vec![Arc::clone(&source)]);
+        self.changes.send_modify(|number| *number += 1);
+        source
+    }
+
+    pub(super) fn remove_discovery(&self) {
+        self.remove(NO_CLUSTER);
     }
 
     pub(super) fn remove(&self, cluster: &str) {

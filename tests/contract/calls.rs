@@ -24,8 +24,10 @@ pub async fn make_all(server: &Server) -> Notes {
     secrets(server, &mut notes).await;
     lists(server, &mut notes).await;
     watches(server, &mut notes).await;
+    applied(server, &mut notes).await;
     leases(server, &mut notes).await;
     workloads(server, &mut notes).await;
+    directives(server, &mut notes).await;
     renewals(server, &mut notes).await;
     mistakes(server, &mut notes).await;
     the_end_of_a_kind(server, &mut notes).await;
@@ -228,6 +230,26 @@ async fn watches(server: &Server, notes: &mut Notes) {
     ));
 }
 
+async fn applied(server: &Server, notes: &mut Notes) {
+    let apply = async |by: &str, metadata: Value, data: Value| {
+        let mut object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data });
+        object["metadata"]["name"] = json!("applied");
+        let path = format!("{SECRETS}/applied?fieldManager={by}");
+        server.send(Method::PATCH, &path, "application/apply-patch+yaml", &object.to_string()).await
+    };
+    let labels = json!({ "labels": { "x": "1", "y": "2" } });
+    note(notes, "applied", &apply("one", labels, json!({ "a": "MQ==", "b": "Mg==" })).await);
+    let fewer = json!({ "labels": { "x": "1" } });
+    note(notes, "what is no longer applied goes", &apply("one", fewer, json!({ "a": "MQ==" })).await);
+    note(notes, "another manager's beside it", &apply("two", json!({}), json!({ "c": "Mw==" })).await);
+    note(notes, "both apply the same", &apply("two", json!({}), json!({ "a": "MQ==", "c": "Mw==" })).await);
+    note(notes, "it stays as long as one does", &apply("one", json!({}), json!({})).await);
+    note(notes, "another value of another's", &apply("one", json!({}), json!({ "a": "OQ==" })).await);
+    note(notes, "taken over", &apply("one&force=true", json!({}), json!({ "a": "OQ==" })).await);
+    note(notes, "and no longer the other's", &apply("two", json!({}), json!({ "c": "Mw==" })).await);
+    note(notes, "given up", &apply("one", json!({}), json!({})).await);
+}
+
 async fn leases(server: &Server, notes: &mut Notes) {
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "lock" },
@@ -291,6 +313,23 @@ async fn workloads(server: &Server, notes: &mut Notes) {
     pick(notes, "and back", &server.merge(&set, &stepped).await, &strategy);
     let on_delete = json!({ "spec": { "updateStrategy": { "type": "OnDelete", "rollingUpdate": null } } });
     pick(notes, "on delete", &server.merge(&set, &on_delete).await, &strategy);
+}
+
+/// Directives of a strategic merge.
+async fn directives(server: &Server, notes: &mut Notes) {
+    let at = format!("{DEPLOYMENTS}/w");
+    let strategic = async |patch: Value| {
+        server.send(Method::PATCH, &at, "application/strategic-merge-patch+json", &patch.to_string()).await
+    };
+    let rolling = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
+    assert_eq!(server.merge(&at, &json!({ "spec": { "strategy": rolling } })).await.0, 200);
+    let recreate = json!({ "$retainKeys": ["type"], "type": "Recreate" });
+    let retained = strategic(json!({ "spec": { "strategy": recreate } })).await;
+    pick(notes, "keys that are retained", &retained, &["/spec/strategy"]);
+    let deleted = strategic(json!({ "metadata": { "annotations": { "$patch": "delete" } } })).await;
+    notes.push(("a map that is deleted".to_owned(), deleted.1["metadata"]["annotations"]["a"].clone()));
+    let gone = json!({ "spec": { "template": { "metadata": { "annotations": { "$patch": "delete" } } } } });
+    pick(notes, "a map below that is deleted", &strategic(gone).await, &["/spec/template/metadata/annotations"]);
 }
 
 async fn renewals(server: &Server, notes: &mut Notes) {
