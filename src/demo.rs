@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::demo::access::Access;
 use crate::demo::api::Api;
 use crate::demo::forward::Nodes;
+use crate::demo::schema::Schemas;
 use crate::demo::store::Store;
 use crate::demo::workloads::Controllers;
 use crate::ports::Clock;
@@ -109,7 +110,7 @@ pub async fn start(options: Options) -> anyhow::Result<Demo> {
     controllers.settle().await;
     let mut tasks = JoinSet::new();
     tasks.spawn(controllers.run());
-    let api = Arc::new(Api { store, clock, access: Access::default(), nodes });
+    let api = Arc::new(Api { store, clock, access: Access::default(), nodes, schemas: Schemas::default() });
     let router = api::router(Arc::clone(&api));
     let served = router.clone();
     tasks.spawn(async move {

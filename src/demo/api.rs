@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::demo::access::Access;
 use crate::demo::call::{Call, Form};
 use crate::demo::forward::Nodes;
+use crate::demo::schema::Schemas;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
 use crate::demo::{list, scale, table};
@@ -28,6 +29,7 @@ pub(super) struct Api {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) access: Access,
     pub(super) nodes: Arc<Nodes>,
+    pub(super) schemas: Schemas,
 }
 
 /// The router over a store.

@@ -63,7 +63,7 @@ impl Api {
         };
         let plural = rest.first().ok_or_else(unknown)?;
         let served = |kind: &Kind| kind.group == group && kind.version == version && kind.plural == *plural;
-        let kind = self.kinds().into_iter().find(served).ok_or_else(unknown)?;
+        let kind = self.kind(served).ok_or_else(unknown)?;
         if rest.len() > 3 || (namespace.is_some() && !kind.namespaced) {
             return Err(unknown());
         }

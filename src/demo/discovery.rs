@@ -10,10 +10,19 @@ use crate::demo::openapi;
 
 impl Api {
     /// All resources, the custom ones included.
-    pub(super) fn kinds(&self) -> Vec<Kind> {
+    fn kinds(&self) -> Vec<Kind> {
+        kinds::BUILT_IN.iter().cloned().chain(self.custom_kinds()).collect()
+    }
+
+    /// The first resource of which this holds.
+    pub(super) fn kind(&self, wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
+        let built_in = kinds::BUILT_IN.iter().find(|kind| wanted(kind)).cloned();
+        built_in.or_else(|| self.custom_kinds().into_iter().find(wanted))
+    }
+
+    fn custom_kinds(&self) -> Vec<Kind> {
         let definitions = self.store.list("apiextensions.k8s.io/customresourcedefinitions", None);
-        let custom = definitions.objects.iter().flat_map(|(_, object)| kinds::custom(&object.value));
-        kinds::built_in().into_iter().chain(custom).collect()
+        definitions.objects.iter().flat_map(|(_, object)| kinds::custom(&object.value)).collect()
     }
 
     /// The document that a discovery path stands for.

@@ -218,7 +218,7 @@ fn encoded(data: &BTreeMap<String, String>) -> Value {
 }
 
 fn put(store: &Store, resource: &str, namespace: &str, name: &str, mut object: Value) -> anyhow::Result<()> {
-    if let Some(kind) = kinds::built_in().iter().find(|kind| kind.resource() == resource) {
+    if let Some(kind) = kinds::BUILT_IN.iter().find(|kind| kind.resource() == resource) {
         complete(kind, &mut object);
     }
     object["metadata"] = json!({ "name": name });

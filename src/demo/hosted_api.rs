@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::demo::access::Access;
 use crate::demo::api::{Api, json_response, router};
+use crate::demo::schema::Schemas;
 use crate::demo::status::Failure;
 use crate::demo::store::Store;
 use crate::ports::Clock;
@@ -84,9 +85,14 @@ pub(super) fn kube_apiserver(
         etcd_client_ends: parsed.validity().not_after.timestamp(),
         clock: Arc::clone(&clock),
     });
-    let router =
-        router(Arc::new(Api { store, clock: Arc::clone(&clock), access: Access::default(), nodes: Arc::default() }))
-            .layer(middleware::from_fn_with_state(gate, check));
+    let router = router(Arc::new(Api {
+        store,
+        clock: Arc::clone(&clock),
+        access: Access::default(),
+        nodes: Arc::default(),
+        schemas: Schemas::default(),
+    }))
+    .layer(middleware::from_fn_with_state(gate, check));
     Server::new(identity, Arc::new(Lenient(clients)), router, clock)
 }
 

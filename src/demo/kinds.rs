@@ -1,5 +1,7 @@
 //! The resources that the embedded API serves.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 /// A resource as discovery describes it.
@@ -19,7 +21,7 @@ pub(super) struct Kind {
 }
 
 /// Group, plural, kind, short name, namespaced, status.
-const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 15] = [
+const RESOURCES: [(&str, &str, &str, &str, bool, bool); 15] = [
     ("", "namespaces", "Namespace", "ns", false, true),
     ("", "nodes", "Node", "no", false, true),
     ("", "secrets", "Secret", "", true, false),
@@ -38,7 +40,7 @@ const BUILT_IN: [(&str, &str, &str, &str, bool, bool); 15] = [
 ];
 
 /// The resources that are always there.
-pub(super) fn built_in() -> Vec<Kind> {
+pub(super) static BUILT_IN: LazyLock<Vec<Kind>> = LazyLock::new(|| {
     let kind = |(group, plural, kind, short, namespaced, status): (&str, &str, &str, &str, bool, bool)| Kind {
         group: group.to_owned(),
         version: "v1".to_owned(),
@@ -50,8 +52,8 @@ pub(super) fn built_in() -> Vec<Kind> {
         status,
         columns: Vec::new(),
     };
-    BUILT_IN.into_iter().map(kind).collect()
-}
+    RESOURCES.into_iter().map(kind).collect()
+});
 
 /// The served versions of a CustomResourceDefinition.
 pub(super) fn custom(definition: &Value) -> Vec<Kind> {

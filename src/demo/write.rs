@@ -10,7 +10,7 @@ use crate::demo::apply::Applier;
 use crate::demo::call::Call;
 use crate::demo::patch;
 use crate::demo::scale;
-use crate::demo::schema;
+use crate::demo::schema::Schema;
 use crate::demo::status::Failure;
 use crate::demo::store::{Dependents, Key, metadata};
 
@@ -43,7 +43,7 @@ impl Api {
             object.remove("status");
         }
         complete(&call.kind, &mut value);
-        valid(call, self.schema(&call.kind).as_ref(), &mut value)?;
+        valid(call, self.schema(&call.kind).as_deref(), &mut value)?;
         let key: Key = (call.kind.resource().into(), namespace.into(), name.into());
         if call.dry() {
             return match self.store.get(&key) {
@@ -133,7 +133,7 @@ impl Api {
                     kept["spec"]["replicas"] = scale::replicas(&next)?;
                 } else {
                     kept["status"] = next["status"].take();
-                    valid(call, schema.as_ref(), &mut kept)?;
+                    valid(call, schema.as_deref(), &mut kept)?;
                 }
                 return Ok(kept);
             }
@@ -149,7 +149,7 @@ impl Api {
             }
             complete(&call.kind, &mut next);
             immutable(&call.kind, current, &next)?;
-            valid(call, schema.as_ref(), &mut next)?;
+            valid(call, schema.as_deref(), &mut next)?;
             Ok(next)
         };
         if call.dry() {
@@ -205,9 +205,9 @@ impl Api {
 }
 
 /// Refuses what the real API server refuses; drops what the schema of a custom resource does not know.
-fn valid(call: &Call, schema: Option<&Value>, value: &mut Value) -> Result<(), Failure> {
+fn valid(call: &Call, schema: Option<&Schema>, value: &mut Value) -> Result<(), Failure> {
     match schema {
-        Some(schema) => schema::check(schema, value),
+        Some(schema) => schema.check(value),
         None => check(&call.kind, value),
     }
 }
