@@ -8,7 +8,8 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use crate::cert::{Entry, Name, Position, Positioned, Problem, ProblemReason, kubeconfig, pem, x509};
+use crate::cert::kubeconfig::{self, Parsed};
+use crate::cert::{Entry, Name, Position, Positioned, Problem, ProblemReason, pem, x509};
 
 /// What is kept of a certificate beside its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +97,14 @@ pub fn unreadable(why: TooLargeOrInvalid) -> Entry {
 
 /// Reads one of the known formats; false where it is none of them.
 fn read_known(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) -> bool {
-    if pem::holds_block(bytes) {
-        read_pem(bytes, retain, names, entry);
-        return true;
+    // A kubeconfig may hold PEM in a comment or in a field, and the comments of a bundle may speak of a kubeconfig.
+    match kubeconfig::parse(bytes) {
+        Some(Parsed::Kubeconfig(config)) => kubeconfig::read(config, retain, names, entry),
+        Some(Parsed::Invalid) if pem::certificates(bytes).next().is_none() => kubeconfig::report_invalid(entry),
+        _ if pem::holds_block(bytes) => read_pem(bytes, retain, names, entry),
+        _ => return bytes.first() == Some(&DER_SEQUENCE) && read_der(bytes, retain, names, entry),
     }
-    if bytes.first() == Some(&DER_SEQUENCE) && read_der(bytes, retain, names, entry) {
-        return true;
-    }
-    kubeconfig::read(bytes, retain, names, entry)
+    true
 }
 
 /// The tag of an ASN.1 SEQUENCE, with which every certificate begins.

@@ -121,6 +121,60 @@ fn kubeconfigs_yield_what_they_embed_and_nothing_they_point_to() {
 }
 
 #[test]
+fn a_kubeconfig_is_one_whatever_pem_stands_in_it() {
+    let ca = Ca::new("kubernetes", 100);
+    let text = kubeconfig("https://x", &ca.pem, &ca.leaf("kubernetes-admin", 10, &[]));
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let indented: String = key.lines().map(|line| format!("\n      {line}")).collect();
+    let raw = text.replace("{client-certificate-data: ", "\n    client-certificate-data: ");
+    let raw = raw.replace(", client-key-data: c2VjcmV0LWtleQ==}", &format!("\n    client-key-data: |{indented}"));
+    assert!(raw.contains("PRIVATE KEY"), "{raw}");
+    let both = ["user/kubernetes-admin kubernetes-admin", "cluster/kubernetes kubernetes"];
+    for text in
+        [format!("# -----BEGIN PRIVATE KEY-----\n{text}"), format!("{text}# {}", ca.pem.replace('\n', " ")), raw]
+    {
+        let entry = read(&text);
+        assert_eq!(outline(&entry), both, "{text}");
+        assert!(entry.kubeconfig.is_some() && !format!("{entry:?}").contains("PRIVATE"));
+    }
+    // And a bundle is none whatever its comments speak of.
+    for comment in ["# the current-context of users and clusters", "clusters: [users"] {
+        assert_eq!(outline(&read(format!("{comment}\n{}", ca.pem))), ["0 kubernetes"]);
+    }
+    assert_eq!(outline(&read(format!("current-context: [\n{key}"))), [" invalid_kubeconfig"]);
+}
+
+#[test]
+fn what_kubectl_accepts_is_read_and_what_it_refuses_hides_no_neighbour() {
+    let ca = Ca::new("kubernetes", 100);
+    let text = kubeconfig("https://x", &ca.pem, &ca.leaf("kubernetes-admin", 10, &[]));
+    let odd = |text: &str, problems: usize| {
+        let entry = read(text);
+        let good = ["user/kubernetes-admin kubernetes-admin", "cluster/kubernetes kubernetes"];
+        let mut expected = good.map(str::to_owned).to_vec();
+        expected.extend(std::iter::repeat_n(" invalid_kubeconfig".to_owned(), problems));
+        assert_eq!(outline(&entry), expected, "{text}");
+        let facts = entry.kubeconfig.unwrap();
+        assert_eq!((facts.server.as_deref(), facts.user.as_deref()), (Some("https://x"), Some("kubernetes-admin")));
+        entry.problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    odd(&format!("{text}- user: {{token: x}}\n"), 0);
+    odd(&format!("{text}- {{name: a, name: b, user: {{token: x, token: y}}}}\n"), 0);
+    odd(&format!("{text}---\nkind: Config\nusers: []\n"), 0);
+    odd(&format!("---\n{text}...\n"), 0);
+    odd(&format!("# a note\n{text}--- [\n"), 0);
+    odd(&text.replace("server: ", "server: 'https://former', server: "), 0);
+    odd(&text.replace("{cluster: kubernetes", "{cluster: former, ? [a] : b, cluster: kubernetes"), 0);
+    odd(&format!("{text}- {{name: no, user: ~}}\n"), 0);
+    let said = odd(&format!("{text}- just text\n- {{name: [a], user: 1}}\n"), 3);
+    let places: Vec<_> = said.iter().map(|message| message.split(' ').next().unwrap()).collect();
+    assert_eq!(places, ["users[1]", "users[2].name", "users[2].user"]);
+    odd(&text.replace("contexts:\n", "contexts:\n- [x]\n- {name: x, context: {user: {}}}\n"), 2);
+    odd(&text.replace("clusters:\n", "clusters:\n- 1.5\n- {name: x, cluster: {server: true}}\n"), 2);
+    assert_eq!(outline(&read("current-context: a\nusers: {}\nclusters: x\n")), [" invalid_kubeconfig"; 2]);
+}
+
+#[test]
 fn facts_are_those_of_the_certificate() {
     let mut params = mk_params("", 10, &[]);
     params.distinguished_name = rcgen::DistinguishedName::new();

@@ -108,7 +108,7 @@ impl Report {
         };
         for manifest::SecretEntry { place, key, bytes } in entries {
             let mut entry = read_entry(&bytes, Retain::Facts, names);
-            if !promises_certificate(&key) {
+            if entry.kubeconfig.is_none() && !promises_certificate(&key) {
                 // A Secret holds other things too; only a key that promises a certificate owes one.
                 entry.problems.retain(|problem| problem.position != Position::Entry);
             }

@@ -105,7 +105,7 @@ impl HostedMesh {
         // Beside its kubeconfig a Secret may hold notes; every key is read there, for none is sure to be the kubeconfig's.
         let is_found = role == SecretRole::AdminKubeconfig && kubeconfig(secret).is_some();
         for entry in &secret.entries {
-            let is_note = is_found && !promises_certificate(&entry.key);
+            let is_note = is_found && entry.entry.kubeconfig.is_none() && !promises_certificate(&entry.key);
             let problems = entry.entry.problems.iter();
             for problem in problems.filter(|problem| !is_note || problem.position != Position::Entry) {
                 let message = format!("{}; restore it or renew", problem.message);

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use crate::cert::ProblemReason;
+use crate::cert::kubeconfig::documents;
 
 /// What the Secrets of a manifest hold, without the entries whose key ends in `.key`.
 #[derive(Default)]
@@ -157,28 +158,6 @@ impl Manifest {
             }
         }
     }
-}
-
-/// The documents of a YAML stream that hold anything, each with the number of lines before it; JSON has no line that could divide it.
-fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut starts = vec![(0, 0)];
-    let (mut offset, mut number) = (0, 0);
-    for line in text.split_inclusive('\n') {
-        if line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
-            starts.push((number, offset));
-        }
-        offset += line.len();
-        number += 1;
-    }
-    let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([text.len()]).collect::<Vec<_>>();
-    let all = starts.into_iter().zip(ends).map(|((number, start), end)| (number, &text[start..end]));
-    all.filter(|(_, document)| document.lines().any(|line| !says_nothing(line)))
-}
-
-/// Comments, directives, and the lines between documents.
-fn says_nothing(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line == "---" || line == "..." || line.starts_with(['#', '%'])
 }
 
 /// Reads a document, or several in JSON one behind the other; else the line that cannot be read, from 1.
