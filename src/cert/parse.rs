@@ -151,7 +151,14 @@ fn read_block(position: Position, block: pem::Block<'_>, retain: Retain, names: 
         return entry.report(position, ProblemReason::InvalidBase64, message);
     };
     match x509::read(&der, retain, names) {
-        Some((certificate, _)) => entry.certificates.push(Positioned { position, certificate }),
+        Some((certificate, behind)) => {
+            // OpenSSL's TRUSTED CERTIFICATE has its own words behind the certificate.
+            if x509::read(behind, Retain::Facts, names).is_some() {
+                let message = "a second certificate in the same PEM block is not read; give it a block of its own";
+                entry.report(position.clone(), ProblemReason::InvalidCertificate, message.to_owned());
+            }
+            entry.certificates.push(Positioned { position, certificate });
+        }
         None => {
             let message = "the PEM block holds no X.509 certificate".to_owned();
             entry.report(position, ProblemReason::InvalidCertificate, message);

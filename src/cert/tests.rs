@@ -62,6 +62,8 @@ fn bundles_are_read_in_every_shape_they_are_stored_in() {
     assert_eq!(outline(&read(&both)), ["0 a", "1 b"]);
     assert_eq!(outline(&read(base64_of(&both))), ["0 a", "1 b"]);
     assert_eq!(outline(&read([&both[..], b"garbage"].concat())), ["0 a", "1 b", "2 invalid_certificate"]);
+    let in_one_block = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n{b}", base64_of(&both));
+    assert_eq!(outline(&read(in_one_block)), ["0 a", "1 b", "0 invalid_certificate"]);
 }
 
 #[test]
