@@ -258,6 +258,54 @@ fn p_521_is_read_and_its_issuer_found_by_key_identifier() {
     assert_eq!(chain::issuer(leaf, &[namesake]), None);
 }
 
+/// An RSA key of a size that rcgen's own keys cannot have.
+struct OddRsa(rsa::PrivateKey, Vec<u8>);
+
+impl OddRsa {
+    fn new() -> Self {
+        use rsa::pkcs1::EncodeRsaPublicKey;
+        let key = rsa::PrivateKey::new(&mut rand::rng(), 1024).unwrap();
+        let public = key.to_public_key().to_pkcs1_der().unwrap().as_bytes().to_vec();
+        Self(key, public)
+    }
+}
+
+impl rcgen::PublicKeyData for OddRsa {
+    fn der_bytes(&self) -> &[u8] {
+        &self.1
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+impl rcgen::SigningKey for OddRsa {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        use rsa::signature::{SignatureEncoding, Signer};
+        let signer = rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha256>::new(self.0.clone());
+        Ok(signer.sign(message).to_vec())
+    }
+}
+
+#[test]
+fn an_rsa_ca_of_an_unusual_size_is_found_by_key_identifier() {
+    let mut params = mk_params("ca", 3650, &[]);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let [ca, namesake] = [OddRsa::new(), OddRsa::new()].map(|key| {
+        let pem = params.self_signed(&key).unwrap().pem();
+        (rcgen::Issuer::new(params.clone(), key), pem)
+    });
+    let mut leaf = mk_params("leaf", 10, &[]);
+    leaf.use_authority_key_identifier_extension = true;
+    let leaf = leaf.signed_by(&rcgen::KeyPair::generate().unwrap(), &ca.0).unwrap().pem();
+    let all = all_of(&format!("{leaf}{}{}", namesake.1, ca.1));
+    let [leaf, namesake, ca] = &all[..] else { panic!("three") };
+    assert_eq!(ca.key_algorithm, KeyAlgorithm::Rsa(1024));
+    assert_eq!(chain::issuer(leaf, &[namesake, ca]), Some(ca));
+    assert_eq!(chain::issuer(leaf, &[namesake]), None);
+}
+
 #[test]
 fn serial_numbers_of_any_size_print_in_decimal_and_hexadecimal() {
     let two_to_the_160: Vec<u8> = std::iter::once(1).chain([0; 20]).collect();
