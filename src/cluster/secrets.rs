@@ -26,7 +26,7 @@ pub struct Scope {
 /// Objects per page.
 const PAGE: usize = 500;
 /// Types that hold no certificate, or that are meshcert's own copies; left out by the server.
-const NOISE: [&str; 9] = [
+pub const NOISE: [&str; 9] = [
     "helm.sh/release.v1",
     "kubernetes.io/service-account-token",
     "kubernetes.io/dockerconfigjson",
