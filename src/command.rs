@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::Output;
-use table::{Tone, table, table_within};
+use table::{Tone, printable, table, table_within};
 
 pub mod advice;
 pub mod check;
