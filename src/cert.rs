@@ -181,6 +181,8 @@ pub enum ProblemReason {
     FileReference,
     /// The entry is larger than is read.
     TooLarge,
+    /// More parts of the entry cannot be read than are told one by one.
+    More,
 }
 
 impl ProblemReason {
@@ -195,6 +197,7 @@ impl ProblemReason {
             Self::InvalidKubeconfig => "invalid_kubeconfig",
             Self::FileReference => "file_reference",
             Self::TooLarge => "too_large",
+            Self::More => "more_problems",
         }
     }
 }

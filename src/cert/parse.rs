@@ -23,6 +23,9 @@ pub enum Retain {
 /// An entry larger than this is not read; a Secret as a whole is limited to 1 MiB by Kubernetes.
 pub const MAX_ENTRY_BYTES: usize = 4 << 20;
 
+/// Each is a series and a sentence; nobody reads thousands of an entry that is broken throughout.
+const MOST_PROBLEMS: usize = 16;
+
 /// Why an entry's base64 could not be turned into bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TooLargeOrInvalid {
@@ -75,6 +78,11 @@ pub fn read_entry(bytes: &[u8], retain: Retain, names: &mut NamePool) -> Entry {
             let message = "neither PEM, DER nor a kubeconfig; store a certificate as PEM".to_owned();
             entry.report(Position::Entry, ProblemReason::UnknownFormat, message);
         }
+    }
+    let more = entry.problems.len().saturating_sub(MOST_PROBLEMS);
+    if more > 0 {
+        entry.problems.truncate(MOST_PROBLEMS);
+        entry.report(Position::Entry, ProblemReason::More, format!("and {more} more parts that cannot be read"));
     }
     entry
 }

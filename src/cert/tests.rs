@@ -87,6 +87,8 @@ fn a_bad_block_is_told_and_hides_no_neighbour() {
         assert_eq!(outline(&read(bytes)), [format!(" {reason}")]);
     }
     assert_eq!(outline(&read(vec![b'x'; parse::MAX_ENTRY_BYTES + 1])), [" too_large"]);
+    let throughout = outline(&read(format!("{}{a}", begin.repeat(30_000))));
+    assert_eq!((throughout.len(), &*throughout[0], &*throughout[17]), (18, "30000 a", " more_problems"));
     let key_alone = rcgen::KeyPair::generate().unwrap().serialize_pem();
     assert_eq!(read(key_alone), Entry::default());
 }
