@@ -138,6 +138,8 @@ pub struct KubeconfigFacts {
     pub user: Option<Box<str>>,
     /// Name of the current context's cluster.
     pub cluster: Option<Box<str>>,
+    /// Whether that cluster's certificate is taken whoever signed it.
+    pub insecure_skip_tls_verify: bool,
 }
 
 /// A certificate and where it stands.
@@ -173,12 +175,14 @@ pub enum ProblemReason {
     InvalidBase64,
     /// The bytes are no X.509 certificate.
     InvalidCertificate,
-    /// The YAML or JSON is no kubeconfig.
+    /// The YAML or JSON is no kubeconfig, or a part of it has a shape that kubectl refuses.
     InvalidKubeconfig,
     /// A kubeconfig names a file instead of embedding the certificate; it is not opened.
     FileReference,
     /// The entry is larger than is read.
     TooLarge,
+    /// More parts of the entry cannot be read than are told one by one.
+    More,
 }
 
 impl ProblemReason {
@@ -193,6 +197,7 @@ impl ProblemReason {
             Self::InvalidKubeconfig => "invalid_kubeconfig",
             Self::FileReference => "file_reference",
             Self::TooLarge => "too_large",
+            Self::More => "more_problems",
         }
     }
 }

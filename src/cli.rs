@@ -40,6 +40,8 @@ enum Command {
     /// right that meshcert does without. Others are chosen with -n, or in the configuration, which `meshcert config check` checks.
     Status(StatusArgs),
     /// Read certificates offline: PEM, DER, kubeconfigs, Secret manifests.
+    ///
+    /// Of a manifest the Secrets that are not watched either are skipped (Helm releases, meshcert's own backups, …), and standard error says how many.
     Check(CheckArgs),
     /// Say why a Secret is counted or not, entry by entry.
     Explain(ExplainArgs),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::Output;
-use table::{Tone, table, table_within};
+use table::{Tone, printable, table, table_within};
 
 pub mod advice;
 pub mod check;
@@ -25,23 +25,27 @@ pub mod status;
 mod table;
 pub mod uninstall;
 
-/// Prints an answer as asked for; `table` is called for [`Output::Table`] alone.
+/// Prints an answer as asked for; `table` is called for [`Output::Table`] alone. A reader who had enough of it (`meshcert check … | head -1`) changes no verdict.
 fn print<T: Serialize>(answer: &T, output: Output, table: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let text = match output {
-        Output::Table => return say(&table()),
-        Output::Json => format!("{}\n", serde_json::to_string_pretty(answer)?),
-        Output::Yaml => serde_saphyr::to_string(answer)?,
+    let printed = match output {
+        Output::Table => say(&table()),
+        Output::Json => write(io::stdout().lock(), &format!("{}\n", serde_json::to_string_pretty(answer)?)),
+        Output::Yaml => write(io::stdout().lock(), &serde_saphyr::to_string(answer)?),
     };
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
 }
 
 /// Prints a text for people, with its colours where they are wanted: on a terminal, or as `--color`, `NO_COLOR` and `CLICOLOR_FORCE` say.
-fn say(text: &str) -> anyhow::Result<()> {
-    let mut stdout = anstream::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+fn say(text: &str) -> io::Result<()> {
+    write(anstream::stdout().lock(), text)
+}
+
+fn write(mut to: impl Write, text: &str) -> io::Result<()> {
+    to.write_all(text.as_bytes())?;
+    to.flush()
 }
 
 /// How many columns the terminal has to which standard output goes; `None` where it goes elsewhere.

@@ -37,6 +37,12 @@ pub fn promises_certificate(key: &str) -> bool {
     [".crt", ".cert", ".cer", ".pem", ".der", "config"].iter().any(|end| key.ends_with(end))
 }
 
+/// Whether an entry's key promises a certificate that the entry does not hold, without anything in it that says why. A kubeconfig needs none.
+pub fn owes_certificate(key: &str, entry: &Entry) -> bool {
+    let Entry { certificates, problems, kubeconfig } = entry;
+    promises_certificate(key) && certificates.is_empty() && problems.is_empty() && kubeconfig.is_none()
+}
+
 /// A Secret's metadata, as far as it decides whether the Secret is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretMeta {

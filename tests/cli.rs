@@ -136,6 +136,57 @@ fn check_reads_manifests_from_standard_input_and_never_shows_a_key() {
 }
 
 #[test]
+fn check_tells_a_key_that_stands_where_a_certificate_should() {
+    let folder = TempDir::new().unwrap();
+    let (certificate, key) = mk_pem("web", 200);
+    let alone = write(&folder, "tls.crt", &key);
+    let (code, answer) = check(&[&alone]);
+    assert_eq!((code, &answer["problems"][0]["reason"]), (1, &json!("certificate_missing")));
+    let secret = json!({ "kind": "Secret", "metadata": { "name": "web" }, "stringData": { "tls.crt": key, "token": key, "ca.crt": certificate } });
+    let (code, answer) = check(&[&write(&folder, "web.json", &secret.to_string())]);
+    assert_eq!(code, 1);
+    let sources: Vec<_> = answer["problems"].as_array().unwrap().iter().map(|problem| &problem["source"]).collect();
+    assert_eq!(sources, [&json!(format!("{}:web/tls.crt", folder.path().join("web.json").display()))]);
+}
+
+#[test]
+fn check_reads_utf_16_and_skips_what_is_not_watched_either() {
+    let folder = TempDir::new().unwrap();
+    let manifest = |kind: &str, days| {
+        let data = json!({ "tls.crt": mk_pem("web", days).0 });
+        json!({ "kind": "Secret", "type": kind, "metadata": { "name": "web" }, "stringData": data }).to_string()
+    };
+    let text = format!("{}\n{}", manifest("kubernetes.io/tls", 200), manifest("meshcert.dev/backup", -2));
+    let forms: [fn(u16) -> [u8; 2]; 2] = [u16::to_le_bytes, u16::to_be_bytes];
+    for unit in forms {
+        let bytes: Vec<u8> = std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(unit).collect();
+        let file = folder.path().join("utf-16.json");
+        std::fs::write(&file, bytes).unwrap();
+        let output = meshcert().arg("check").arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains("CN=web"));
+        assert_eq!(said, "meshcert: skipped Secrets that are not watched either: 1 of meshcert.dev/backup\n");
+    }
+}
+
+#[test]
+fn a_reader_who_has_had_enough_changes_no_verdict() {
+    let folder = TempDir::new().unwrap();
+    let over = write(&folder, "over.pem", &mk_pem("over", -2).0);
+    for form in ["table", "json", "yaml"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = std::process::Command::new(env!("CARGO_BIN_EXE_meshcert"))
+            .args(["check", "-o", form, &over])
+            .stdout(writer)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(4), "{form}");
+    }
+}
+
+#[test]
 fn check_prints_a_table_for_people() {
     let folder = TempDir::new().unwrap();
     let file = write(&folder, "soon.pem", &mk_pem("web", 20).0);

@@ -98,11 +98,16 @@ fn colours_come_on_a_terminal_and_where_they_are_asked_for() {
     for (arguments, environment, coloured) in on_a_terminal {
         let mut command = meshcert(&["check", &file]);
         command.args(arguments).envs(environment.iter().copied());
-        let (shown, code) = OnTerminal::start(&mut command).finish();
+        let (shown, code) = OnTerminal::with_columns(200, &mut command).finish();
         assert_eq!(code, Some(4), "{shown}");
         assert_eq!(shown.contains(ESCAPE), coloured, "{arguments:?} {environment:?}");
         assert_eq!(without_colours(&shown), plain, "the same but for the colours");
     }
+    let (narrow, code) = OnTerminal::with_columns(80, &mut meshcert(&["check", &file])).finish();
+    let narrow = without_colours(&narrow);
+    assert_eq!(code, Some(4), "{narrow}");
+    assert!(narrow.lines().all(|line| line.len() <= 80), "{narrow}");
+    assert!(narrow.contains("TIME LEFT") && !narrow.contains("ISSUER"), "{narrow}");
     let json = meshcert(&["check", "-o", "json", "--color", "always", &file]).output().unwrap();
     assert!(!text(&json).contains(ESCAPE), "what programs read has no colours");
 }

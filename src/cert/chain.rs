@@ -1,13 +1,14 @@
 //! Which CA signed which certificate, by verified signature, and when a chain ends.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
-use crate::cert::{CertFingerprint, Certificate, Name, Role};
+use crate::cert::{CertFingerprint, Certificate, KeyAlgorithm, Name, Role};
 use crate::time::UnixTime;
 
 /// What a certificate says beyond its facts; read from its DER form when needed.
@@ -25,7 +26,7 @@ pub struct Details {
 
 /// The CA of `pool` whose key verifies the signature of `certificate`; both need their DER form. Where several do (a CA renewed with its key), the one whose chain ends last.
 ///
-/// A signature by P-521, which the crypto library cannot verify, counts where the names and the key identifiers (RFC 5280 section 4.2.1.1) agree.
+/// A signature by P-521 or by an RSA key of an unusual size, which the crypto library cannot verify, counts where the names and the key identifiers (RFC 5280 section 4.2.1.1) agree.
 pub fn issuer<'a>(certificate: &Certificate, pool: &[&'a Certificate]) -> Option<&'a Certificate> {
     Chains::new(pool.iter().copied()).issuer_and_end(certificate).0
 }
@@ -98,13 +99,18 @@ fn is_self_issued(certificate: &Certificate) -> bool {
 }
 
 fn signed(certificate: &Certificate, ca: &Certificate) -> bool {
+    // To the crypto library a key of another size is a bad signature.
+    let is_unverifiable = matches!(ca.key_algorithm, KeyAlgorithm::Rsa(bits) if !VERIFIABLE_RSA.contains(&bits));
     let (Some(certificate), Some(ca)) = (parse(certificate), parse(ca)) else { return false };
     match certificate.verify_signature(Some(ca.public_key())) {
         Ok(()) => true,
         Err(X509Error::SignatureUnsupportedAlgorithm) => key_identifiers_agree(&certificate, &ca),
-        Err(_) => false,
+        Err(_) => is_unverifiable && key_identifiers_agree(&certificate, &ca),
     }
 }
+
+/// Bits of the RSA keys that the crypto library takes.
+const VERIFIABLE_RSA: RangeInclusive<u16> = 2048..=8192;
 
 fn parse(certificate: &Certificate) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(certificate.der.as_deref()?).ok().map(|(_, parsed)| parsed)

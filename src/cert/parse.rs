@@ -8,7 +8,8 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use crate::cert::{Entry, Name, Position, Positioned, Problem, ProblemReason, kubeconfig, pem, x509};
+use crate::cert::kubeconfig::{self, Parsed};
+use crate::cert::{Entry, Name, Position, Positioned, Problem, ProblemReason, pem, x509};
 
 /// What is kept of a certificate beside its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub enum Retain {
 
 /// An entry larger than this is not read; a Secret as a whole is limited to 1 MiB by Kubernetes.
 pub const MAX_ENTRY_BYTES: usize = 4 << 20;
+
+/// Each is a series and a sentence; nobody reads thousands of an entry that is broken throughout.
+const MOST_PROBLEMS: usize = 16;
 
 /// Why an entry's base64 could not be turned into bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,11 @@ pub fn read_entry(bytes: &[u8], retain: Retain, names: &mut NamePool) -> Entry {
             entry.report(Position::Entry, ProblemReason::UnknownFormat, message);
         }
     }
+    let more = entry.problems.len().saturating_sub(MOST_PROBLEMS);
+    if more > 0 {
+        entry.problems.truncate(MOST_PROBLEMS);
+        entry.report(Position::Entry, ProblemReason::More, format!("and {more} more parts that cannot be read"));
+    }
     entry
 }
 
@@ -96,14 +105,14 @@ pub fn unreadable(why: TooLargeOrInvalid) -> Entry {
 
 /// Reads one of the known formats; false where it is none of them.
 fn read_known(bytes: &[u8], retain: Retain, names: &mut NamePool, entry: &mut Entry) -> bool {
-    if pem::holds_block(bytes) {
-        read_pem(bytes, retain, names, entry);
-        return true;
+    // A kubeconfig may hold PEM in a comment or in a field, and the comments of a bundle may speak of a kubeconfig.
+    match kubeconfig::parse(bytes) {
+        Some(Parsed::Kubeconfig(config)) => kubeconfig::read(config, retain, names, entry),
+        Some(Parsed::Invalid) if pem::certificates(bytes).next().is_none() => kubeconfig::report_invalid(entry),
+        _ if pem::holds_block(bytes) => read_pem(bytes, retain, names, entry),
+        _ => return bytes.first() == Some(&DER_SEQUENCE) && read_der(bytes, retain, names, entry),
     }
-    if bytes.first() == Some(&DER_SEQUENCE) && read_der(bytes, retain, names, entry) {
-        return true;
-    }
-    kubeconfig::read(bytes, retain, names, entry)
+    true
 }
 
 /// The tag of an ASN.1 SEQUENCE, with which every certificate begins.
@@ -150,7 +159,14 @@ fn read_block(position: Position, block: pem::Block<'_>, retain: Retain, names: 
         return entry.report(position, ProblemReason::InvalidBase64, message);
     };
     match x509::read(&der, retain, names) {
-        Some((certificate, _)) => entry.certificates.push(Positioned { position, certificate }),
+        Some((certificate, behind)) => {
+            // OpenSSL's TRUSTED CERTIFICATE has its own words behind the certificate.
+            if x509::read(behind, Retain::Facts, names).is_some() {
+                let message = "a second certificate in the same PEM block is not read; give it a block of its own";
+                entry.report(position.clone(), ProblemReason::InvalidCertificate, message.to_owned());
+            }
+            entry.certificates.push(Positioned { position, certificate });
+        }
         None => {
             let message = "the PEM block holds no X.509 certificate".to_owned();
             entry.report(position, ProblemReason::InvalidCertificate, message);

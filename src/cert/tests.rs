@@ -62,6 +62,8 @@ fn bundles_are_read_in_every_shape_they_are_stored_in() {
     assert_eq!(outline(&read(&both)), ["0 a", "1 b"]);
     assert_eq!(outline(&read(base64_of(&both))), ["0 a", "1 b"]);
     assert_eq!(outline(&read([&both[..], b"garbage"].concat())), ["0 a", "1 b", "2 invalid_certificate"]);
+    let in_one_block = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n{b}", base64_of(&both));
+    assert_eq!(outline(&read(in_one_block)), ["0 a", "1 b", "0 invalid_certificate"]);
 }
 
 #[test]
@@ -85,6 +87,8 @@ fn a_bad_block_is_told_and_hides_no_neighbour() {
         assert_eq!(outline(&read(bytes)), [format!(" {reason}")]);
     }
     assert_eq!(outline(&read(vec![b'x'; parse::MAX_ENTRY_BYTES + 1])), [" too_large"]);
+    let throughout = outline(&read(format!("{}{a}", begin.repeat(30_000))));
+    assert_eq!((throughout.len(), &*throughout[0], &*throughout[17]), (18, "30000 a", " more_problems"));
     let key_alone = rcgen::KeyPair::generate().unwrap().serialize_pem();
     assert_eq!(read(key_alone), Entry::default());
 }
@@ -118,6 +122,60 @@ fn kubeconfigs_yield_what_they_embed_and_nothing_they_point_to() {
     let bundle = format!("{admin}{}", ca.pem);
     let chain = read(kubeconfig("https://x", &ca.pem, &bundle));
     assert_eq!(outline(&chain)[1], "user/kubernetes-admin#1 kubernetes");
+}
+
+#[test]
+fn a_kubeconfig_is_one_whatever_pem_stands_in_it() {
+    let ca = Ca::new("kubernetes", 100);
+    let text = kubeconfig("https://x", &ca.pem, &ca.leaf("kubernetes-admin", 10, &[]));
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let indented: String = key.lines().map(|line| format!("\n      {line}")).collect();
+    let raw = text.replace("{client-certificate-data: ", "\n    client-certificate-data: ");
+    let raw = raw.replace(", client-key-data: c2VjcmV0LWtleQ==}", &format!("\n    client-key-data: |{indented}"));
+    assert!(raw.contains("PRIVATE KEY"), "{raw}");
+    let both = ["user/kubernetes-admin kubernetes-admin", "cluster/kubernetes kubernetes"];
+    for text in
+        [format!("# -----BEGIN PRIVATE KEY-----\n{text}"), format!("{text}# {}", ca.pem.replace('\n', " ")), raw]
+    {
+        let entry = read(&text);
+        assert_eq!(outline(&entry), both, "{text}");
+        assert!(entry.kubeconfig.is_some() && !format!("{entry:?}").contains("PRIVATE"));
+    }
+    // And a bundle is none whatever its comments speak of.
+    for comment in ["# the current-context of users and clusters", "clusters: [users"] {
+        assert_eq!(outline(&read(format!("{comment}\n{}", ca.pem))), ["0 kubernetes"]);
+    }
+    assert_eq!(outline(&read(format!("current-context: [\n{key}"))), [" invalid_kubeconfig"]);
+}
+
+#[test]
+fn what_kubectl_accepts_is_read_and_what_it_refuses_hides_no_neighbour() {
+    let ca = Ca::new("kubernetes", 100);
+    let text = kubeconfig("https://x", &ca.pem, &ca.leaf("kubernetes-admin", 10, &[]));
+    let odd = |text: &str, problems: usize| {
+        let entry = read(text);
+        let good = ["user/kubernetes-admin kubernetes-admin", "cluster/kubernetes kubernetes"];
+        let mut expected = good.map(str::to_owned).to_vec();
+        expected.extend(std::iter::repeat_n(" invalid_kubeconfig".to_owned(), problems));
+        assert_eq!(outline(&entry), expected, "{text}");
+        let facts = entry.kubeconfig.unwrap();
+        assert_eq!((facts.server.as_deref(), facts.user.as_deref()), (Some("https://x"), Some("kubernetes-admin")));
+        entry.problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    odd(&format!("{text}- user: {{token: x}}\n"), 0);
+    odd(&format!("{text}- {{name: a, name: b, user: {{token: x, token: y}}}}\n"), 0);
+    odd(&format!("{text}---\nkind: Config\nusers: []\n"), 0);
+    odd(&format!("---\n{text}...\n"), 0);
+    odd(&format!("# a note\n{text}--- [\n"), 0);
+    odd(&text.replace("server: ", "server: 'https://former', server: "), 0);
+    odd(&text.replace("{cluster: kubernetes", "{cluster: former, ? [a] : b, cluster: kubernetes"), 0);
+    odd(&format!("{text}- {{name: no, user: ~}}\n"), 0);
+    let said = odd(&format!("{text}- just text\n- {{name: [a], user: 1}}\n"), 3);
+    let places: Vec<_> = said.iter().map(|message| message.split(' ').next().unwrap()).collect();
+    assert_eq!(places, ["users[1]", "users[2].name", "users[2].user"]);
+    odd(&text.replace("contexts:\n", "contexts:\n- [x]\n- {name: x, context: {user: {}}}\n"), 2);
+    odd(&text.replace("clusters:\n", "clusters:\n- 1.5\n- {name: x, cluster: {server: true}}\n"), 2);
+    assert_eq!(outline(&read("current-context: a\nusers: {}\nclusters: x\n")), [" invalid_kubeconfig"; 2]);
 }
 
 #[test]
@@ -198,6 +256,54 @@ fn p_521_is_read_and_its_issuer_found_by_key_identifier() {
     assert_eq!(brief(leaf), (KeyAlgorithm::P521, Role::Leaf, "CN=leaf".to_owned(), "CN=ca".to_owned()));
     assert_eq!(brief(ca), (KeyAlgorithm::P521, Role::Ca, "CN=ca".to_owned(), "CN=ca".to_owned()));
     assert_eq!(leaf.not_after, NOW.plus(10 * DAY));
+    assert_eq!(chain::issuer(leaf, &[namesake, ca]), Some(ca));
+    assert_eq!(chain::issuer(leaf, &[namesake]), None);
+}
+
+/// An RSA key of a size that rcgen's own keys cannot have.
+struct OddRsa(rsa::PrivateKey, Vec<u8>);
+
+impl OddRsa {
+    fn new() -> Self {
+        use rsa::pkcs1::EncodeRsaPublicKey;
+        let key = rsa::PrivateKey::new(&mut rand::rng(), 1024).unwrap();
+        let public = key.to_public_key().to_pkcs1_der().unwrap().as_bytes().to_vec();
+        Self(key, public)
+    }
+}
+
+impl rcgen::PublicKeyData for OddRsa {
+    fn der_bytes(&self) -> &[u8] {
+        &self.1
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+impl rcgen::SigningKey for OddRsa {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        use rsa::signature::{SignatureEncoding, Signer};
+        let signer = rsa::pkcs1v15::SigningKey::<rsa::sha2::Sha256>::new(self.0.clone());
+        Ok(signer.sign(message).to_vec())
+    }
+}
+
+#[test]
+fn an_rsa_ca_of_an_unusual_size_is_found_by_key_identifier() {
+    let mut params = mk_params("ca", 3650, &[]);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let [ca, namesake] = [OddRsa::new(), OddRsa::new()].map(|key| {
+        let pem = params.self_signed(&key).unwrap().pem();
+        (rcgen::Issuer::new(params.clone(), key), pem)
+    });
+    let mut leaf = mk_params("leaf", 10, &[]);
+    leaf.use_authority_key_identifier_extension = true;
+    let leaf = leaf.signed_by(&rcgen::KeyPair::generate().unwrap(), &ca.0).unwrap().pem();
+    let all = all_of(&format!("{leaf}{}{}", namesake.1, ca.1));
+    let [leaf, namesake, ca] = &all[..] else { panic!("three") };
+    assert_eq!(ca.key_algorithm, KeyAlgorithm::Rsa(1024));
     assert_eq!(chain::issuer(leaf, &[namesake, ca]), Some(ca));
     assert_eq!(chain::issuer(leaf, &[namesake]), None);
 }

@@ -29,7 +29,7 @@ pub struct Scope {
 /// Objects per page; fewer where they are large.
 const PAGE: usize = 250;
 /// Types that hold no certificate, or that are meshcert's own copies; left out by the server.
-const NOISE: [&str; 9] = [
+pub const NOISE: [&str; 9] = [
     "helm.sh/release.v1",
     "kubernetes.io/service-account-token",
     "kubernetes.io/dockerconfigjson",

@@ -1,6 +1,7 @@
 //! `meshcert check`: reads certificates from files, without any cluster.
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,9 +12,10 @@ use crate::cert::{CertFingerprint, Entry, Name, Position, ProblemReason, Role, S
 use crate::cli::{CheckArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::command::check::manifest::Manifest;
-use crate::command::{Tone, print, table};
+use crate::command::{Tone, columns, print, table, table_within};
+use crate::mesh::Reason;
 use crate::ports::Clock;
-use crate::secret::promises_certificate;
+use crate::secret::{owes_certificate, promises_certificate};
 use crate::time::{UnixTime, time_left};
 
 mod manifest;
@@ -23,6 +25,9 @@ mod manifest;
 struct Report {
     certificates: Vec<CertificateReport>,
     problems: Vec<ProblemReport>,
+    /// How many Secrets were passed over because of their type.
+    #[serde(skip)]
+    skipped: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,9 +73,16 @@ pub fn run(args: CheckArgs) -> anyhow::Result<Outcome> {
             }
         }
     }
+    if !report.skipped.is_empty() {
+        let kinds: Vec<String> = report.skipped.iter().map(|(kind, count)| format!("{count} of {kind}")).collect();
+        writeln!(io::stderr(), "meshcert: skipped Secrets that are not watched either: {}", kinds.join(", "))?;
+    }
     print(&report, output, || report.table(now, expiring_within.0))?;
     Ok(report.outcome(now, expiring_within.0))
 }
+
+/// What a narrow terminal does without, the first first.
+const GIVE_WAY: [&str; 4] = ["ISSUER", "ROLE", "POSITION", "NOT AFTER"];
 
 /// A larger file is not read: a manifest takes several times its size in memory.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -81,8 +93,8 @@ struct Unreadable {
     message: String,
 }
 
-impl From<std::io::Error> for Unreadable {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
         Self { reason: "unreadable_file", message: error.to_string() }
     }
 }
@@ -90,7 +102,7 @@ impl From<std::io::Error> for Unreadable {
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let mut bytes = Zeroizing::new(Vec::new());
     if file == Path::new("-") {
-        std::io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        io::stdin().lock().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     } else {
         std::fs::File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     }
@@ -101,18 +113,36 @@ fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     Ok(bytes)
 }
 
+/// The text of a file in UTF-16 with its mark, as PowerShell's redirection writes it.
+fn from_utf_16(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let (unit, bytes): (fn([u8; 2]) -> u16, _) = match bytes {
+        [0xff, 0xfe, bytes @ ..] => (u16::from_le_bytes, bytes),
+        [0xfe, 0xff, bytes @ ..] => (u16::from_be_bytes, bytes),
+        _ => return None,
+    };
+    let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len()));
+    text.extend(char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)));
+    Some(text)
+}
+
 impl Report {
     fn add_file(&mut self, source: &str, bytes: &[u8], names: &mut NamePool) {
-        let Some(Manifest { entries, problems }) = Manifest::read(bytes) else {
-            return self.add_entry(source, read_entry(bytes, Retain::Facts, names));
+        let transcoded = from_utf_16(bytes);
+        let bytes = transcoded.as_ref().map_or(bytes, |text| text.as_bytes());
+        let Some(Manifest { entries, problems, skipped }) = Manifest::read(bytes) else {
+            return self.add_entry(source, source, read_entry(bytes, Retain::Facts, names));
         };
+        for (kind, count) in skipped {
+            *self.skipped.entry(kind).or_default() += count;
+        }
         for manifest::SecretEntry { place, key, bytes } in entries {
             let mut entry = read_entry(&bytes, Retain::Facts, names);
-            if !promises_certificate(&key) {
+            if entry.kubeconfig.is_none() && !promises_certificate(&key) {
                 // A Secret holds other things too; only a key that promises a certificate owes one.
                 entry.problems.retain(|problem| problem.position != Position::Entry);
             }
-            self.add_entry(&format!("{source}:{place}"), entry);
+            self.add_entry(&format!("{source}:{place}"), &key, entry);
         }
         self.problems.extend(problems.into_iter().map(|manifest::Problem { place, reason, message }| ProblemReport {
             source: format!("{source}:{place}"),
@@ -122,7 +152,16 @@ impl Report {
         }));
     }
 
-    fn add_entry(&mut self, source: &str, entry: Entry) {
+    /// Takes what was read under a key, or from a file of that name.
+    fn add_entry(&mut self, source: &str, key: &str, entry: Entry) {
+        if owes_certificate(key, &entry) {
+            self.problems.push(ProblemReport {
+                source: source.to_owned(),
+                position: Position::Entry,
+                reason: Reason::CertificateMissing.as_str(),
+                message: "it holds no certificate".to_owned(),
+            });
+        }
         let Entry { certificates, problems, kubeconfig: _ } = entry;
         self.certificates.extend(certificates.into_iter().map(|found| CertificateReport {
             source: source.to_owned(),
@@ -152,7 +191,9 @@ impl Report {
     fn table(&self, now: UnixTime, expiring_within: i64) -> String {
         let mut text = String::new();
         if !self.certificates.is_empty() {
-            text = table(
+            text = table_within(
+                columns(),
+                &GIVE_WAY,
                 ["SOURCE", "POSITION", "SUBJECT", "ISSUER", "ROLE", "NOT AFTER", "TIME LEFT"],
                 self.certificates.iter().map(|certificate| {
                     let tone = match certificate.outcome(now, expiring_within) {

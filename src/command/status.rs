@@ -10,7 +10,7 @@ use crate::app::{self, Plane, Sources, process};
 use crate::cli::{Outcome, StatusArgs};
 use crate::clock::SystemClock;
 use crate::command::advice::{NoneAnswered, meshcert, quoted};
-use crate::command::{Tone, columns, print, say, table_within};
+use crate::command::{Tone, columns, print, printable, say, table_within};
 use crate::metrics::Observed;
 use crate::observer::{Registry, Supervisor};
 use crate::policy::Thresholds;
@@ -137,7 +137,7 @@ fn rows(overview: &Overview, sources: &Sources) -> String {
     let mut text = table_within(columns(), &GIVE_WAY, header, rows);
     for row in overview.rows.iter().filter(|row| !row.findings.is_empty()) {
         text.push_str(&format!("\n{}\n", Tone::Strong.paint(&row.id)));
-        row.findings.iter().for_each(|finding| text.push_str(&format!("  {finding}\n")));
+        row.findings.iter().for_each(|finding| text.push_str(&format!("  {}\n", printable(finding.clone()))));
     }
     text
 }

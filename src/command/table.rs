@@ -44,7 +44,7 @@ impl Tone {
 
     /// A word of a table in this tone.
     pub(super) fn cell(self, text: impl Into<String>) -> Cell {
-        Cell { text: text.into(), tone: self }
+        Cell { text: printable(text.into()), tone: self }
     }
 }
 
@@ -52,6 +52,15 @@ impl From<String> for Cell {
     fn from(text: String) -> Self {
         Tone::Plain.cell(text)
     }
+}
+
+/// What a certificate or a kubeconfig says may come from anybody: control characters, which a terminal would obey, are shown as escapes.
+pub(super) fn printable(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A table with a header. Only the text is coloured, never the space around it: without colours the same table remains.
@@ -140,6 +149,14 @@ mod tests {
         for (available, expected) in cases {
             assert_eq!(within(available), expected, "{available:?}");
         }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_instead() {
+        let rows = [["CN=\u{1b}[2J\u{1b}]0;x\u{7}".to_owned(), "user/a\nb\u{9b}".to_owned()]];
+        let text = anstream::adapter::strip_str(&table(["SUBJECT", "POSITION"], rows)).to_string();
+        assert_eq!(text.lines().nth(1), Some("CN=\\u{1b}[2J\\u{1b}]0;x\\u{7}  user/a\\nb\\u{9b}"), "{text:?}");
+        assert_eq!(text.lines().count(), 2);
     }
 
     #[test]

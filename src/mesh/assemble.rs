@@ -105,7 +105,7 @@ impl HostedMesh {
         // Beside its kubeconfig a Secret may hold notes; every key is read there, for none is sure to be the kubeconfig's.
         let is_found = role == SecretRole::AdminKubeconfig && kubeconfig(secret).is_some();
         for entry in &secret.entries {
-            let is_note = is_found && !promises_certificate(&entry.key);
+            let is_note = is_found && entry.entry.kubeconfig.is_none() && !promises_certificate(&entry.key);
             let problems = entry.entry.problems.iter();
             for problem in problems.filter(|problem| !is_note || problem.position != Position::Entry) {
                 let message = format!("{}; restore it or renew", problem.message);
@@ -177,14 +177,25 @@ impl HostedMesh {
     fn kubeconfig_findings(&self, findings: &mut Vec<Finding>) {
         let role = SecretRole::AdminKubeconfig;
         let Some((key, facts)) = self.secrets[role as usize].as_deref().and_then(kubeconfig) else { return };
+        let wrong = |reason, message: &str| self.finding(role, key, Position::Entry, reason, message);
+        let Some(server) = facts.server.as_deref() else {
+            let message = match &facts.cluster {
+                Some(cluster) => format!("its cluster {cluster} has no server"),
+                None => "its current-context names no context with a cluster".to_owned(),
+            };
+            let message = format!(
+                "{message}, so that it leads nowhere; restore it, a renewal keeps all but its certificate and key"
+            );
+            return findings.push(wrong(Reason::KubeconfigWrongServer, &message));
+        };
         let Some(apiserver) = self.certificates.iter().find(|found| found.component == Component::Apiserver) else {
             return;
         };
-        if let Some(host) = facts.server.as_deref().and_then(host) {
+        if let Some(host) = host(server) {
             let details = apiserver.certificate.der.as_deref().map(details).unwrap_or_default();
             let service = format!("{}-hosted-apiserver", self.key.id);
             let covered =
-                details.dns_names.iter().any(|name| name == host) || details.ip_addresses.iter().any(|ip| ip == host);
+                details.dns_names.iter().any(|name| covers(name, &host)) || details.ip_addresses.contains(&host);
             if !covered && (host == service || host.starts_with(&format!("{service}."))) {
                 let message = format!(
                     "it lacks the subject alternative name {host}, which the admin kubeconfig uses; renew it with that name"
@@ -194,17 +205,26 @@ impl HostedMesh {
                 let message = format!(
                     "its server is {host}, neither {service} nor a name that the API server's certificate holds"
                 );
-                findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongServer, &message));
+                findings.push(wrong(Reason::KubeconfigWrongServer, &message));
             }
         }
-        let trusted = self.certificates.iter().filter(|found| {
-            found.secret_role == role
-                && matches!(&found.position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name))
-        });
+        // Whoever verifies nothing needs no CA.
+        if facts.insecure_skip_tls_verify {
+            return;
+        }
+        let is_its = |position: &Position| matches!(position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name));
+        let trusted = self.certificates.iter().filter(|found| found.secret_role == role && is_its(&found.position));
         let trusted: Vec<&Certificate> = trusted.map(|found| &found.certificate).collect();
-        if !trusted.is_empty() && issuer(&apiserver.certificate, &trusted).is_none() {
+        if issuer(&apiserver.certificate, &trusted).is_some() {
+            return;
+        }
+        if !trusted.is_empty() {
             let message = "it trusts another CA than the one that signed the API server's certificate; write the mesh's ca.crt into it";
-            findings.push(self.finding(role, key, Position::Entry, Reason::KubeconfigWrongCa, message));
+            findings.push(wrong(Reason::KubeconfigWrongCa, message));
+        } else if !findings.iter().any(|finding| finding.secret_role == role && is_its(&finding.position)) {
+            // What cannot be read is told in its own words.
+            let message = "its cluster has no certificate-authority-data, so that it trusts no CA that signed the API server's certificate; write the mesh's ca.crt into it";
+            findings.push(wrong(Reason::KubeconfigWrongCa, message));
         }
     }
 
@@ -310,13 +330,22 @@ fn kubeconfig(secret: &SecretFacts) -> Option<(&str, &KubeconfigFacts)> {
     secret.entries.iter().find_map(|entry| Some((&*entry.key, entry.entry.kubeconfig.as_ref()?)))
 }
 
-/// The host of a server URL, without scheme, port and path.
-fn host(server: &str) -> Option<&str> {
+/// The host of a server URL as certificates have it: without scheme, port and path, in lower case, an IP address in its usual form.
+fn host(server: &str) -> Option<String> {
     let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = match authority.strip_prefix('[') {
         Some(ipv6) => ipv6.split(']').next()?,
         None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
     };
+    let host = host.parse().map_or_else(|_| host.to_ascii_lowercase(), |ip: core::net::IpAddr| ip.to_string());
     (!host.is_empty()).then_some(host)
+}
+
+/// Whether a DNS name of a certificate is that of a host in lower case; its first label may be `*` (RFC 9525 section 6.3).
+fn covers(name: &str, host: &str) -> bool {
+    match name.strip_prefix("*.") {
+        Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+        None => host.eq_ignore_ascii_case(name),
+    }
 }

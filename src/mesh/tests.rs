@@ -149,6 +149,58 @@ fn a_kubeconfig_is_held_against_the_api_server_it_is_for() {
 }
 
 #[test]
+fn a_kubeconfig_that_nobody_can_use_is_told() {
+    let with = |change: &dyn Fn(String) -> String| {
+        let mut pki = Pki::new(300);
+        let config = change(pki.secrets[SecretRole::AdminKubeconfig as usize]["config"].clone());
+        pki.set(SecretRole::AdminKubeconfig, "config", config);
+        let mesh = pki.mesh();
+        (reasons(&mesh), mesh.findings.into_iter().map(|finding| finding.message).collect::<Vec<_>>().join("\n"))
+    };
+    for (from, to, reason, said) in [
+        ("current-context: k", "current-context: x", "kubeconfig_wrong_server", "its current-context names no context"),
+        (
+            "server: 'https://demo-hosted-apiserver:6443', ",
+            "",
+            "kubeconfig_wrong_server",
+            "its cluster kubernetes has no server",
+        ),
+        ("{cluster: kubernetes, ", "{cluster: gone, ", "kubeconfig_wrong_server", "its cluster gone has no server"),
+        ("certificate-authority-data: ", "other: ", "kubeconfig_wrong_ca", "has no certificate-authority-data"),
+        ("certificate-authority-data: ", "certificate-authority: /ca.crt, other: ", "file_reference", "/ca.crt"),
+    ] {
+        let (reasons, message) = with(&|config| config.replace(from, to));
+        assert_eq!(reasons, mk_set(&[(reason, "config")]), "{to}");
+        assert!(message.contains(said), "{message}");
+    }
+    let insecure =
+        |config: String| config.replace("certificate-authority-data: ", "insecure-skip-tls-verify: true, other: ");
+    assert_eq!(with(&insecure).0, mk_set(&[]));
+    let odd = |config: String| format!("{config}- just text\n");
+    assert_eq!(with(&odd).0, mk_set(&[("invalid_kubeconfig", "config")]));
+}
+
+#[test]
+fn names_of_servers_are_compared_as_clients_compare_them() {
+    let with = |server: &str, name: &str| {
+        let mut pki = Pki::new(300);
+        pki.set(SecretRole::KubeCerts, "apiserver.crt", pki.ca.leaf("kube-apiserver", 300, &[name]));
+        let config = kubeconfig(server, &pki.ca.pem, &pki.ca.leaf("kubernetes-admin", 300, &[]));
+        pki.set(SecretRole::AdminKubeconfig, "config", config);
+        reasons(&pki.mesh())
+    };
+    let wrong = mk_set(&[("kubeconfig_wrong_server", "config")]);
+    assert_eq!(with("https://Demo-Hosted-APIserver:6443", "demo-hosted-apiserver"), mk_set(&[]));
+    assert_eq!(with("https://api.example.com:6443", "API.example.com"), mk_set(&[]));
+    assert_eq!(with("https://api.example.com:6443", "*.Example.com"), mk_set(&[]));
+    assert_eq!(with("https://a.b.example.com", "*.example.com"), wrong);
+    assert_eq!(with("https://example.com", "*.example.com"), wrong);
+    let service = "https://demo-hosted-apiserver.istio-system.svc:6443";
+    assert_eq!(with(service, "*.istio-system.svc"), mk_set(&[]));
+    assert_eq!(with(service, "*.svc"), mk_set(&[("san_missing", "apiserver.crt")]));
+}
+
+#[test]
 fn a_user_outside_the_current_context_does_not_count() {
     let mut pki = Pki::new(300);
     let spare = pki.ca.leaf("spare", -3, &[]);

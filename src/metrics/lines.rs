@@ -8,7 +8,7 @@ use crate::inventory::Shard;
 use crate::mesh::{HostedMesh, SecretRole};
 use crate::metrics::family::Family;
 use crate::metrics::labels::push;
-use crate::secret::{SecretEntry, SecretFacts};
+use crate::secret::{SecretEntry, SecretFacts, owes_certificate};
 use crate::time::UnixTime;
 
 /// What the `secret_cluster` label of other Secrets says.
@@ -129,7 +129,7 @@ impl Lines {
             self.sample(Family::OtherError, &labels, 0);
             self.until((!expired).then(|| certificate.not_after.plus(1)));
         }
-        if !entry.entry.problems.is_empty() {
+        if !entry.entry.problems.is_empty() || owes_certificate(&entry.key, &entry.entry) {
             self.sample(Family::OtherError, &place, 1);
         }
     }
@@ -257,6 +257,26 @@ mod tests {
         assert_eq!(mesh_lines(&mesh).families, before);
         assert_eq!(before[Family::Invalid as usize], "");
         assert_eq!(before[Family::NotAfter as usize].lines().count(), 12);
+    }
+
+    #[test]
+    fn an_entry_without_the_certificate_that_its_key_promises_is_an_error() {
+        let errors = |key: &str, text: &str| {
+            let entry = std::sync::Arc::new(read_entry(text.as_bytes(), Retain::Facts, &mut NamePool::default()));
+            let mut facts = Pki::new(300).facts(SecretRole::KubeCerts);
+            facts.entries = [SecretEntry { key: key.into(), digest: [0; 32], entry }].into();
+            let mut lines = Lines::default();
+            lines.other(&facts, &facts.entries[0], "", NOW);
+            lines.families[Family::OtherError as usize].clone()
+        };
+        let key = Ca::new("ca", 100).key();
+        let error = "x509_cert_error{secret_key=\"tls.crt\",secret_name=\"demo-kube-certs\",secret_namespace=\"istio-system\"} 1\n";
+        let request = key.replace("PRIVATE KEY", "CERTIFICATE REQUEST");
+        for text in [&key, &request, &key.replace("PRIVATE KEY", "PKCS7")] {
+            assert_eq!(errors("tls.crt", text), error);
+        }
+        assert_eq!(errors("tls.private", &key), "");
+        assert_eq!(errors("config", "current-context: a\nusers: []"), "");
     }
 
     #[test]

@@ -6,15 +6,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_saphyr::Budget;
 use zeroize::Zeroizing;
 
 use crate::cert::ProblemReason;
+use crate::cert::kubeconfig::documents;
+use crate::cluster::secrets::NOISE;
 
-/// What the Secrets of a manifest hold, without the entries whose key ends in `.key`.
+/// What the Secrets of a manifest hold, without the entries whose key ends in `.key`, and without the Secrets that are not watched either.
 #[derive(Default)]
 pub(super) struct Manifest {
     pub(super) entries: Vec<SecretEntry>,
     pub(super) problems: Vec<Problem>,
+    /// How many Secrets of each [`NOISE`] type were passed over.
+    pub(super) skipped: BTreeMap<&'static str, usize>,
 }
 
 /// One entry of a Secret in a manifest.
@@ -47,6 +52,8 @@ enum Shape<T> {
 #[derive(Deserialize)]
 struct Document {
     kind: Option<Shape<String>>,
+    #[serde(rename = "type")]
+    secret_type: Option<Shape<String>>,
     metadata: Option<Shape<Metadata>>,
     data: Option<Shape<Data>>,
     #[serde(rename = "stringData")]
@@ -67,7 +74,9 @@ const INVALID: &str = "invalid_manifest";
 impl Manifest {
     /// `None` where the bytes are no manifest with a Secret.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}');
+        // A comment in another encoding hides nothing: what counts is ASCII.
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.trim_start_matches('\u{feff}');
         // A cheap look first: a certificate bundle is no YAML worth parsing.
         if !text.contains("Secret") {
             return None;
@@ -97,7 +106,9 @@ impl Manifest {
 
     /// Takes the Secrets of a document; whether it is one, or a list of them. Items of a `SecretList` carry no kind of their own.
     fn collect(&mut self, document: Shape<Document>, kind_of_items: Option<&str>) -> bool {
-        let Shape::Right(Document { kind, metadata, data, string_data, items }) = document else { return false };
+        let Shape::Right(Document { kind, secret_type, metadata, data, string_data, items }) = document else {
+            return false;
+        };
         let kind = right(kind);
         let kind = kind.as_deref().or(kind_of_items).unwrap_or_default();
         let mut has_secret = kind == "SecretList";
@@ -106,6 +117,11 @@ impl Manifest {
         }
         if kind != "Secret" {
             return has_secret;
+        }
+        let secret_type = right(secret_type);
+        if let Some(noise) = NOISE.into_iter().find(|noise| secret_type.as_deref() == Some(noise)) {
+            *self.skipped.entry(noise).or_default() += 1;
+            return true;
         }
         let Metadata { name, namespace } = right(metadata).unwrap_or_default();
         let name = name.unwrap_or_else(|| "(no name)".to_owned());
@@ -159,28 +175,6 @@ impl Manifest {
     }
 }
 
-/// The documents of a YAML stream that hold anything, each with the number of lines before it; JSON has no line that could divide it.
-fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut starts = vec![(0, 0)];
-    let (mut offset, mut number) = (0, 0);
-    for line in text.split_inclusive('\n') {
-        if line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
-            starts.push((number, offset));
-        }
-        offset += line.len();
-        number += 1;
-    }
-    let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([text.len()]).collect::<Vec<_>>();
-    let all = starts.into_iter().zip(ends).map(|((number, start), end)| (number, &text[start..end]));
-    all.filter(|(_, document)| document.lines().any(|line| !says_nothing(line)))
-}
-
-/// Comments, directives, and the lines between documents.
-fn says_nothing(line: &str) -> bool {
-    let line = line.trim();
-    line.is_empty() || line == "---" || line == "..." || line.starts_with(['#', '%'])
-}
-
 /// Reads a document, or several in JSON one behind the other; else the line that cannot be read, from 1.
 fn parse(text: &str) -> Result<Vec<Shape<Document>>, usize> {
     // JSON is YAML, but its own parser is many times as fast.
@@ -189,11 +183,12 @@ fn parse(text: &str) -> Result<Vec<Shape<Document>>, usize> {
     {
         return Ok(documents);
     }
-    // What a text holds is bounded by its own length; what aliases make of it keeps the parser's bounds.
+    // What a text holds is bounded by its own length, what aliases make of it by the parser's bounds: whichever is more.
+    let usual = Budget::default();
     let budget = serde_saphyr::budget! {
-        max_events: 2 * text.len(),
-        max_nodes: text.len(),
-        max_total_scalar_bytes: text.len(),
+        max_events: usual.max_events.max(2 * text.len()),
+        max_nodes: usual.max_nodes.max(text.len()),
+        max_total_scalar_bytes: usual.max_total_scalar_bytes.max(text.len()),
     };
     // A namespace may be called `n`.
     let options = serde_saphyr::options! { budget: budget, strict_booleans: true };
@@ -201,10 +196,16 @@ fn parse(text: &str) -> Result<Vec<Shape<Document>>, usize> {
     document.map(|document| vec![document]).map_err(|error| error.location().map_or(1, |at| at.line() as usize))
 }
 
-/// Whether a line of a document that cannot be read says that it would be a Secret or a list.
+/// Whether a line of a document that cannot be read says that it would be a Secret or a list; JSON may have a single line.
 fn claims_a_secret(line: &str) -> bool {
-    let plain = line.replace([' ', '"', '\'', ','], "");
-    ["kind:Secret", "kind:SecretList", "kind:List"].contains(&plain.as_str())
+    let plain = line.replace([' ', '"', '\''], "");
+    let said = |claim: &str| {
+        plain.match_indices(claim).any(|(at, _)| {
+            let (before, behind) = (plain[..at].chars().next_back(), plain[at + claim.len()..].chars().next());
+            matches!(before, None | Some('{' | ',' | '-')) && matches!(behind, None | Some('}' | ','))
+        })
+    };
+    ["kind:Secret", "kind:SecretList", "kind:List"].into_iter().any(said)
 }
 
 fn right<T>(value: Option<Shape<T>>) -> Option<T> {
@@ -220,7 +221,7 @@ mod tests {
 
     /// The places of the entries, then those of the problems with their reason.
     fn outline(text: &str) -> Option<Vec<String>> {
-        let Manifest { entries, problems } = Manifest::read(text.as_bytes())?;
+        let Manifest { entries, problems, skipped: _ } = Manifest::read(text.as_bytes())?;
         let problems = problems.into_iter().map(|problem| format!("{} {}", problem.place, problem.reason));
         Some(entries.into_iter().map(|entry| entry.place).chain(problems).collect())
     }
@@ -277,11 +278,35 @@ stringData: {ca.crt: text}
         let truncated = "{\n \"kind\": \"List\",\n \"items\": [{\"kind\": \"Secret\", \"data\": {\"a\": \"c2VjcmV0\"";
         let problems = Manifest::read(truncated.as_bytes()).unwrap().problems;
         assert_eq!(problems[0].message, "line 3 is neither valid YAML nor JSON");
+        let one_line = truncated.replace('\n', "");
+        assert_eq!(outline(&one_line), mk(&["document 1 invalid_manifest"]));
+        assert_eq!(outline(&one_line.replace("Secret", "SecretStore").replace("List", "Lists")), None);
         let problems = Manifest::read(b"kind: Pod\n---\nkind: Secret\ndata: [").unwrap().problems;
         assert_eq!(
             (&*problems[0].place, &*problems[0].message),
             ("document 2", "line 4 is neither valid YAML nor JSON")
         );
+    }
+
+    #[test]
+    fn aliases_and_other_encodings_hide_no_secret() {
+        let data = format!("{{tls.crt: {}}}", STANDARD.encode("x".repeat(2_000)));
+        let aliases = format!(
+            "kind: List\nitems:\n- {{kind: Secret, metadata: {{name: a}}, data: &x {data}}}\n- {{kind: Secret, metadata: {{name: b}}, data: *x}}\n"
+        );
+        assert_eq!(outline(&aliases), mk(&["a/tls.crt", "b/tls.crt"]));
+        let latin_1 = [b"# Schl\xfcssel\n", "kind: Secret\nmetadata: {name: a}\ndata: {c: eA==}\n".as_bytes()].concat();
+        assert_eq!(Manifest::read(&latin_1).unwrap().entries.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_watched_is_passed_over_and_counted() {
+        let of = |kind: &str| format!("kind: Secret\ntype: {kind}\nmetadata: {{name: a}}\ndata: {{c: eA==}}\n");
+        let text = ["meshcert.dev/backup", "kubernetes.io/tls", "meshcert.dev/backup", "helm.sh/release.v1"].map(of);
+        let manifest = Manifest::read(text.join("---\n").as_bytes()).unwrap();
+        assert_eq!(manifest.entries.len(), 1);
+        let skipped: Vec<_> = manifest.skipped.into_iter().collect();
+        assert_eq!(skipped, [("helm.sh/release.v1", 1), ("meshcert.dev/backup", 2)]);
     }
 
     #[test]
