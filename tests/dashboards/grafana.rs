@@ -250,8 +250,11 @@ impl Panel {
         self
     }
 
+    /// Sorts by a column; said again, by another one where these are alike.
     pub fn sorted(mut self, column: &str, descending: bool) -> Self {
-        self.model["options"]["sortBy"] = json!([{ "displayName": column, "desc": descending }]);
+        if let Some(columns) = self.model["options"]["sortBy"].as_array_mut() {
+            columns.push(json!({ "displayName": column, "desc": descending }));
+        }
         self
     }
 

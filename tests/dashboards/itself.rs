@@ -33,14 +33,7 @@ pub fn model() -> Value {
             &count(&format!("max by (mesh_cluster) ({})", of("meshcert_cluster_info"))),
         )
         .colours(&neutral()),
-        Panel::stat(
-            "Sources down",
-            "Sources that no replica can read: certificates there may end unseen.",
-            3,
-            &count(&format!("max by (source) ({}) == 0", of("meshcert_source_up"))),
-        )
-        .colours(&none_wanted(CRITICAL))
-        .runbook("MeshcertSourceDown"),
+        sources_down(REPLICAS),
         Panel::stat(
             "Clusters not acted on",
             "Clusters on which meshcert may act, and no replica leads that can read the renewals.",

@@ -68,15 +68,7 @@ pub fn model(limits: &Limits) -> Value {
         .colours(&none_wanted(WARNING))
         .runbook("MeshcertCertificateInvalid")
         .runbook("MeshcertMeshSecretMissing"),
-        Panel::stat(
-            "Old or silent endpoints",
-            "Endpoints that serve another certificate than the stored one, or answer no TLS handshake.",
-            3,
-            &count(&format!("{stale} == 1\nor\n{handshake} == 0")),
-        )
-        .colours(&none_wanted(WARNING))
-        .runbook("MeshcertServedCertificateStale")
-        .runbook("MeshcertEndpointUnreachable"),
+        old_or_silent_endpoints(ONE),
     ];
 
     let certificates = vec![
