@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use client::{Ca, put};
+use client::{Ca, Client, put};
 use common::Limits;
 use meshcert::clock::SystemClock;
 use meshcert::cluster::api::Api;
@@ -226,7 +226,7 @@ fn every_link_leads_to_a_page_or_to_another_dashboard() {
         assert!(links.len() > 5, "{}: {links:?}", dashboard.path);
         for link in links {
             let place = format!("{} links to {link}", dashboard.path);
-            if let Some(page) = link.strip_prefix(grafana::DOCS) {
+            if let Some(page) = link.strip_prefix(grafana::DOCS).map(|rest| rest.split('?').next().unwrap()) {
                 assert!(
                     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page.trim_start_matches('/')).exists(),
                     "{place}"
@@ -241,9 +241,43 @@ fn every_link_leads_to_a_page_or_to_another_dashboard() {
                     assert!(variables.iter().any(|one| one["name"] == name), "{place}: it has no variable {name}");
                 }
             } else {
-                assert_eq!(link, "${page}/", "{place}");
+                assert!(link.starts_with("${page}/"), "{place}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn links_that_lead_to_meshcert_lead_to_what_is_chosen() {
+    let demo = Demo::start(&["--scenario", "mixed"]);
+    let (client, address) = (Client::default(), demo.address.parse().unwrap());
+    while !client.get(address, "/-/ready").await.is_ok_and(|(status, _)| status == 200) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let chosen =
+        [("page", ""), ("mesh_cluster", "demo"), ("mesh_namespace", "istio-system"), ("mesh_id", "hosted-critical")];
+    for dashboard in shipped() {
+        let is_about_a_mesh = dashboard.path == "dashboards/mesh.json";
+        let mut seen = (0, 0);
+        for link in dashboard.links() {
+            // Those that are published are served too.
+            let (link, runbook) = match link.strip_prefix(grafana::RUNBOOKS) {
+                Some(rest) => (format!("/runbooks{rest}"), true),
+                None if link.starts_with("${page}") => (link, false),
+                None => continue,
+            };
+            let path = chosen.iter().fold(link, |link, (name, value)| {
+                link.replace(&format!("${{{name}:percentencode}}"), value).replace(&format!("${{{name}}}"), value)
+            });
+            let (status, text) = client.get(address, &path).await.unwrap();
+            assert_eq!(status, 200, "{}: {path}", dashboard.path);
+            if is_about_a_mesh {
+                let others = text.contains("hosted-demo") || text.contains("hosted-healthy");
+                assert!(text.contains("hosted-critical") && !others, "{path} is not about the mesh");
+            }
+            if runbook { seen.1 += 1 } else { seen.0 += 1 }
+        }
+        assert!(seen.0 == 1 && seen.1 > 1, "{}: {seen:?}", dashboard.path);
     }
 }
 

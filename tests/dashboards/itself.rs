@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row, variable};
+use crate::grafana::{About, Column, Dashboard, Panel, Row, variable};
 
 pub fn model() -> Value {
     let of = |metric: &str| format!("{metric}{{{REPLICAS}}}");
@@ -230,6 +230,7 @@ pub fn model() -> Value {
         uid: "meshcert-itself",
         title: "meshcert / Itself",
         description: "The daemon itself: its sources, its leader, its certificates and rights, what a scrape costs, memory and CPU.",
+        about: About::All,
         variables: vec![
             variable("job", "Job", "meshcert_build_info", true),
             variable("instance", "Replica", r#"meshcert_build_info{job=~"$job"}"#, true),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row};
+use crate::grafana::{About, Column, Dashboard, Panel, Row};
 
 /// The sources of the chosen clusters, `CLUSTER` or `CLUSTER/NAMESPACE`; where all are chosen, also what webhooks are told.
 const SOURCES: &str = r#"source=~"$mesh_cluster(/.*)?""#;
@@ -179,6 +179,7 @@ pub fn model(limits: &Limits) -> Value {
         uid: "meshcert-overview",
         title: "meshcert / Overview",
         description: "The certificates of all hosted meshes: worst first, by month, by cluster, and how far their CAs reach.",
+        about: About::All,
         variables: mesh_variables(true),
         annotations: renewals_ended(CHOSEN),
         rows,

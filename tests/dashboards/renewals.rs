@@ -4,7 +4,7 @@ use meshcert::renewal::Phase;
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row};
+use crate::grafana::{About, Column, Dashboard, Panel, Row};
 
 pub fn model(limits: &Limits) -> Value {
     let newest = |phases: &[Phase]| {
@@ -141,6 +141,7 @@ pub fn model(limits: &Limits) -> Value {
         uid: "meshcert-renewals",
         title: "meshcert / Renewals",
         description: "Renewals of all meshes: where they stand, how they end, how long they take, and what asks for them.",
+        about: About::All,
         variables: mesh_variables(true),
         annotations: renewals_ended(CHOSEN),
         rows,
