@@ -218,6 +218,24 @@ fn variables_that_are_used_exist_and_those_that_exist_are_used() {
 }
 
 #[test]
+fn panels_that_ignore_what_is_chosen_say_so() {
+    for dashboard in shipped() {
+        let list = dashboard.model["templating"]["list"].as_array().unwrap().iter();
+        let choices: Vec<String> = list
+            .filter(|one| one["type"] == "query")
+            .map(|one| format!("${}", one["name"].as_str().unwrap()))
+            .collect();
+        for panel in dashboard.panels().iter().filter(|panel| panel["type"] != "row") {
+            let mut queries =
+                panel["targets"].as_array().unwrap().iter().map(|target| target["expr"].as_str().unwrap());
+            let obeys = queries.all(|query| choices.iter().any(|choice| query.contains(choice)));
+            let says = panel["description"].as_str().unwrap().contains("whatever is chosen above");
+            assert_eq!(says, !obeys, "{}: {}", dashboard.path, panel["title"]);
+        }
+    }
+}
+
+#[test]
 fn every_link_leads_to_a_page_or_to_another_dashboard() {
     let all = shipped();
     let uids: BTreeSet<&str> = all.iter().map(|one| one.model["uid"].as_str().unwrap()).collect();

@@ -156,7 +156,7 @@ pub fn model(limits: &Limits) -> Value {
         Row("Other certificate Secrets", vec![
             Panel::table(
                 "Certificates, first to end first",
-                "Certificates of the other Secrets that the configuration's secretRules ask for; empty without such rules.",
+                "Certificates of the other Secrets that the configuration's secretRules ask for, whatever is chosen above; empty without such rules.",
                 (24, 9),
                 &[
                     &format!("{others} - time()"),
