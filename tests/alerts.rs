@@ -132,6 +132,63 @@ fn every_alert_has_its_texts_and_a_runbook() {
     }
 }
 
+/// What tells a rule from others of its alert: name, severity, other labels, and the minutes for which it must hold.
+type Told = (String, String, BTreeMap<String, String>, u32);
+
+/// A rule's `for`, or how the page says it.
+fn minutes(number: &str, unit: &str) -> u32 {
+    let each = match unit {
+        "m" | "min" => 1,
+        "h" => 60,
+        "d" | "day" => 24 * 60,
+        _ => panic!("{number} {unit}"),
+    };
+    each * number.parse::<u32>().unwrap()
+}
+
+#[test]
+fn the_page_on_alerts_says_of_each_rule_its_severity_and_for_how_long_it_must_hold() {
+    let ruled: Vec<Told> = alerts()
+        .iter()
+        .map(|alert| {
+            let mut labels: BTreeMap<String, String> = serde_json::from_value(alert["labels"].clone()).unwrap();
+            let severity = labels.remove("severity").unwrap();
+            let hold = alert["for"].as_str().map_or(0, |hold| {
+                let (number, unit) = hold.split_at(hold.len() - 1);
+                minutes(number, unit)
+            });
+            (alert["alert"].as_str().unwrap().to_owned(), severity, labels, hold)
+        })
+        .collect();
+
+    let label = regex::Regex::new(r#"`(\w+)="(\w+)"`"#).unwrap();
+    let hold = regex::Regex::new(r"\bfor (\d+) (min|h|day)\b").unwrap();
+    let page = read("docs/ALERTS.md");
+    let mut told: Vec<Told> = Vec::new();
+    for row in page.lines().filter(|line| line.starts_with("| `M") || line.starts_with("| the same")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = if cells[1].starts_with("the same") {
+            &told.last().unwrap().0
+        } else {
+            cells[1].split('`').nth(1).unwrap()
+        };
+        let labels = label.captures_iter(cells[1]).map(|found| (found[1].to_owned(), found[2].to_owned())).collect();
+        let holds: Vec<u32> = hold.captures_iter(cells[3]).map(|found| minutes(&found[1], &found[2])).collect();
+        let hold = match holds[..] {
+            [] if cells[3].ends_with("at once") => 0,
+            [hold] => hold,
+            _ => panic!("{row} says not once for how long"),
+        };
+        told.push((name.to_owned(), cells[2].to_owned(), labels, hold));
+    }
+    // The page follows its own order.
+    let sorted = |mut all: Vec<Told>| {
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(told), sorted(ruled));
+}
+
 /// A dashboard's address, and the variables that can be chosen there.
 fn dashboards() -> BTreeMap<String, Vec<String>> {
     let files = std::fs::read_dir(root().join("dashboards")).unwrap();

@@ -26,12 +26,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use client::{Ca, put};
+use client::{Ca, Client, put};
 use common::Limits;
+use meshcert::clock::SystemClock;
+use meshcert::cluster::api::Api;
+use meshcert::cluster::connect::{Connection, connect};
+use meshcert::material::assemble;
+use meshcert::mesh::{MeshKey, Naming, SecretRole};
+use meshcert::native;
+use meshcert::policy::Policy;
+use meshcert::ports::Clock;
+use meshcert::time::DAY;
 use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
 use reading::{Dashboard, Query, interpolate};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::daemon::{Demo, Process};
 use support::prometheus::{Prometheus, free_address};
 use support::tools;
@@ -209,6 +218,24 @@ fn variables_that_are_used_exist_and_those_that_exist_are_used() {
 }
 
 #[test]
+fn panels_that_ignore_what_is_chosen_say_so() {
+    for dashboard in shipped() {
+        let list = dashboard.model["templating"]["list"].as_array().unwrap().iter();
+        let choices: Vec<String> = list
+            .filter(|one| one["type"] == "query")
+            .map(|one| format!("${}", one["name"].as_str().unwrap()))
+            .collect();
+        for panel in dashboard.panels().iter().filter(|panel| panel["type"] != "row") {
+            let mut queries =
+                panel["targets"].as_array().unwrap().iter().map(|target| target["expr"].as_str().unwrap());
+            let obeys = queries.all(|query| choices.iter().any(|choice| query.contains(choice)));
+            let says = panel["description"].as_str().unwrap().contains("whatever is chosen above");
+            assert_eq!(says, !obeys, "{}: {}", dashboard.path, panel["title"]);
+        }
+    }
+}
+
+#[test]
 fn every_link_leads_to_a_page_or_to_another_dashboard() {
     let all = shipped();
     let uids: BTreeSet<&str> = all.iter().map(|one| one.model["uid"].as_str().unwrap()).collect();
@@ -217,7 +244,7 @@ fn every_link_leads_to_a_page_or_to_another_dashboard() {
         assert!(links.len() > 5, "{}: {links:?}", dashboard.path);
         for link in links {
             let place = format!("{} links to {link}", dashboard.path);
-            if let Some(page) = link.strip_prefix(grafana::DOCS) {
+            if let Some(page) = link.strip_prefix(grafana::DOCS).map(|rest| rest.split('?').next().unwrap()) {
                 assert!(
                     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page.trim_start_matches('/')).exists(),
                     "{place}"
@@ -232,9 +259,43 @@ fn every_link_leads_to_a_page_or_to_another_dashboard() {
                     assert!(variables.iter().any(|one| one["name"] == name), "{place}: it has no variable {name}");
                 }
             } else {
-                assert_eq!(link, "${page}/", "{place}");
+                assert!(link.starts_with("${page}/"), "{place}");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn links_that_lead_to_meshcert_lead_to_what_is_chosen() {
+    let demo = Demo::start(&["--scenario", "mixed"]);
+    let (client, address) = (Client::default(), demo.address.parse().unwrap());
+    while !client.get(address, "/-/ready").await.is_ok_and(|(status, _)| status == 200) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let chosen =
+        [("page", ""), ("mesh_cluster", "demo"), ("mesh_namespace", "istio-system"), ("mesh_id", "hosted-critical")];
+    for dashboard in shipped() {
+        let is_about_a_mesh = dashboard.path == "dashboards/mesh.json";
+        let mut seen = (0, 0);
+        for link in dashboard.links() {
+            // Those that are published are served too.
+            let (link, runbook) = match link.strip_prefix(grafana::RUNBOOKS) {
+                Some(rest) => (format!("/runbooks{rest}"), true),
+                None if link.starts_with("${page}") => (link, false),
+                None => continue,
+            };
+            let path = chosen.iter().fold(link, |link, (name, value)| {
+                link.replace(&format!("${{{name}:percentencode}}"), value).replace(&format!("${{{name}}}"), value)
+            });
+            let (status, text) = client.get(address, &path).await.unwrap();
+            assert_eq!(status, 200, "{}: {path}", dashboard.path);
+            if is_about_a_mesh {
+                let others = text.contains("hosted-demo") || text.contains("hosted-healthy");
+                assert!(text.contains("hosted-critical") && !others, "{path} is not about the mesh");
+            }
+            if runbook { seen.1 += 1 } else { seen.0 += 1 }
+        }
+        assert!(seen.0 == 1 && seen.1 > 1, "{}: {seen:?}", dashboard.path);
     }
 }
 
@@ -341,16 +402,67 @@ async fn every_panel_has_data_on_a_real_prometheus() {
     }
 }
 
+/// Somebody renews what a mesh's API shows, and restarts nothing: its pod goes on with what it has loaded.
+async fn renew_without_restart(demo: &Demo, id: &str) {
+    let pod_is_there = "--for=jsonpath={.status.readyReplicas}=1";
+    demo.kubectl(&["wait", &format!("deployment/{id}-hosted-apiserver"), pod_is_there, "--timeout=60s"]);
+    let api = Api::new(connect(&Connection::File { path: demo.kubeconfig.clone(), context: None }).await.unwrap());
+    let (naming, key) = (Naming::default(), MeshKey { namespace: "istio-system".into(), id: id.parse().unwrap() });
+    let mut secrets = [None, None, None];
+    for role in SecretRole::ALL {
+        secrets[role as usize] = api.secret(&key.namespace, &naming.secret_name(&key.id, role)).await.unwrap();
+    }
+    // What would end no later than the present one is kept.
+    let longer = Policy { lifetime: 366 * DAY, ..Policy::default() };
+    let (mesh, role) = (assemble(&naming, &key, &secrets), SecretRole::KubeCerts);
+    let made = native::renew(&mesh, &secrets, role, &longer, SystemClock.now(), &mut rand::rng()).unwrap();
+    let live = secrets[role as usize].as_ref().unwrap();
+    api.write_entries(&key.namespace, &live.name, &live.resource_version, &made).await.unwrap();
+}
+
+/// Cluster and kubeconfig, as the configuration has them, of a cluster where nobody listens.
+fn dead_cluster(demo: &Demo) -> String {
+    let text = std::fs::read_to_string(&demo.kubeconfig).unwrap();
+    let server = regex::Regex::new("server: .*").unwrap();
+    let dead = server.replace_all(&text, format!("server: http://{}", free_address()));
+    let path = put(demo.folder.path(), "dead", &dead);
+    format!("{{name: dead, kubeconfig: '{}'}}", path.display())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overviews_numbers_are_those_of_the_meshes() {
-    // hosted-expired has ended, hosted-critical ends in 3 days, hosted-demo in 20; three have months.
-    let wanted = [("Hosted meshes", "6"), ("Ended", "1"), ("Critical", "1"), ("Due", "1")];
-    let demo = Demo::start(&["--scenario", "mixed"]);
-    // A second replica counts no mesh twice. It observes the cluster under the same name.
+    // Each of the six kinds, and four of them again; hosted-healthy serves what is not stored any more.
+    let demo = Demo::start(&["--scenario", "mixed", "--meshes", "10"]);
+    renew_without_restart(&demo, "hosted-healthy").await;
+    // The API of hosted-healthy; API and etcd, on two ports, of those that have ended; the etcd of hosted-incomplete cannot start.
+    let endpoints = [("hosted-healthy", 1), ("hosted-expired", 3), ("hosted-expired-2", 3), ("hosted-incomplete", 2)];
+    let wanted = [
+        ("Hosted meshes", "10"),
+        ("Ended", "2"),
+        ("Critical", "2"),
+        ("Due", "2"),
+        ("Findings", "2"),
+        ("Old or silent endpoints", "9"),
+        ("Sources down", "1"),
+    ];
+    let worst_first = [
+        ("ended", "hosted-expired"),
+        ("ended", "hosted-expired-2"),
+        ("critical", "hosted-critical"),
+        ("critical", "hosted-critical-2"),
+        ("critical", "hosted-incomplete"),
+        ("stale", "hosted-healthy"),
+        ("invalid", "hosted-broken"),
+        ("expiring", "hosted-demo"),
+        ("expiring", "hosted-demo-2"),
+        ("ok", "hosted-healthy-2"),
+    ];
+    // A second replica counts no mesh twice. It observes the cluster under the same name, and one that does not answer.
     let replica = free_address();
     let config = demo.folder.path().join("meshcert.yaml");
-    std::fs::write(&config, format!("clusters: [{{name: demo, kubeconfig: '{}'}}]\n", demo.kubeconfig.display()))
-        .unwrap();
+    let kubeconfig = demo.kubeconfig.display();
+    let text = format!("clusters: [{{name: demo, kubeconfig: '{kubeconfig}'}}, {}]\n", dead_cluster(&demo));
+    std::fs::write(&config, text).unwrap();
     let arguments = ["serve", "--listen", &replica, "--config", &config.display().to_string()].map(str::to_owned);
     let _replica = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &arguments);
     let Some(prometheus) = Prometheus::start(&[&demo.address, &replica]) else { return };
@@ -362,10 +474,44 @@ async fn the_overviews_numbers_are_those_of_the_meshes() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let overview = shipped().into_iter().next().unwrap();
-    for (panel, number) in wanted {
-        let query = overview.queries().into_iter().find(|query| query.panel == panel).unwrap();
-        assert_eq!(value(&prometheus, &interpolate(&query.expr, "")).await.as_deref(), Some(number), "{panel}");
+    let of = |panel: &str| {
+        let queries = overview.queries().into_iter().filter(|query| query.panel == panel);
+        queries.map(|query| interpolate(&query.expr, "")).collect::<Vec<String>>()
+    };
+    // The leader looks at endpoints once a minute.
+    let stale = &of("Old or silent endpoints")[0];
+    while value(&prometheus, stale).await.as_deref() != Some("9") {
+        assert!(start.elapsed() < Duration::from_secs(180), "{:?} for {stale}", prometheus.query(stale).await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    for (panel, number) in wanted {
+        assert_eq!(value(&prometheus, &of(panel)[0]).await.as_deref(), Some(number), "{panel}");
+    }
+    let table = "Meshes, worst first";
+    let values = async |column: &str| by_mesh(&prometheus, &interpolate(&overview.column(table, column).0, "")).await;
+    let found = values("Old or silent").await;
+    assert_eq!(found, endpoints.map(|(mesh, number)| (mesh.to_owned(), f64::from(number))).into());
+    // As Grafana sorts it.
+    let panel = overview.panels().iter().find(|panel| panel["title"] == table).unwrap();
+    let by = |column: &str| json!({ "displayName": column, "desc": false });
+    assert_eq!(panel["options"]["sortBy"], json!([by("State"), by("Time left")]));
+    let (states, left) = (values("State").await, values("Time left").await);
+    let mut rows: Vec<(f64, f64, &str)> = states.iter().map(|(mesh, state)| (*state, left[mesh], &**mesh)).collect();
+    rows.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let words = overview.column(table, "State").1;
+    let rows: Vec<(&str, &str)> =
+        rows.iter().map(|(state, _, mesh)| (words[state.to_string()]["text"].as_str().unwrap(), *mesh)).collect();
+    assert_eq!(rows, worst_first);
+}
+
+/// The values of an expression that has one series for each mesh.
+async fn by_mesh(prometheus: &Prometheus, expr: &str) -> BTreeMap<String, f64> {
+    let series = prometheus.query(expr).await.unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let one = |one: &Value| (text(&one["metric"]["mesh_id"]), text(&one["value"][1]).parse().unwrap());
+    let found: BTreeMap<String, f64> = series.iter().map(one).collect();
+    assert_eq!(found.len(), series.len(), "{expr}");
+    found
 }
 
 /// The value of the only series of an expression.

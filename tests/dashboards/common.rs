@@ -3,7 +3,7 @@
 use meshcert::renewal::Phase;
 use serde_json::Value;
 
-use crate::grafana::{Column, Steps, annotation, variable};
+use crate::grafana::{Column, Panel, Steps, annotation, variable};
 
 /// Chosen meshes, several at a time.
 pub const CHOSEN: &str = r#"mesh_cluster=~"$mesh_cluster", mesh_namespace=~"$mesh_namespace", mesh_id=~"$mesh_id""#;
@@ -86,6 +86,44 @@ pub fn per_mesh_where(aggregate: &str, metric: &str, chosen: &str, labels: &[&st
 /// How many, 0 where there is none.
 pub fn count(of: &str) -> String {
     format!("count({of}) or vector(0)")
+}
+
+/// Endpoints that serve another certificate than the stored one, or one that has ended.
+pub fn stale(chosen: &str) -> String {
+    let stale = per_mesh("max", "meshcert_served_certificate_stale", chosen, &["endpoint"]);
+    let ends = per_mesh("min", "meshcert_served_certificate_not_after_timestamp_seconds", chosen, &["endpoint"]);
+    format!("{stale} == 1\nor\n{ends} - time() <= 0")
+}
+
+/// These, and endpoints that answer no handshake.
+pub fn stale_or_silent(chosen: &str) -> String {
+    let handshake = per_mesh("max", "meshcert_served_certificate_probe_success", chosen, &["endpoint"]);
+    format!("{}\nor\n{handshake} == 0", stale(chosen))
+}
+
+/// How many these are.
+pub fn old_or_silent_endpoints(chosen: &str) -> Panel {
+    Panel::stat(
+        "Old or silent endpoints",
+        "Endpoints that serve another certificate than the stored one or one that has ended, or answer no TLS handshake.",
+        3,
+        &count(&stale_or_silent(chosen)),
+    )
+    .colours(&none_wanted(WARNING))
+    .runbook("MeshcertServedCertificateStale")
+    .runbook("MeshcertEndpointUnreachable")
+}
+
+/// How many of the sources that match are unseen; what was known of them before is shown as if it were of now.
+pub fn sources_down(matcher: &str) -> Panel {
+    Panel::stat(
+        "Sources down",
+        "Sources that no replica can read: certificates there may end unseen, and all else still shows what was known before.",
+        3,
+        &count(&format!("max by (source) (meshcert_source_up{{{matcher}}}) == 0")),
+    )
+    .colours(&none_wanted(CRITICAL))
+    .runbook("MeshcertSourceDown")
 }
 
 /// The phase of each mesh's newest renewal as a number: its place in the protocol.

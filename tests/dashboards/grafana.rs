@@ -10,6 +10,8 @@ const COLUMNS: u64 = 24;
 pub const TAG: &str = "meshcert";
 /// Where the documents are.
 pub const DOCS: &str = "https://github.com/meshcert/meshcert/blob/main/docs";
+/// Where the chart's `monitoring.rules.runbookUrl` leads instead.
+pub const RUNBOOKS: &str = "https://github.com/meshcert/meshcert/blob/main/docs/runbooks";
 
 /// A panel, and the space that it takes.
 pub struct Panel {
@@ -29,9 +31,19 @@ pub struct Dashboard {
     pub uid: &'static str,
     pub title: &'static str,
     pub description: &'static str,
+    pub about: About,
     pub variables: Vec<Value>,
     pub annotations: Vec<Value>,
     pub rows: Vec<Row>,
+}
+
+/// What a dashboard is about: its links lead there.
+#[derive(Clone, Copy)]
+pub enum About {
+    /// All that can be chosen.
+    All,
+    /// The one mesh of its variables.
+    Mesh,
 }
 
 /// A column of a table, made of a label or of a query's value (its letter).
@@ -43,7 +55,7 @@ pub struct Column {
 
 impl Dashboard {
     pub fn model(self) -> Value {
-        let Self { uid, title, description, variables, annotations, rows } = self;
+        let Self { uid, title, description, about, variables, annotations, rows } = self;
         let mut panels: Vec<Value> = Vec::new();
         let mut top = 0;
         for Row(heading, members) in rows {
@@ -63,6 +75,11 @@ impl Dashboard {
         }
         for (index, panel) in panels.iter_mut().enumerate() {
             panel["id"] = json!(index + 1);
+            for link in panel["links"].as_array_mut().into_iter().flatten() {
+                if let Some(url) = link["url"].as_str().filter(|url| url.starts_with(RUNBOOKS)) {
+                    link["url"] = json!(format!("{url}{}", about.runbooks_query()));
+                }
+            }
         }
         let mut all = vec![data_source(), page()];
         all.extend(variables);
@@ -80,7 +97,7 @@ impl Dashboard {
             "timezone": "browser",
             "links": [
                 { "type": "dashboards", "title": "meshcert", "tags": [TAG], "asDropdown": false, "includeVars": true, "keepTime": true, "targetBlank": false, "icon": "external link", "tooltip": "", "url": "" },
-                outside("Page", "${page}/"),
+                outside("Page", &format!("${{page}}{}", about.page())),
                 outside("Runbooks", &format!("{DOCS}/ALERTS.md")),
                 outside("Metrics", &format!("{DOCS}/METRICS.md")),
             ],
@@ -88,6 +105,28 @@ impl Dashboard {
             "templating": { "list": all },
             "panels": panels,
         })
+    }
+}
+
+impl About {
+    /// The path of meshcert's page about it.
+    fn page(self) -> &'static str {
+        match self {
+            Self::All => "/",
+            Self::Mesh => {
+                "/meshes/${mesh_cluster:percentencode}/${mesh_namespace:percentencode}/${mesh_id:percentencode}"
+            }
+        }
+    }
+
+    /// What the runbooks that meshcert serves put into their commands, as the alerts' `runbook_url` says it.
+    fn runbooks_query(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Mesh => {
+                "?mesh=${mesh_id:percentencode}&namespace=${mesh_namespace:percentencode}&cluster=${mesh_cluster:percentencode}"
+            }
+        }
     }
 }
 
@@ -250,8 +289,11 @@ impl Panel {
         self
     }
 
+    /// Sorts by a column; said again, by another one where these are alike.
     pub fn sorted(mut self, column: &str, descending: bool) -> Self {
-        self.model["options"]["sortBy"] = json!([{ "displayName": column, "desc": descending }]);
+        if let Some(columns) = self.model["options"]["sortBy"].as_array_mut() {
+            columns.push(json!({ "displayName": column, "desc": descending }));
+        }
         self
     }
 
@@ -264,7 +306,7 @@ impl Panel {
 
     /// A link to the page on what to do about an alert.
     pub fn runbook(self, alert: &str) -> Self {
-        self.link(&format!("Runbook {alert}"), &format!("{DOCS}/runbooks/{alert}.md"))
+        self.link(&format!("Runbook {alert}"), &format!("{RUNBOOKS}/{alert}.md"))
     }
 }
 

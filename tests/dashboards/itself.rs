@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row, variable};
+use crate::grafana::{About, Column, Dashboard, Panel, Row, variable};
 
 pub fn model() -> Value {
     let of = |metric: &str| format!("{metric}{{{REPLICAS}}}");
@@ -33,14 +33,7 @@ pub fn model() -> Value {
             &count(&format!("max by (mesh_cluster) ({})", of("meshcert_cluster_info"))),
         )
         .colours(&neutral()),
-        Panel::stat(
-            "Sources down",
-            "Sources that no replica can read: certificates there may end unseen.",
-            3,
-            &count(&format!("max by (source) ({}) == 0", of("meshcert_source_up"))),
-        )
-        .colours(&none_wanted(CRITICAL))
-        .runbook("MeshcertSourceDown"),
+        sources_down(REPLICAS),
         Panel::stat(
             "Clusters not acted on",
             "Clusters on which meshcert may act, and no replica leads that can read the renewals.",
@@ -237,6 +230,7 @@ pub fn model() -> Value {
         uid: "meshcert-itself",
         title: "meshcert / Itself",
         description: "The daemon itself: its sources, its leader, its certificates and rights, what a scrape costs, memory and CPU.",
+        about: About::All,
         variables: vec![
             variable("job", "Job", "meshcert_build_info", true),
             variable("instance", "Replica", r#"meshcert_build_info{job=~"$job"}"#, true),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row};
+use crate::grafana::{About, Column, Dashboard, Panel, Row};
 
 /// What tells the certificates of a mesh apart.
 const PLACE: &str = "secret, key, position";
@@ -68,15 +68,7 @@ pub fn model(limits: &Limits) -> Value {
         .colours(&none_wanted(WARNING))
         .runbook("MeshcertCertificateInvalid")
         .runbook("MeshcertMeshSecretMissing"),
-        Panel::stat(
-            "Old or silent endpoints",
-            "Endpoints that serve another certificate than the stored one, or answer no TLS handshake.",
-            3,
-            &count(&format!("{stale} == 1\nor\n{handshake} == 0")),
-        )
-        .colours(&none_wanted(WARNING))
-        .runbook("MeshcertServedCertificateStale")
-        .runbook("MeshcertEndpointUnreachable"),
+        old_or_silent_endpoints(ONE),
     ];
 
     let certificates = vec![
@@ -190,6 +182,7 @@ pub fn model(limits: &Limits) -> Value {
         uid: "meshcert-mesh",
         title: "meshcert / Mesh",
         description: "One hosted mesh: every certificate, what its endpoints serve, and its renewals on the time line.",
+        about: About::Mesh,
         variables: mesh_variables(false),
         annotations: renewals_ended(ONE),
         rows: vec![

@@ -3,12 +3,16 @@
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row};
+use crate::grafana::{About, Column, Dashboard, Panel, Row};
+
+/// The sources of the chosen clusters, `CLUSTER` or `CLUSTER/NAMESPACE`; where all are chosen, also what webhooks are told.
+const SOURCES: &str = r#"source=~"$mesh_cluster(/.*)?""#;
 
 pub fn model(limits: &Limits) -> Value {
     let Limits { warning, critical, .. } = *limits;
     let signal = per_mesh("min", SIGNAL, CHOSEN, &[]);
     let left = format!("{signal} - time()");
+    let all = per_mesh("max", "meshcert_hosted_mesh_info", CHOSEN, &[]);
     let phase =
         |phases: &str| per_mesh_where("max", "meshcert_renewal_phase", CHOSEN, &[], &format!(r#"phase=~"{phases}""#));
     let invalid = per_mesh("max", "meshcert_certificate_invalid", CHOSEN, &["secret", "key", "position", "reason"]);
@@ -31,48 +35,76 @@ pub fn model(limits: &Limits) -> Value {
     };
 
     let now = vec![
-        Panel::stat("Hosted meshes", "How many meshes meshcert sees.", 4, &count(&per_mesh("max", "meshcert_hosted_mesh_info", CHOSEN, &[])))
+        Panel::stat("Hosted meshes", "How many meshes meshcert sees.", 3, &count(&all))
             .colours(&neutral()),
-        Panel::stat("Ended", "Meshes of which a needed certificate has ended: their API does not work any more.", 4, &count(&format!("{left} <= 0")))
+        Panel::stat("Ended", "Meshes of which a needed certificate has ended: their API does not work any more.", 3, &count(&format!("{left} <= 0")))
             .colours(&none_wanted(ENDED))
             .runbook("MspiderHostedKubeAPICertExpiration"),
-        Panel::stat("Critical", "Meshes that end so soon that on-call is paged: renew them now.", 4, &count(&format!("{left} < {critical} > 0")))
+        Panel::stat("Critical", "Meshes that end so soon that on-call is paged: renew them now.", 3, &count(&format!("{left} < {critical} > 0")))
             .colours(&none_wanted(CRITICAL))
             .runbook("MspiderHostedKubeAPICertExpiration"),
-        Panel::stat("Due", "Meshes that the warning is about, the critical ones left out: renew them in the coming days.", 4, &count(&format!("{left} < {warning} >= {critical}")))
+        Panel::stat("Due", "Meshes that the warning is about, the critical ones left out: renew them in the coming days.", 3, &count(&format!("{left} < {warning} >= {critical}")))
             .colours(&none_wanted(WARNING))
             .runbook("MspiderHostedKubeAPICertExpiration"),
-        Panel::stat("Findings", "Entries that cannot be read or do not fit the others, and Secrets that are missing.", 4, &count(&findings))
+        Panel::stat("Findings", "Entries that cannot be read or do not fit the others, and Secrets that are missing.", 3, &count(&findings))
             .colours(&none_wanted(WARNING))
             .runbook("MeshcertCertificateInvalid")
             .runbook("MeshcertMeshSecretMissing"),
-        Panel::stat("Renewals for a person", "Meshes whose newest renewal failed, was refused or rolled back, or waits for approval.", 4, &count(&phase("Failed|RolledBack|Refused|AwaitingApproval")))
+        old_or_silent_endpoints(CHOSEN),
+        sources_down(SOURCES).link("Sources", "/d/meshcert-itself?${datasource:queryparam}&${__url_time_range}"),
+        Panel::stat("Renewals for a person", "Meshes whose newest renewal failed, was refused or rolled back, or waits for approval.", 3, &count(&phase("Failed|RolledBack|Refused|AwaitingApproval")))
             .colours(&none_wanted(WARNING))
             .link("Renewals", "/d/meshcert-renewals?${mesh_cluster:queryparam}&${mesh_namespace:queryparam}&${mesh_id:queryparam}&${datasource:queryparam}&${__url_time_range}"),
     ];
 
-    let mut worst = mesh_columns();
+    let states = [
+        ("ended", ENDED, format!("{left} <= 0")),
+        ("critical", CRITICAL, format!("{left} < {critical}\nor\n{missing}")),
+        ("stale", WARNING, stale(CHOSEN)),
+        // A mesh without a signal has no certificate that can be read.
+        ("invalid", WARNING, format!("{invalid}\nor\n{all} unless on ({MESH}) {signal}")),
+        ("expiring", WARNING, format!("{left} < {warning}")),
+        ("ok", FINE, all.clone()),
+    ];
+    let state =
+        states.iter().enumerate().map(|(rank, (_, _, which))| format!("{rank} * group by ({MESH}) (\n{which}\n)"));
+    let state = state.collect::<Vec<_>>().join("\nor\n");
+    let words: Vec<(i64, &str, &str)> =
+        (0..).zip(&states).map(|(rank, (word, colour, _))| (rank, *word, *colour)).collect();
+
+    let mut worst = vec![Column::new("A", "State").words(&words).width(90)];
+    worst.extend(mesh_columns());
     worst.extend([
-        Column::new("A", "Time left").unit("dtdhms").colours(&limits.left()).width(170),
-        Column::new("B", "Ends").unit("dateTimeAsIso").width(180),
-        Column::new("C", "Findings").colours(&none_wanted(WARNING)).width(90),
-        Column::new("D", "Newest renewal").words(&phases()).width(160),
-        Column::new("E", "It ended").unit("dateTimeFromNow").width(160),
+        Column::new("B", "Time left").unit("dtdhms").colours(&limits.left()).width(170),
+        Column::new("C", "Ends").unit("dateTimeAsIso").width(180),
+        Column::new("D", "Findings").colours(&none_wanted(WARNING)).width(90),
+        Column::new("E", "Old or silent").colours(&none_wanted(WARNING)).width(110),
+        Column::new("F", "Newest renewal").words(&phases()).width(160),
+        Column::new("G", "It ended").unit("dateTimeFromNow").width(160),
         Column::new("reason", "Held up by"),
     ]);
     let held = per_mesh("max", "meshcert_renewal_held", CHOSEN, &["reason"]);
     let last = per_mesh("max", "meshcert_last_renewal_timestamp_seconds", CHOSEN, &[]);
     let worst = Panel::table(
         "Meshes, worst first",
-        "Every mesh with the time left to the first certificate that its API needs, what is wrong with it, and what meshcert is doing about it. A mesh leads to its own dashboard.",
+        "Every mesh in the page's order: ended; critical (a Secret is missing, or it ends so soon that on-call is paged); stale (an endpoint serves an old certificate); invalid (other findings); expiring; ok. With the time left to the first certificate that its API needs, what is wrong, endpoints that are old or silent (where a replica acts), and what meshcert is doing about it. A mesh leads to its own dashboard.",
         (24, 11),
-        &[&left, &format!("{signal} * 1000"), &format!("count by ({MESH}) ({findings})"), &phase_number(CHOSEN), &format!("{last} * 1000"), &held],
+        &[
+            &state,
+            &left,
+            &format!("{signal} * 1000"),
+            &format!("count by ({MESH}) ({findings})"),
+            &format!("count by ({MESH}) ({})", stale_or_silent(CHOSEN)),
+            &phase_number(CHOSEN),
+            &format!("{last} * 1000"),
+            &held,
+        ],
         &worst,
     )
+    .sorted("State", false)
     .sorted("Time left", false);
 
-    let meshes_by_cluster =
-        format!("count by (mesh_cluster) ({})", per_mesh("max", "meshcert_hosted_mesh_info", CHOSEN, &[]));
+    let meshes_by_cluster = format!("count by (mesh_cluster) ({all})");
     let by_cluster = Panel::table(
         "By cluster",
         "Control plane clusters: their meshes, how many of them are due, the time left to the first of them, and whether a replica leads there (only clusters on which meshcert may act).",
@@ -124,7 +156,7 @@ pub fn model(limits: &Limits) -> Value {
         Row("Other certificate Secrets", vec![
             Panel::table(
                 "Certificates, first to end first",
-                "Certificates of the other Secrets that the configuration's secretRules ask for; empty without such rules.",
+                "Certificates of the other Secrets that the configuration's secretRules ask for, whatever is chosen above; empty without such rules.",
                 (24, 9),
                 &[
                     &format!("{others} - time()"),
@@ -147,6 +179,7 @@ pub fn model(limits: &Limits) -> Value {
         uid: "meshcert-overview",
         title: "meshcert / Overview",
         description: "The certificates of all hosted meshes: worst first, by month, by cluster, and how far their CAs reach.",
+        about: About::All,
         variables: mesh_variables(true),
         annotations: renewals_ended(CHOSEN),
         rows,

@@ -95,6 +95,22 @@ impl Dashboard {
         all
     }
 
+    /// The query of a table's column, and the words that stand for its values.
+    pub fn column(&self, table: &str, title: &str) -> (String, Value) {
+        let panel = self.panels().iter().find(|panel| panel["title"] == table).unwrap();
+        let names = panel["transformations"][1]["options"]["renameByName"].as_object().unwrap();
+        let (field, _) = names.iter().find(|(_, name)| *name == title).unwrap();
+        let is_its = |target: &&Value| *field == format!("Value #{}", text(&target["refId"]));
+        let query = panel["targets"].as_array().unwrap().iter().find(is_its).unwrap();
+        let overrides = panel["fieldConfig"]["overrides"].as_array().unwrap().iter();
+        let words = overrides
+            .filter(|one| one["matcher"]["options"] == title)
+            .flat_map(|one| one["properties"].as_array().unwrap())
+            .find(|one| one["id"] == "mappings")
+            .map(|one| one["value"][0]["options"].clone());
+        (text(&query["expr"]), words.unwrap_or_default())
+    }
+
     /// The labels that a table shows in columns, by the panel's title.
     pub fn columns(&self) -> Vec<(String, Vec<String>)> {
         let tables = self.panels().iter().filter(|panel| panel["type"] == "table");
@@ -108,10 +124,11 @@ impl Dashboard {
     }
 }
 
-/// The query as Grafana sends it, for one mesh of the demo.
+/// The query as Grafana sends it, for one mesh of the demo, or where several can be chosen for those of all clusters.
 pub fn interpolate(expr: &str, mesh: &str) -> String {
     expr.replace("$__rate_interval", "1m")
         .replace("$__range", "10m")
+        .replace("=~\"$mesh_cluster", "=~\".*")
         .replace("$mesh_cluster", "demo")
         .replace("$mesh_namespace", "istio-system")
         .replace("=~\"$mesh_id\"", "=~\".*\"")

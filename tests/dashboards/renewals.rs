@@ -4,7 +4,10 @@ use meshcert::renewal::Phase;
 use serde_json::Value;
 
 use crate::common::*;
-use crate::grafana::{Column, Dashboard, Panel, Row};
+use crate::grafana::{About, Column, Dashboard, Panel, Row};
+
+/// What counters of renewals and requests are about: they name no mesh.
+const OF_ALL: &str = "Of all meshes, whatever is chosen above.";
 
 pub fn model(limits: &Limits) -> Value {
     let newest = |phases: &[Phase]| {
@@ -56,8 +59,8 @@ pub fn model(limits: &Limits) -> Value {
         .colours(&none_wanted(WARNING))
         .runbook("MeshcertRenewalRefused"),
         Panel::stat(
-            "Succeeded",
-            "Renewals that succeeded within the time that is shown.",
+            "Succeeded, all meshes",
+            &format!("Renewals that succeeded within the time that is shown. {OF_ALL}"),
             4,
             r#"sum(increase(meshcert_renewals_total{outcome="Succeeded"}[$__range]))"#,
         )
@@ -99,11 +102,11 @@ pub fn model(limits: &Limits) -> Value {
                 .runbook("MeshcertRenewalStuck"),
         ]),
         Row("How they end and how long they take", vec![
-            Panel::events("Renewals that ended", "By outcome. Each is counted by the replica that brought it to its end.", (12, 8), &[(&counted("meshcert_renewals_total", "outcome"), "{{outcome}}")])
+            Panel::events("Renewals that ended, all meshes", &format!("By outcome. Each is counted by the replica that brought it to its end. {OF_ALL}"), (12, 8), &[(&counted("meshcert_renewals_total", "outcome"), "{{outcome}}")])
                 .runbook("MeshcertRenewalLooping"),
             Panel::table(
-                "Duration of each phase",
-                "How long renewals stayed in each phase, over the time that is shown: mean, and the values that half and 95 in 100 stayed below. Pending and AwaitingApproval include waiting for people and windows.",
+                "Duration of each phase, all meshes",
+                &format!("How long renewals stayed in each phase, over the time that is shown: mean, and the values that half and 95 in 100 stayed below. Pending and AwaitingApproval include waiting for people and windows. {OF_ALL}"),
                 (12, 8),
                 &[
                     "sum by (step) (increase(meshcert_renewal_step_duration_seconds_count[$__range])) > 0",
@@ -122,8 +125,8 @@ pub fn model(limits: &Limits) -> Value {
             .sorted("Mean", true),
         ]),
         Row("What asks, and what is refused", vec![
-            Panel::events("Notifications of Alertmanager", "By what came of them: accepted, ignored (no alert of the list fires), unavailable (not stored, sent again), refused.", (12, 8), &[(&counted("meshcert_notifications_total", "outcome"), "{{outcome}}")]),
-            Panel::events("Refusals", "Requests that were refused, by reason; not_due counts meshes of which nothing ends soon, whatever an alert says.", (12, 8), &[(&counted("meshcert_refusals_total", "reason"), "{{reason}}")]),
+            Panel::events("Notifications of Alertmanager, all meshes", &format!("By what came of them: accepted, ignored (no alert of the list fires), unavailable (not stored, sent again), refused. {OF_ALL}"), (12, 8), &[(&counted("meshcert_notifications_total", "outcome"), "{{outcome}}")]),
+            Panel::events("Refusals, all meshes", &format!("Requests that were refused, by reason; not_due counts meshes of which nothing ends soon, whatever an alert says. {OF_ALL}"), (12, 8), &[(&counted("meshcert_refusals_total", "reason"), "{{reason}}")]),
         ]),
         Row("The proof", vec![
             Panel::lines("Endpoints", "All that are asked, those that serve another certificate than the stored one, and those that answer no handshake.", (24, 7), &[
@@ -141,6 +144,7 @@ pub fn model(limits: &Limits) -> Value {
         uid: "meshcert-renewals",
         title: "meshcert / Renewals",
         description: "Renewals of all meshes: where they stand, how they end, how long they take, and what asks for them.",
+        about: About::All,
         variables: mesh_variables(true),
         annotations: renewals_ended(CHOSEN),
         rows,
