@@ -436,7 +436,12 @@ fn uninstalling_asks_the_further_clusters_too() {
     other.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/certificaterenewals.meshcert.dev"]);
     other.kubectl_with(RENEWAL, &["create"]);
     cluster.install(
-        &[&ROLES[..], &["extraClusters[0].name=cp-2", "extraClusters[0].kubeconfigSecrets.act=cp-2-act"]].concat(),
+        &[
+            &ROLES[..],
+            &["extraClusters[0].name=cp-2", "extraClusters[0].kubeconfigSecrets.act=cp-2-act"],
+            &["extraClusters[0].kubeconfigSecrets.observe=cp-2-observe"],
+        ]
+        .concat(),
     );
     let kubeconfig = format!("--from-file=kubeconfig={}", other.kubeconfig.display());
     cluster.api.kubectl(&["create", "secret", "generic", "cp-2-act", "-n", NAMESPACE, &kubeconfig]);

@@ -273,6 +273,11 @@ fn values_that_cannot_work_are_refused_in_words() {
             "extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}, {name: b, kubeconfigSecrets: {observe: c}}]",
             "extraClusters: \"b\" stands there twice; give each cluster its own name",
         ),
+        ("extraClusters: [{name: b, kubeconfigSecrets: {act: a}}]", "b has no kubeconfigSecrets.observe"),
+        (
+            "{observe: {enabled: false}, act: {enabled: true}, extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}]}",
+            "b is left alone, for it has kubeconfigSecrets only of roles that are not enabled; enable one of them, or add kubeconfigSecrets.act",
+        ),
         ("podLabels: {app.kubernetes.io/component: mine}", "podLabels: app.kubernetes.io/component is the chart's own"),
         ("secretRules: [{namespaces: ['*']}]", "secretRules: namespaces: ['*'] is no namespace; leave namespaces out"),
         (
