@@ -262,6 +262,10 @@ fn values_that_cannot_work_are_refused_in_words() {
         ("policy: {renewBefore: soon}", "renewBefore"),
         ("policy: {image: x}", "image"),
         ("observe: {replicas: 0}", "replicas"),
+        ("{act: {enabled: true}, cluster: {namespaces: null}}", "'/cluster': missing property 'namespaces'"),
+        ("policy: null", "missing property 'policy'"),
+        ("policy: {mode: null}", "/policy/mode"),
+        ("monitoring: {rules: {runbookUrl: null}}", "'/monitoring/rules': missing property 'runbookUrl'"),
         ("image: {digest: latest}", "digest"),
         ("cluster: {namespaces: ['*']}", "namespaces"),
         ("extraClusters: [{name: a}]", "kubeconfigSecrets"),
@@ -588,6 +592,8 @@ fn dashboards_come_as_config_maps_for_the_sidecar_with_the_limits_of_the_alerts(
                 serde_json::from_str(text.as_str().unwrap()).unwrap_or_else(|error| panic!("{file}: {error}"));
         }
     }
+    let bare = helm.objects("monitoring: {dashboards: {enabled: true, labels: {grafana_dashboard: null}}}");
+    assert_eq!(of_kind(&bare, "ConfigMap").len(), files + 1, "without the label there are the dashboards still");
     let text = helm.template(&OPERATOR.replace("mode: approve", "mode: approve, renewBefore: 45d"));
     let seconds = |days: i64| format!("\"value\": {}", days * 86_400);
     assert!(text.contains(&seconds(45)) && text.contains(&seconds(7)) && !text.contains(&seconds(30)));
