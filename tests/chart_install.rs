@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::helm::{CHART, Helm, objects, of_kind, root};
 use support::real_api::RealApi;
+use support::tools;
 
 const NAMESPACE: &str = "meshcert";
 const MESHES: &str = "istio-system";
@@ -224,7 +225,7 @@ fn the_accounts_of_a_release_may_do_what_their_roles_need_and_nothing_else() {
     // The same by tokens that the server issued.
     let as_account = |account: &str, arguments: &[&str]| {
         let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, account);
-        Command::new(support::tools::kubectl())
+        Command::new(tools::kubectl())
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("-n")
@@ -320,15 +321,21 @@ fn the_commands_of_the_manual_work_in_their_order() {
     // Helm remembers which kinds there are.
     cluster.api.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &definitions]);
     let folder = tempfile::TempDir::new().unwrap();
-    std::os::unix::fs::symlink(root().join("deploy"), folder.path().join("deploy")).unwrap();
+    for name in ["deploy", "alerts"] {
+        std::os::unix::fs::symlink(root().join(name), folder.path().join(name)).unwrap();
+    }
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
     let path = format!("{}:{}:{path}", root().join(".cache/bin").display(), program.display());
 
     let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
-    let values = |number: usize| page.split("```yaml\n").nth(number).unwrap().split("```").next().unwrap();
-    std::fs::write(folder.path().join("meshcert-values.yaml"), values(1)).unwrap();
-    std::fs::write(folder.path().join("meshcert-clusters.yaml"), values(2)).unwrap();
+    let file = |name: &str, start: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, example(&page, start)).unwrap();
+        path
+    };
+    file("meshcert-values.yaml", "cluster:");
+    file("meshcert-clusters.yaml", "extraClusters:");
     let commands: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(commands.len() >= 8, "the page has commands");
     for command in commands {
@@ -349,6 +356,81 @@ fn the_commands_of_the_manual_work_in_their_order() {
     let ours: Vec<_> = left.iter().filter(|one| one.contains("meshcert")).collect();
     assert_eq!(ours, Vec::<&String>::new(), "after the last command nothing is left");
     assert_eq!(std::fs::read(folder.path().join("meshcert-token")).unwrap().len(), 48);
+
+    // The configuration of a plain Prometheus reads the rules that the commands wrote.
+    let rules = std::fs::read_to_string(folder.path().join("meshcert.rules.yaml")).unwrap();
+    assert!(
+        !rules.contains("://github.com") && !rules.contains("dashboard_url: '/d/"),
+        "every link leads into the house"
+    );
+    let Some(promtool) = tools::promtool() else { return };
+    let mut check = Command::new(promtool);
+    let check = check.args(["check", "config"]).arg(file("prometheus.yaml", "rule_files:")).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success() && said.contains("1 rule files found"), "{said}");
+}
+
+/// The example of a page that begins with a line.
+fn example<'a>(page: &'a str, start: &str) -> &'a str {
+    let mut all = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    all.find(|text| text.starts_with(start)).unwrap()
+}
+
+#[test]
+fn a_plain_prometheus_finds_every_pod_once_as_the_manual_has_it() {
+    let (Some(cluster), Some(promtool)) = (Cluster::start(), tools::promtool()) else { return };
+    cluster.install(&ROLES);
+    let release = |what: &str| objects(&cluster.helm(&["get", what, "meshcert", "-n", NAMESPACE]));
+    let (manifest, hooks) = (release("manifest"), release("hooks"));
+    let owners = of_kind(&manifest, "Deployment").into_iter().chain(of_kind(&hooks, "Job"));
+    for (number, owner) in owners.enumerate() {
+        let mut pod = owner["spec"]["template"].clone();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = owner["metadata"]["name"].clone();
+        // The account of the Jobs is there only with them.
+        pod["spec"]["serviceAccountName"] = json!("meshcert-act");
+        cluster.api.kubectl_with(&pod.to_string(), &["create", "-n", NAMESPACE]);
+        let address = format!("192.0.2.{number}");
+        let status = json!({ "status": { "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] } });
+        let (name, status) = (owner["metadata"]["name"].as_str().unwrap(), status.to_string());
+        cluster.api.kubectl(&["patch", "pod", name, "-n", NAMESPACE, "--subresource=status", "-p", &status]);
+    }
+
+    let ours = |arguments: &[&str]| cluster.api.kubectl(&[&["-n", NAMESPACE, "create"], arguments].concat());
+    ours(&["serviceaccount", "prometheus"]);
+    ours(&["role", "prometheus", "--verb=list,watch", "--resource=pods"]);
+    ours(&["rolebinding", "prometheus", "--role=prometheus", &format!("--serviceaccount={NAMESPACE}:prometheus")]);
+    let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
+    let mut config: Value = serde_saphyr::from_str(example(&page, "rule_files:")).unwrap();
+    config["rule_files"] = json!([]);
+    let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, "prometheus");
+    config["scrape_configs"][0]["kubernetes_sd_configs"][0]["kubeconfig_file"] = json!(kubeconfig);
+    let file = cluster.api.folder.path().join("prometheus.yaml");
+    // JSON is YAML.
+    std::fs::write(&file, config.to_string()).unwrap();
+
+    let wanted = ["act", "observe", "webhook"].map(|role| format!("meshcert {NAMESPACE} meshcert-{role} 9794"));
+    // It looks for as long as it is told to.
+    for seconds in [2, 4, 8, 16, 32] {
+        let mut look = Command::new(&promtool);
+        look.args(["check", "service-discovery", "--timeout", &format!("{seconds}s")]).arg(&file).arg("meshcert");
+        let found = look.output().unwrap();
+        let found: Vec<Value> = serde_json::from_slice(&found.stdout).unwrap_or_default();
+        if found.len() < 6 {
+            continue;
+        }
+        let outline = |labels: &Value| {
+            let text = |label: &str| labels[label].as_str().unwrap_or_default();
+            let (_, port) = text("instance").split_once(':')?;
+            Some(format!("{} {} {} {port}", text("job"), text("namespace"), text("pod")))
+        };
+        let mut kept: Vec<String> = found.iter().filter_map(|target| outline(&target["labels"])).collect();
+        kept.sort();
+        assert_eq!(kept, wanted, "{found:#?}");
+        return;
+    }
+    panic!("the three metrics ports, the webhook's and the two Jobs' pods were never seen");
 }
 
 const RENEWAL: &str = "

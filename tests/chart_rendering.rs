@@ -490,6 +490,29 @@ fn links_lead_where_the_values_say() {
 }
 
 #[test]
+fn the_notes_say_where_runbooks_are_without_the_internet() {
+    let Some(helm) = Helm::find() else { return };
+    let notes = |values: &str| {
+        let output = helm.run(&["install", "meshcert", CHART, "--dry-run=client", "--values", "-"], values);
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_once("\nNOTES:\n").unwrap_or_else(|| panic!("{values}: {said}")).1.to_owned()
+    };
+    let way = "--set monitoring.rules.runbookUrl=http";
+    for (values, scheme) in [(OPERATOR, "http"), (SECURE, "https")] {
+        assert!(notes(values).contains(&format!("runbookUrl={scheme}://ADDRESS/runbooks")), "{values}");
+    }
+    let own = "rules: {runbookUrl: 'https://m.example.org/runbooks'}";
+    for values in [
+        OPERATOR.replacen("monitoring: {", &format!("monitoring: {{{own}, "), 1),
+        OPERATOR.replacen("monitoring: {", "monitoring: {rules: {enabled: false}, ", 1),
+    ] {
+        assert!(!notes(&values).contains(way), "{values}");
+    }
+    let plain = notes("");
+    assert!(!plain.contains(way) && plain.contains("docs/INSTALL.md#plain-prometheus"), "{plain}");
+}
+
+#[test]
 fn the_exporters_recording_rules_come_where_they_are_asked_for() {
     let Some(helm) = Helm::find() else { return };
     let objects = helm.objects(INSIGHT);
