@@ -126,6 +126,9 @@ impl Cluster {
     /// The Job's command with the configuration and the kubeconfigs that it mounts and the token of its account; then its end in its status, as the controller writes it.
     fn run_job(&self, job: &Value) -> String {
         let (name, pod) = (job["metadata"]["name"].as_str().unwrap(), &job["spec"]["template"]["spec"]);
+        let policies =
+            ["get", "networkpolicies", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=uninstall", "-o", "name"];
+        let let_out = format!("{name} is let out by {}", self.api.kubectl(&policies));
         let map = pod["volumes"][0]["configMap"]["name"].as_str().unwrap();
         let mut config =
             self.api.kubectl(&["get", "configmap", map, "-n", NAMESPACE, "-o", r"jsonpath={.data.meshcert\.yaml}"]);
@@ -167,7 +170,7 @@ impl Cluster {
             "-p",
             &patch,
         ]);
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        let_out + &String::from_utf8_lossy(&output.stdout) + &String::from_utf8_lossy(&output.stderr)
     }
 }
 
@@ -465,7 +468,7 @@ type: meshcert.dev/backup
 fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_says() {
     let Some(cluster) = Cluster::start() else { return };
     let before = cluster.everything();
-    cluster.install(&ROLES);
+    cluster.install(&[&ROLES[..], &["networkPolicy.restrictEgress=true"]].concat());
     cluster.api.kubectl_with(RENEWAL, &["create"]);
 
     let uninstall = ["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
@@ -493,6 +496,11 @@ fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_
         said.contains("no renewal is under way") && said.contains("removed Lease istio-system/meshcert-slot-0"),
         "{said}"
     );
+    for job in ["check", "clean"] {
+        let policy =
+            format!("meshcert-uninstall-{job} is let out by networkpolicy.networking.k8s.io/meshcert-uninstall");
+        assert!(said.contains(&policy), "{said}");
+    }
 
     let after = cluster.everything();
     let left: BTreeSet<&str> = after.difference(&before).map(String::as_str).collect();

@@ -512,6 +512,43 @@ fn the_notes_say_where_runbooks_are_without_the_internet() {
     assert!(!plain.contains(way) && plain.contains("docs/INSTALL.md#plain-prometheus"), "{plain}");
 }
 
+/// In a namespace where nothing is let out that no policy names, the Jobs ask the API servers as the daemon does; Helm makes the policy before them.
+#[test]
+fn uninstalling_is_let_out_as_the_daemon_is() {
+    let Some(helm) = Helm::find() else { return };
+    let policies = |values: &str| {
+        let objects = helm.objects(values);
+        let jobs = of_kind(&objects, "Job");
+        assert_eq!(jobs.len(), 2, "{values}");
+        let selects = |policy: &Value, pod: &Value| {
+            let labels = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+            labels.iter().all(|(label, value)| pod["labels"][label] == *value)
+        };
+        let of_pod = |pod: &Value| -> Vec<Value> {
+            of_kind(&objects, "NetworkPolicy").into_iter().filter(|policy| selects(policy, pod)).cloned().collect()
+        };
+        let observe = of_kind(&objects, "Deployment")[0];
+        let daemon = of_pod(&observe["spec"]["template"]["metadata"]);
+        let jobs = jobs.iter().map(|job| (job["metadata"].clone(), of_pod(&job["spec"]["template"]["metadata"])));
+        (daemon, jobs.collect::<Vec<_>>())
+    };
+    let (daemon, jobs) =
+        policies(&format!("{ROLES}networkPolicy: {{restrictEgress: true, apiServerPorts: [443, 8443]}}"));
+    for (job, found) in jobs {
+        let [policy] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(policy["spec"]["egress"], daemon[0]["spec"]["egress"]);
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        let (of_policy, of_job) = (&policy["metadata"]["annotations"], &job["annotations"]);
+        let weight = |annotations: &Value| annotations["helm.sh/hook-weight"].as_str().unwrap().parse::<i32>().unwrap();
+        assert!(weight(of_policy) < weight(of_job));
+        assert!(of_policy["helm.sh/hook"].as_str().unwrap().contains(of_job["helm.sh/hook"].as_str().unwrap()));
+        assert!(of_policy["helm.sh/hook-delete-policy"].as_str().unwrap().contains("hook-succeeded"));
+    }
+    for values in [ROLES, &format!("{ROLES}networkPolicy: {{enabled: false, restrictEgress: true}}")] {
+        assert!(policies(values).1.iter().all(|(_, found)| found.is_empty()), "nobody is kept in: {values}");
+    }
+}
+
 #[test]
 fn the_exporters_recording_rules_come_where_they_are_asked_for() {
     let Some(helm) = Helm::find() else { return };
