@@ -100,10 +100,21 @@ fn the_chart_has_the_version_of_the_program() {
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
 }
 
+/// Has every value be there that has a default: Helm takes `null` for a default away, and no template expects that.
+fn require(schema: &mut Value, defaults: &Value) {
+    let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, field) in fields.iter_mut() {
+        require(field, &defaults[name]);
+    }
+    let required: Vec<String> = fields.keys().filter(|name| !defaults[*name].is_null()).cloned().collect();
+    schema["required"] = json!(required);
+}
+
 #[test]
-fn the_schema_takes_over_what_the_configuration_describes() {
+fn the_schema_takes_over_what_the_configuration_describes_and_asks_for_every_default() {
     let mut wanted = schema();
     wanted["definitions"].as_object_mut().unwrap().extend(definitions());
+    require(&mut wanted, &values());
     golden(SCHEMA, &format!("{}\n", serde_json::to_string_pretty(&wanted).unwrap()));
 }
 

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::helm::{CHART, Helm, objects, of_kind, root};
 use support::real_api::RealApi;
+use support::tools;
 
 const NAMESPACE: &str = "meshcert";
 const MESHES: &str = "istio-system";
@@ -125,6 +126,9 @@ impl Cluster {
     /// The Job's command with the configuration and the kubeconfigs that it mounts and the token of its account; then its end in its status, as the controller writes it.
     fn run_job(&self, job: &Value) -> String {
         let (name, pod) = (job["metadata"]["name"].as_str().unwrap(), &job["spec"]["template"]["spec"]);
+        let policies =
+            ["get", "networkpolicies", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=uninstall", "-o", "name"];
+        let let_out = format!("{name} is let out by {}", self.api.kubectl(&policies));
         let map = pod["volumes"][0]["configMap"]["name"].as_str().unwrap();
         let mut config =
             self.api.kubectl(&["get", "configmap", map, "-n", NAMESPACE, "-o", r"jsonpath={.data.meshcert\.yaml}"]);
@@ -166,7 +170,7 @@ impl Cluster {
             "-p",
             &patch,
         ]);
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        let_out + &String::from_utf8_lossy(&output.stdout) + &String::from_utf8_lossy(&output.stderr)
     }
 }
 
@@ -224,7 +228,7 @@ fn the_accounts_of_a_release_may_do_what_their_roles_need_and_nothing_else() {
     // The same by tokens that the server issued.
     let as_account = |account: &str, arguments: &[&str]| {
         let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, account);
-        Command::new(support::tools::kubectl())
+        Command::new(tools::kubectl())
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("-n")
@@ -320,15 +324,21 @@ fn the_commands_of_the_manual_work_in_their_order() {
     // Helm remembers which kinds there are.
     cluster.api.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &definitions]);
     let folder = tempfile::TempDir::new().unwrap();
-    std::os::unix::fs::symlink(root().join("deploy"), folder.path().join("deploy")).unwrap();
+    for name in ["deploy", "alerts"] {
+        std::os::unix::fs::symlink(root().join(name), folder.path().join(name)).unwrap();
+    }
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
     let path = format!("{}:{}:{path}", root().join(".cache/bin").display(), program.display());
 
     let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
-    let values = |number: usize| page.split("```yaml\n").nth(number).unwrap().split("```").next().unwrap();
-    std::fs::write(folder.path().join("meshcert-values.yaml"), values(1)).unwrap();
-    std::fs::write(folder.path().join("meshcert-clusters.yaml"), values(2)).unwrap();
+    let file = |name: &str, start: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, example(&page, start)).unwrap();
+        path
+    };
+    file("meshcert-values.yaml", "cluster:");
+    file("meshcert-clusters.yaml", "extraClusters:");
     let commands: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(commands.len() >= 8, "the page has commands");
     for command in commands {
@@ -349,6 +359,81 @@ fn the_commands_of_the_manual_work_in_their_order() {
     let ours: Vec<_> = left.iter().filter(|one| one.contains("meshcert")).collect();
     assert_eq!(ours, Vec::<&String>::new(), "after the last command nothing is left");
     assert_eq!(std::fs::read(folder.path().join("meshcert-token")).unwrap().len(), 48);
+
+    // The configuration of a plain Prometheus reads the rules that the commands wrote.
+    let rules = std::fs::read_to_string(folder.path().join("meshcert.rules.yaml")).unwrap();
+    assert!(
+        !rules.contains("://github.com") && !rules.contains("dashboard_url: '/d/"),
+        "every link leads into the house"
+    );
+    let Some(promtool) = tools::promtool() else { return };
+    let mut check = Command::new(promtool);
+    let check = check.args(["check", "config"]).arg(file("prometheus.yaml", "rule_files:")).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success() && said.contains("1 rule files found"), "{said}");
+}
+
+/// The example of a page that begins with a line.
+fn example<'a>(page: &'a str, start: &str) -> &'a str {
+    let mut all = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    all.find(|text| text.starts_with(start)).unwrap()
+}
+
+#[test]
+fn a_plain_prometheus_finds_every_pod_once_as_the_manual_has_it() {
+    let (Some(cluster), Some(promtool)) = (Cluster::start(), tools::promtool()) else { return };
+    cluster.install(&ROLES);
+    let release = |what: &str| objects(&cluster.helm(&["get", what, "meshcert", "-n", NAMESPACE]));
+    let (manifest, hooks) = (release("manifest"), release("hooks"));
+    let owners = of_kind(&manifest, "Deployment").into_iter().chain(of_kind(&hooks, "Job"));
+    for (number, owner) in owners.enumerate() {
+        let mut pod = owner["spec"]["template"].clone();
+        pod["apiVersion"] = json!("v1");
+        pod["kind"] = json!("Pod");
+        pod["metadata"]["name"] = owner["metadata"]["name"].clone();
+        // The account of the Jobs is there only with them.
+        pod["spec"]["serviceAccountName"] = json!("meshcert-act");
+        cluster.api.kubectl_with(&pod.to_string(), &["create", "-n", NAMESPACE]);
+        let address = format!("192.0.2.{number}");
+        let status = json!({ "status": { "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] } });
+        let (name, status) = (owner["metadata"]["name"].as_str().unwrap(), status.to_string());
+        cluster.api.kubectl(&["patch", "pod", name, "-n", NAMESPACE, "--subresource=status", "-p", &status]);
+    }
+
+    let ours = |arguments: &[&str]| cluster.api.kubectl(&[&["-n", NAMESPACE, "create"], arguments].concat());
+    ours(&["serviceaccount", "prometheus"]);
+    ours(&["role", "prometheus", "--verb=list,watch", "--resource=pods"]);
+    ours(&["rolebinding", "prometheus", "--role=prometheus", &format!("--serviceaccount={NAMESPACE}:prometheus")]);
+    let page = std::fs::read_to_string(root().join("docs/INSTALL.md")).unwrap();
+    let mut config: Value = serde_saphyr::from_str(example(&page, "rule_files:")).unwrap();
+    config["rule_files"] = json!([]);
+    let kubeconfig = cluster.api.kubeconfig_of(NAMESPACE, "prometheus");
+    config["scrape_configs"][0]["kubernetes_sd_configs"][0]["kubeconfig_file"] = json!(kubeconfig);
+    let file = cluster.api.folder.path().join("prometheus.yaml");
+    // JSON is YAML.
+    std::fs::write(&file, config.to_string()).unwrap();
+
+    let wanted = ["act", "observe", "webhook"].map(|role| format!("meshcert {NAMESPACE} meshcert-{role} 9794"));
+    // It looks for as long as it is told to.
+    for seconds in [2, 4, 8, 16, 32] {
+        let mut look = Command::new(&promtool);
+        look.args(["check", "service-discovery", "--timeout", &format!("{seconds}s")]).arg(&file).arg("meshcert");
+        let found = look.output().unwrap();
+        let found: Vec<Value> = serde_json::from_slice(&found.stdout).unwrap_or_default();
+        if found.len() < 6 {
+            continue;
+        }
+        let outline = |labels: &Value| {
+            let text = |label: &str| labels[label].as_str().unwrap_or_default();
+            let (_, port) = text("instance").split_once(':')?;
+            Some(format!("{} {} {} {port}", text("job"), text("namespace"), text("pod")))
+        };
+        let mut kept: Vec<String> = found.iter().filter_map(|target| outline(&target["labels"])).collect();
+        kept.sort();
+        assert_eq!(kept, wanted, "{found:#?}");
+        return;
+    }
+    panic!("the three metrics ports, the webhook's and the two Jobs' pods were never seen");
 }
 
 const RENEWAL: &str = "
@@ -383,7 +468,7 @@ type: meshcert.dev/backup
 fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_says() {
     let Some(cluster) = Cluster::start() else { return };
     let before = cluster.everything();
-    cluster.install(&ROLES);
+    cluster.install(&[&ROLES[..], &["networkPolicy.restrictEgress=true"]].concat());
     cluster.api.kubectl_with(RENEWAL, &["create"]);
 
     let uninstall = ["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
@@ -411,6 +496,11 @@ fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_
         said.contains("no renewal is under way") && said.contains("removed Lease istio-system/meshcert-slot-0"),
         "{said}"
     );
+    for job in ["check", "clean"] {
+        let policy =
+            format!("meshcert-uninstall-{job} is let out by networkpolicy.networking.k8s.io/meshcert-uninstall");
+        assert!(said.contains(&policy), "{said}");
+    }
 
     let after = cluster.everything();
     let left: BTreeSet<&str> = after.difference(&before).map(String::as_str).collect();
@@ -436,7 +526,12 @@ fn uninstalling_asks_the_further_clusters_too() {
     other.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd/certificaterenewals.meshcert.dev"]);
     other.kubectl_with(RENEWAL, &["create"]);
     cluster.install(
-        &[&ROLES[..], &["extraClusters[0].name=cp-2", "extraClusters[0].kubeconfigSecrets.act=cp-2-act"]].concat(),
+        &[
+            &ROLES[..],
+            &["extraClusters[0].name=cp-2", "extraClusters[0].kubeconfigSecrets.act=cp-2-act"],
+            &["extraClusters[0].kubeconfigSecrets.observe=cp-2-observe"],
+        ]
+        .concat(),
     );
     let kubeconfig = format!("--from-file=kubeconfig={}", other.kubeconfig.display());
     cluster.api.kubectl(&["create", "secret", "generic", "cp-2-act", "-n", NAMESPACE, &kubeconfig]);

@@ -262,6 +262,10 @@ fn values_that_cannot_work_are_refused_in_words() {
         ("policy: {renewBefore: soon}", "renewBefore"),
         ("policy: {image: x}", "image"),
         ("observe: {replicas: 0}", "replicas"),
+        ("{act: {enabled: true}, cluster: {namespaces: null}}", "'/cluster': missing property 'namespaces'"),
+        ("policy: null", "missing property 'policy'"),
+        ("policy: {mode: null}", "/policy/mode"),
+        ("monitoring: {rules: {runbookUrl: null}}", "'/monitoring/rules': missing property 'runbookUrl'"),
         ("image: {digest: latest}", "digest"),
         ("cluster: {namespaces: ['*']}", "namespaces"),
         ("extraClusters: [{name: a}]", "kubeconfigSecrets"),
@@ -272,6 +276,11 @@ fn values_that_cannot_work_are_refused_in_words() {
         (
             "extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}, {name: b, kubeconfigSecrets: {observe: c}}]",
             "extraClusters: \"b\" stands there twice; give each cluster its own name",
+        ),
+        ("extraClusters: [{name: b, kubeconfigSecrets: {act: a}}]", "b has no kubeconfigSecrets.observe"),
+        (
+            "{observe: {enabled: false}, act: {enabled: true}, extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}]}",
+            "b is left alone, for it has kubeconfigSecrets only of roles that are not enabled; enable one of them, or add kubeconfigSecrets.act",
         ),
         ("podLabels: {app.kubernetes.io/component: mine}", "podLabels: app.kubernetes.io/component is the chart's own"),
         ("secretRules: [{namespaces: ['*']}]", "secretRules: namespaces: ['*'] is no namespace; leave namespaces out"),
@@ -481,6 +490,66 @@ fn links_lead_where_the_values_say() {
 }
 
 #[test]
+fn the_notes_say_where_runbooks_are_without_the_internet() {
+    let Some(helm) = Helm::find() else { return };
+    let notes = |values: &str| {
+        let output = helm.run(&["install", "meshcert", CHART, "--dry-run=client", "--values", "-"], values);
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_once("\nNOTES:\n").unwrap_or_else(|| panic!("{values}: {said}")).1.to_owned()
+    };
+    let way = "--set monitoring.rules.runbookUrl=http";
+    for (values, scheme) in [(OPERATOR, "http"), (SECURE, "https")] {
+        assert!(notes(values).contains(&format!("runbookUrl={scheme}://ADDRESS/runbooks")), "{values}");
+    }
+    let own = "rules: {runbookUrl: 'https://m.example.org/runbooks'}";
+    for values in [
+        OPERATOR.replacen("monitoring: {", &format!("monitoring: {{{own}, "), 1),
+        OPERATOR.replacen("monitoring: {", "monitoring: {rules: {enabled: false}, ", 1),
+    ] {
+        assert!(!notes(&values).contains(way), "{values}");
+    }
+    let plain = notes("");
+    assert!(!plain.contains(way) && plain.contains("docs/INSTALL.md#plain-prometheus"), "{plain}");
+}
+
+/// In a namespace where nothing is let out that no policy names, the Jobs ask the API servers as the daemon does; Helm makes the policy before them.
+#[test]
+fn uninstalling_is_let_out_as_the_daemon_is() {
+    let Some(helm) = Helm::find() else { return };
+    let policies = |values: &str| {
+        let objects = helm.objects(values);
+        let jobs = of_kind(&objects, "Job");
+        assert_eq!(jobs.len(), 2, "{values}");
+        let selects = |policy: &Value, pod: &Value| {
+            let labels = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+            labels.iter().all(|(label, value)| pod["labels"][label] == *value)
+        };
+        let of_pod = |pod: &Value| -> Vec<Value> {
+            of_kind(&objects, "NetworkPolicy").into_iter().filter(|policy| selects(policy, pod)).cloned().collect()
+        };
+        let observe = of_kind(&objects, "Deployment")[0];
+        let daemon = of_pod(&observe["spec"]["template"]["metadata"]);
+        let jobs = jobs.iter().map(|job| (job["metadata"].clone(), of_pod(&job["spec"]["template"]["metadata"])));
+        (daemon, jobs.collect::<Vec<_>>())
+    };
+    let (daemon, jobs) =
+        policies(&format!("{ROLES}networkPolicy: {{restrictEgress: true, apiServerPorts: [443, 8443]}}"));
+    for (job, found) in jobs {
+        let [policy] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(policy["spec"]["egress"], daemon[0]["spec"]["egress"]);
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        let (of_policy, of_job) = (&policy["metadata"]["annotations"], &job["annotations"]);
+        let weight = |annotations: &Value| annotations["helm.sh/hook-weight"].as_str().unwrap().parse::<i32>().unwrap();
+        assert!(weight(of_policy) < weight(of_job));
+        assert!(of_policy["helm.sh/hook"].as_str().unwrap().contains(of_job["helm.sh/hook"].as_str().unwrap()));
+        assert!(of_policy["helm.sh/hook-delete-policy"].as_str().unwrap().contains("hook-succeeded"));
+    }
+    for values in [ROLES, &format!("{ROLES}networkPolicy: {{enabled: false, restrictEgress: true}}")] {
+        assert!(policies(values).1.iter().all(|(_, found)| found.is_empty()), "nobody is kept in: {values}");
+    }
+}
+
+#[test]
 fn the_exporters_recording_rules_come_where_they_are_asked_for() {
     let Some(helm) = Helm::find() else { return };
     let objects = helm.objects(INSIGHT);
@@ -583,6 +652,8 @@ fn dashboards_come_as_config_maps_for_the_sidecar_with_the_limits_of_the_alerts(
                 serde_json::from_str(text.as_str().unwrap()).unwrap_or_else(|error| panic!("{file}: {error}"));
         }
     }
+    let bare = helm.objects("monitoring: {dashboards: {enabled: true, labels: {grafana_dashboard: null}}}");
+    assert_eq!(of_kind(&bare, "ConfigMap").len(), files + 1, "without the label there are the dashboards still");
     let text = helm.template(&OPERATOR.replace("mode: approve", "mode: approve, renewBefore: 45d"));
     let seconds = |days: i64| format!("\"value\": {}", days * 86_400);
     assert!(text.contains(&seconds(45)) && text.contains(&seconds(7)) && !text.contains(&seconds(30)));

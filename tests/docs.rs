@@ -19,6 +19,7 @@ use meshcert::config::Config;
 use meshcert::renewal::Phase;
 use regex::Regex;
 use serde_json::Value;
+use support::helm::Helm;
 use support::tools;
 
 fn page(name: &str) -> String {
@@ -61,11 +62,8 @@ fn judge(example: &str) -> Result<(), String> {
             let route = format!("route: {{receiver: {}}}\n", parsed["receivers"][0]["name"]);
             checked_by("amtool", &["check-config"], &format!("{route}{example}"))
         }
-        "cluster" | "extraClusters" => {
-            let schema: Value = serde_json::from_str(&page("deploy/chart/values.schema.json")).unwrap();
-            let values: Value = serde_saphyr::from_str(example).unwrap();
-            jsonschema::validate(&schema, &values).map_err(|error| error.to_string())
-        }
+        "cluster" | "extraClusters" => Helm::find().map_or(Ok(()), |helm| helm.try_template(example, &[]).map(drop)),
+        "rule_files" => checked_by("promtool", &["check", "config", "--syntax-only"], example),
         // Objects of Kubernetes: tests/docs_commands.rs creates them, tests/chart_rendering.rs compares the Role with the chart's.
         "apiVersion" => Ok(()),
         other => Err(format!("nobody reads a file that begins with {other:?}")),
@@ -82,13 +80,15 @@ fn every_example_is_accepted_by_whoever_reads_such_a_file() {
         }
     }
     assert!(seen > 10, "{seen}");
-    for wrong in [
-        "tls: {certFiel: a}\n",
-        "receivers: [{name: a, webhook_config: []}]\n",
-        "extraClusters: [{nam: a}]\n",
-        "unheard: of\n",
+    for (wrong, judged_by) in [
+        ("tls: {certFiel: a}\n", None),
+        ("receivers: [{name: a, webhook_config: []}]\n", Some("amtool")),
+        ("extraClusters: [{nam: a}]\n", Some("helm")),
+        ("rule_files: [a]\nscrape_config: []\n", Some("promtool")),
+        ("unheard: of\n", None),
     ] {
-        assert!(judge(wrong).is_err() || wrong.starts_with("receivers") && tools::built("amtool").is_none(), "{wrong}");
+        let missing = judged_by.is_some_and(|tool| tools::built(tool).is_none());
+        assert!(judge(wrong).is_err() || missing, "{wrong}");
     }
     let operations = fences(&page("docs/OPERATIONS.md"), "yaml");
     let example = operations.iter().find(|text| text.contains("restartTiers:")).unwrap();

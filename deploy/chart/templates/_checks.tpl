@@ -21,6 +21,8 @@
 {{- if and $values.clusterSecrets.enabled (not (or $values.cluster.namespaces $values.cluster.observeAllNamespaces)) -}}
   {{- fail "clusterSecrets.enabled needs cluster.namespaces: the Secrets are looked for in the first cluster, this one" -}}
 {{- end -}}
+{{- $roles := list -}}
+{{- range $processes -}}{{- $roles = concat $roles .roles -}}{{- end -}}
 {{- $names := list -}}
 {{- range $cluster := $values.extraClusters -}}
   {{- if has $cluster.name $names -}}
@@ -30,12 +32,18 @@
   {{- if eq $cluster.name $values.cluster.name -}}
     {{- fail (printf "extraClusters: %q is the name of this cluster already (cluster.name); give each its own" $cluster.name) -}}
   {{- end -}}
-  {{- if $values.combined.enabled -}}
-    {{- range $role := (index $processes 0).roles -}}
-      {{- if not (get $cluster.kubeconfigSecrets $role) -}}
-        {{- fail (printf "extraClusters: %s has no kubeconfigSecrets.%s, and combined.enabled needs one for each enabled role" $cluster.name $role) -}}
-      {{- end -}}
-    {{- end -}}
+  {{- $lacking := list -}}
+  {{- range $role := $roles -}}
+    {{- if not (get $cluster.kubeconfigSecrets $role) -}}{{- $lacking = append $lacking $role -}}{{- end -}}
+  {{- end -}}
+  {{- if and $lacking $values.combined.enabled -}}
+    {{- fail (printf "extraClusters: %s has no kubeconfigSecrets.%s, and combined.enabled needs one for each enabled role" $cluster.name (first $lacking)) -}}
+  {{- end -}}
+  {{- if has "observe" $lacking -}}
+    {{- fail (printf "extraClusters: %s has no kubeconfigSecrets.observe, without which neither the page nor the webhook knows its meshes; name the Secret with that role's kubeconfig" $cluster.name) -}}
+  {{- end -}}
+  {{- if eq (len $lacking) (len $roles) -}}
+    {{- fail (printf "extraClusters: %s is left alone, for it has kubeconfigSecrets only of roles that are not enabled; enable one of them, or add kubeconfigSecrets.%s" $cluster.name (join " or kubeconfigSecrets." $roles)) -}}
   {{- end -}}
 {{- end -}}
 {{- range $rule := $values.secretRules -}}

@@ -64,6 +64,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{ include "meshcert.fullname" . }}-observe.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{- /* Where alerts and dashboards link to runbooks as they are written; the default of monitoring.rules.runbookUrl. */ -}}
+{{- define "meshcert.publishedRunbooks" -}}
+https://github.com/meshcert/meshcert/blob/main/docs/runbooks
+{{- end -}}
+
 {{- /* Where the Secrets lie that announce further clusters. */ -}}
 {{- define "meshcert.clusterSecretsNamespace" -}}
 {{- .Values.clusterSecrets.namespace | default .Release.Namespace -}}
