@@ -74,12 +74,13 @@ impl Actor {
         }
         self.look_again(meshes, &renewals).await;
         // Only now: whoever may not list the copies still asks for what is due.
-        let (staged, backups) = copies?;
-        if unreadable.is_empty() {
-            self.tidy(namespace, &renewals, &staged).await?;
-            self.prune_backups(namespace, &renewals, backups).await?;
-        }
-        Ok(())
+        let (mut staged, mut backups) = copies?;
+        // One that cannot be read may need them.
+        let is_known = |copy: &Copy| !unreadable.iter().any(|one| one.may_own(&copy.renewal_uid));
+        staged.retain(is_known);
+        backups.retain(is_known);
+        self.tidy(namespace, &renewals, &staged).await?;
+        self.prune_backups(namespace, &renewals, backups).await
     }
 
     async fn ask_if_due(&self, mesh: &HostedMesh, renewals: &[Renewal]) -> Result<(), ApiError> {

@@ -66,7 +66,7 @@ impl Cluster {
 
     pub async fn renewals(&self) -> Vec<Renewal> {
         let (renewals, unreadable) = self.api.renewals("istio-system").await.unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
+        assert_eq!(unreadable, []);
         renewals
     }
 

@@ -161,7 +161,7 @@ impl World {
 
     pub async fn renewals(&self) -> Vec<Renewal> {
         let (renewals, unreadable) = self.api.renewals(NAMESPACE).await.unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
+        assert_eq!(unreadable, []);
         renewals
     }
 
