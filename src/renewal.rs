@@ -160,12 +160,14 @@ impl Phase {
         self >= Self::Succeeded
     }
 
-    /// Whether a renewal in this phase is held up for this reason: by policy, for want of a slot, or of a right before its work begins.
+    /// Whether a renewal in this phase is held up for this reason: by policy, for want of a slot, or of a right before its work begins, by a
+    /// rollback that a person has to take back.
     pub fn is_held(self, reason: &str) -> bool {
         let by_policy = Hold::ALL.iter().any(|hold| hold.as_str() == reason);
         match self {
             phase if phase.is_terminal() => false,
             Self::Pending | Self::AwaitingApproval if reason == FORBIDDEN => true,
+            Self::Pending if reason == ROLLBACK_REFUSED => true,
             _ => by_policy || reason == NO_SLOT,
         }
     }
@@ -286,11 +288,11 @@ impl Status {
         self.before.is_some() && written && self.phase != Phase::RolledBack
     }
 
-    /// Whether nothing came of it because it was asked for before it was due, or while another one was under way: whoever asked is told, and it
-    /// must not hide the one that matters.
+    /// Whether nothing came of it because it was asked for before it was due, or while another one was under way, or to put back what it never replaced: whoever
+    /// asked is told, and it must not hide the one that matters.
     pub fn is_moot(&self) -> bool {
         match self.phase {
-            Phase::Refused => self.reason == Hold::NotDue.as_str(),
+            Phase::Refused => self.reason == Hold::NotDue.as_str() || self.reason == ROLLBACK_REFUSED,
             Phase::Superseded => self.reason == ALREADY_RUNNING,
             _ => false,
         }

@@ -8,10 +8,10 @@ use crate::plan::Plan;
 use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
-use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
+use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, name_for};
+use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -22,11 +22,19 @@ const STALE: i64 = 5 * 60;
 pub(super) const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
 const NOTHING_TO_PUT_BACK: &str = "no rollback: nothing was written yet, and nothing is as long as spec.rollback asks for what is in force; take it back, and this goes on";
+const NEVER_BEGAN: &str = "no rollback: this renewal has not begun, so there is nothing that it could put back";
 
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     // What an earlier attempt has backed up is in force no more: other certificates are another renewal's.
     if seen.renewal.status.before.is_some() && present_leaves(seen) != seen.renewal.status.certificates {
         return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
+    }
+    let Status { before, plan, .. } = &seen.renewal.status;
+    if seen.renewal.spec.rollback && before.is_none() && plan.is_none() {
+        // As if it had not been asked for: it bars nobody from renewing.
+        let rollback = seen.renewal.command("rollback");
+        let message = format!("{NEVER_BEGAN}; to put back what another renewal replaced: {rollback}");
+        return ended(seen, Phase::Refused, ROLLBACK_REFUSED, &message, Retry::Never, now);
     }
     if seen.renewal.spec.rollback {
         return note(&seen.renewal, ROLLBACK_REFUSED, NOTHING_TO_PUT_BACK);
