@@ -52,9 +52,9 @@ enum Certainty {
 ///
 /// # Errors
 /// The request failed, nothing is known to be stored.
-pub async fn ask(api: &Api, mesh: &HostedMesh, trigger: Trigger, force: bool) -> Result<Asked, ApiError> {
+pub async fn ask(api: &Api, mesh: &HostedMesh, trigger: Trigger) -> Result<Asked, ApiError> {
     let (renewals, _) = api.renewals(&mesh.key.namespace).await?;
-    ask_beside(api, &renewals, mesh, trigger, force).await
+    ask_beside(api, &renewals, mesh, trigger).await
 }
 
 /// The same, with the namespace's renewals at hand.
@@ -66,9 +66,8 @@ pub async fn ask_beside(
     renewals: &[Renewal],
     mesh: &HostedMesh,
     trigger: Trigger,
-    force: bool,
 ) -> Result<Asked, ApiError> {
-    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, force, ..Spec::default() };
+    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, ..Spec::default() };
     ask_among(api, renewals, &mesh.key.namespace, &name_for(mesh), &spec, Certainty::Current).await
 }
 
@@ -138,7 +137,7 @@ async fn ask_among(
 fn is_done_with(known: &Renewal) -> bool {
     match known.status.phase {
         Phase::Succeeded | Phase::Superseded => true,
-        Phase::RolledBack => known.spec.rollback,
+        Phase::RolledBack => known.wants_back(),
         _ => false,
     }
 }

@@ -128,10 +128,11 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
     world.assert_nothing_left_over().await;
     let (mesh, live) = world.mesh().await;
     assert_eq!(digests(&live), digests(&theirs));
-    let next = match ask(&world.api, &mesh, Trigger::Manual, true).await.unwrap() {
+    let next = match ask(&world.api, &mesh, Trigger::Manual).await.unwrap() {
         Asked::Created(name) => name,
         other => panic!("{other:?}"),
     };
+    world.insist(&next).await;
     let is_stored = |renewal: &Renewal| renewal.status.phase == Phase::Restarting;
     world.run_until(&next, auto(), is_stored).await;
 }

@@ -149,7 +149,7 @@ impl World {
     }
 
     async fn ask(&self) -> String {
-        match ask(&self.api, &self.meshes[0], Trigger::Manual, false).await.unwrap() {
+        match ask(&self.api, &self.meshes[0], Trigger::Manual).await.unwrap() {
             Asked::Created(name) => name,
             other => panic!("{other:?}"),
         }

@@ -117,8 +117,9 @@ async fn what_cannot_be_cleaned_up_is_said_and_keeps_no_other_renewal_away() {
         "{message}"
     );
 
-    let spec = Spec { mesh_id: MESH.to_owned(), force: true, ..Spec::default() };
+    let spec = Spec { mesh_id: MESH.to_owned(), ..Spec::default() };
     assert!(world.api.create_renewal(NAMESPACE, "another", &spec).await.unwrap());
+    world.insist("another").await;
     let at_once = Policy { cooldown: 0, ..auto() };
     world.run_until("another", at_once.clone(), |renewal| renewal.status.phase == Phase::Succeeded).await;
     *world.plan.withheld.lock().unwrap() = None;
@@ -175,7 +176,7 @@ async fn a_failure_elsewhere_holds_a_mesh_until_a_person_insists() {
     let name = world.ask().await;
     let held = world.run_until(&name, careful.clone(), waits_for("BreakerOpen")).await;
     assert_eq!((held.status.phase, versions(&world.mesh().await.1)), (Phase::Pending, before));
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "force": true } })).await.unwrap();
+    world.insist(&name).await;
     world.run_until(&name, careful, has_ended(Phase::Succeeded)).await;
 }
 

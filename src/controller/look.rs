@@ -295,7 +295,7 @@ fn circumstances(
     Circumstances {
         expiration,
         paused: renewal.paused || secrets.iter().flatten().any(|secret| secret.paused),
-        forced: renewal.spec.force,
+        forced: renewal.forced(),
         last_success: successes.filter_map(|other| other.status.phase_since).max(),
         failed_meshes: failed.len() as u32,
     }

@@ -89,7 +89,7 @@ impl Actor {
         if !due || self.acting.policy.mode == Mode::Observe {
             return Ok(());
         }
-        if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule, false).await? {
+        if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule).await? {
             info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
         }
         Ok(())
