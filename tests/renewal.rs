@@ -896,7 +896,7 @@ async fn a_clock_that_is_wrong_is_refused_before_it_makes_certificates_of_anothe
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, world.demo.kubeconfig()).unwrap();
-    let (acting, around) = world.acting("test", auto(), Connection::File { path, context: None });
+    let (acting, around) = world.acting("test", auto(), Connection::file(path, None));
     let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-3600)));
     let process = tokio::spawn(controller::run(acting, Surroundings { clock, ..around }));
     let refused = async {

@@ -351,7 +351,7 @@ async fn whoever_takes_it_over_can_neither_force_nor_roll_back() {
     let policy = format!("{}policy: {{mode: auto, renewBefore: 10d, urgentBefore: 1d}}\n", cluster.clusters());
     let act = Roles { act: true, ..Roles::OBSERVE };
     let _acting = Served::start(cluster.put("act.yaml", &policy).as_ref(), act).await.ready().await;
-    let taken_over = Api::new(connect(&Connection::File { path: cluster.path("webhook").into(), context: None }).await.unwrap());
+    let taken_over = Api::new(connect(&Connection::file(cluster.path("webhook").into(), None)).await.unwrap());
     for (name, force, reason, why) in [
         ("forced", true, "NotDue", "whoever may only create may not insist"),
         ("put-back", false, "RollbackRefused", "this renewal has not begun"),
