@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
-use crate::app::clusters::{discovery, places};
+use crate::app::clusters::{connections, discovery, places};
 use crate::app::complaint::Complaint;
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
@@ -66,6 +66,8 @@ pub async fn serve(
     listening: impl FnOnce(Listening<'_>),
 ) -> anyhow::Result<()> {
     let mut config = sources.load()?;
+    // Before they are used: what changes in between is seen then.
+    let mut ways = connections(&config, roles);
     let wanted = Wanted::of(&config, roles)?;
     let mut parts = Parts::new(roles);
     parts.apply(&config, wanted);
@@ -84,7 +86,7 @@ pub async fn serve(
             () = &mut stop => break None,
             error = parts.failed() => break Some(error),
             Ok(()) = discoveries.changed() => parts.observe(),
-            _ = reload.tick() => match changed(&sources, &config, &mut doors, roles).await {
+            _ = reload.tick() => match changed(&sources, (&config, &ways), &mut doors, roles).await {
                 Ok(None) => {
                     doors.reload();
                     if refused.settle() {
@@ -93,8 +95,8 @@ pub async fn serve(
                     }
                 }
                 Ok(Some((new, wanted))) => {
-                    parts.apply(&new, wanted);
-                    config = new;
+                    parts.apply(&new.0, wanted);
+                    (config, ways) = new;
                     refused.settle();
                     info!("configuration reloaded");
                 }
@@ -117,20 +119,25 @@ pub async fn serve(
     failure.map_or(Ok(()), Err)
 }
 
-/// The configuration and what it means, if it has changed and its addresses are open.
+/// The configuration with its kubeconfigs, and what it means, if it has changed, its addresses are open, and no kubeconfig has become useless.
 async fn changed(
     sources: &Sources,
-    former: &Config,
+    (former, former_ways): (&Config, &[Connection]),
     doors: &mut Doors,
     roles: Roles,
-) -> anyhow::Result<Option<(Config, Wanted)>> {
+) -> anyhow::Result<Option<((Config, Vec<Connection>), Wanted)>> {
     let new = sources.load()?;
-    if new == *former {
+    let ways = connections(&new, roles);
+    if new == *former && ways == former_ways {
         return Ok(None);
+    }
+    // Whoever is connected stays so, where a file is half written.
+    for way in ways.iter().filter(|way| former_ways.iter().any(|known| way.replaces(known))) {
+        connect(way).await?;
     }
     let wanted = Wanted::of(&new, roles)?;
     doors.set(&new, roles.webhook).await?;
-    Ok(Some((new, wanted)))
+    Ok(Some(((new, ways), wanted)))
 }
 
 /// What a configuration means for this process: known before anything changes, so that it is taken as a whole or not at all.

@@ -236,7 +236,8 @@ impl Actor {
             retry: renewal.status.next_attempt_at,
             since: renewal.status.phase_since,
         });
-        self.around.metrics.renewals(&self.acting.name, states.collect(), view.sources.iter().all(is_read));
+        let readable = view.sources.iter().all(is_read) && view.unreadable.is_empty();
+        self.around.metrics.renewals(&self.acting.name, states.collect(), readable);
     }
 
     /// Takes every unfinished renewal whose turn it is as far as it goes; whether one is under way.
@@ -246,7 +247,7 @@ impl Actor {
         let mut busy = false;
         // A panic about one renewal has been printed, and is no reason to stop the others.
         let mut ended = |result: Result<bool, JoinError>| busy |= result.unwrap_or(true);
-        for renewal in self.in_turn(&all).await {
+        for renewal in self.in_turn(&all, &view.unreadable).await {
             if driving.len() >= ABREAST
                 && let Some(result) = driving.join_next().await
             {

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::cluster::connect::{Connection, connect};
 use crate::cluster::feed::backoff;
 use crate::cluster::renewal_watch::{RenewalEvent, follow};
+use crate::cluster::renewals::Unreadable;
 use crate::ports::{Clock, SourceError, SourceErrorReason};
 use crate::tasks::Tasks;
 
@@ -145,9 +146,10 @@ impl Source {
         let Self { cluster, index, .. } = &*self;
         let now = self.clock.now();
         match event {
-            RenewalEvent::Listed { renewals, cut_off } => {
+            RenewalEvent::Listed { renewals, unreadable, cut_off } => {
+                unreadable.iter().for_each(|one| self.warn(one));
                 info!(%cluster, namespace = self.namespace.as_deref(), renewals = renewals.len(), "renewals listed");
-                self.followed.change(cluster, *index, |source| source.list(renewals, cut_off, now));
+                self.followed.change(cluster, *index, |source| source.list(renewals, unreadable, cut_off, now));
                 self.said = None;
             }
             RenewalEvent::Applied(renewal) => {
@@ -160,11 +162,19 @@ impl Source {
                 self.followed.change(cluster, *index, |source| source.succeed(now));
                 self.said = None;
             }
-            RenewalEvent::Unreadable(what) => warn!(%cluster, "a renewal cannot be read and is passed over: {what}"),
+            RenewalEvent::Unreadable(unreadable) => {
+                self.warn(&unreadable);
+                self.followed.change(cluster, *index, |source| source.lose(unreadable, now));
+            }
             // A watch that only has to start again, with a list, is no failure.
             RenewalEvent::Failed(error) if error.reason == SourceErrorReason::Gone => {}
             RenewalEvent::Failed(error) => self.fail(&error),
         }
+    }
+
+    fn warn(&self, unreadable: &Unreadable) {
+        let Unreadable { namespace, name, why, .. } = unreadable;
+        warn!(cluster = %self.cluster, namespace, name, why, "a renewal cannot be read and is passed over; correct it, or delete it");
     }
 
     fn fail(&mut self, error: &SourceError) {

@@ -47,13 +47,14 @@ pub struct Spec {
     /// Who asks.
     #[serde(default)]
     pub trigger: Trigger,
-    /// Renew although nothing is within `renewBefore` yet.
+    /// Renew although nothing is within `renewBefore` yet, or something else speaks against it that a person may override.
+    /// Counts once the spec was changed after the creation: whoever may only create may not insist.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
     /// When a person asked (again): any change of the spec has a failed or refused renewal tried at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<UnixTime>,
-    /// Put back what was in force before, from the backups.
+    /// Put back what was in force before this renewal, from its backups. Counts like `force`; one that has not begun is refused with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rollback: bool,
     /// The plan that a person has agreed to.
@@ -160,12 +161,14 @@ impl Phase {
         self >= Self::Succeeded
     }
 
-    /// Whether a renewal in this phase is held up for this reason: by policy, for want of a slot, or of a right before its work begins.
+    /// Whether a renewal in this phase is held up for this reason: by policy, for want of a slot, or of a right before its work begins, by a
+    /// rollback that a person has to take back.
     pub fn is_held(self, reason: &str) -> bool {
         let by_policy = Hold::ALL.iter().any(|hold| hold.as_str() == reason);
         match self {
             phase if phase.is_terminal() => false,
             Self::Pending | Self::AwaitingApproval if reason == FORBIDDEN => true,
+            Self::Pending if reason == ROLLBACK_REFUSED => true,
             _ => by_policy || reason == NO_SLOT,
         }
     }
@@ -286,11 +289,11 @@ impl Status {
         self.before.is_some() && written && self.phase != Phase::RolledBack
     }
 
-    /// Whether nothing came of it because it was asked for before it was due, or while another one was under way: whoever asked is told, and it
-    /// must not hide the one that matters.
+    /// Whether nothing came of it because it was asked for before it was due, or while another one was under way, or to put back what it never replaced: whoever
+    /// asked is told, and it must not hide the one that matters.
     pub fn is_moot(&self) -> bool {
         match self.phase {
-            Phase::Refused => self.reason == Hold::NotDue.as_str(),
+            Phase::Refused => self.reason == Hold::NotDue.as_str() || self.reason == ROLLBACK_REFUSED,
             Phase::Superseded => self.reason == ALREADY_RUNNING,
             _ => false,
         }
@@ -462,6 +465,21 @@ impl Renewal {
         self.generation != self.status.observed_generation
     }
 
+    /// Whether a person insists. Only a change of the spec says so, for it takes another right than to create: a webhook that was taken over has not that one.
+    pub fn forced(&self) -> bool {
+        self.spec.force && self.is_changed()
+    }
+
+    /// Whether a person wants back what was in force before, likewise.
+    pub fn wants_back(&self) -> bool {
+        self.spec.rollback && self.is_changed()
+    }
+
+    /// Whether the spec is another one than it was created with: the API server counts from 1, whatever is sent.
+    fn is_changed(&self) -> bool {
+        self.generation > 1
+    }
+
     /// When it is tried again, if it is: what was not due yet, once the policy of now says so.
     pub fn next_attempt_at(&self, policy: &Policy) -> Option<UnixTime> {
         let Status { reason, ends_at, next_attempt_at, .. } = &self.status;
@@ -519,6 +537,18 @@ mod tests {
         assert!(needs(Phase::Failed, false, false), "its copies and leases are still there");
         assert!(needs(Phase::Failed, true, true), "some Secrets are new and others old");
         assert!(!needs(Phase::Succeeded, true, false));
+    }
+
+    #[test]
+    fn whoever_may_only_create_neither_insists_nor_rolls_back() {
+        let spec = Spec { force: true, rollback: true, ..Spec::default() };
+        let asks = |generation| {
+            let renewal = Renewal { generation, spec: spec.clone(), ..Renewal::default() };
+            (renewal.forced(), renewal.wants_back())
+        };
+        assert_eq!([1, 2].map(asks), [(false, false), (true, true)]);
+        let plain = Renewal { generation: 2, ..Renewal::default() };
+        assert!(!plain.forced() && !plain.wants_back());
     }
 
     #[test]

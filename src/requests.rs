@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::mesh::HostedMesh;
-use crate::renewal::{Phase, Renewal, Spec, Trigger, name_for};
+use crate::renewal::{Phase, ROLLBACK_REFUSED, Renewal, Spec, Trigger, name_for};
 
 pub use desk::{Answer, Desk, Facts, Knowledge, Known, Place};
 
@@ -52,9 +52,9 @@ enum Certainty {
 ///
 /// # Errors
 /// The request failed, nothing is known to be stored.
-pub async fn ask(api: &Api, mesh: &HostedMesh, trigger: Trigger, force: bool) -> Result<Asked, ApiError> {
+pub async fn ask(api: &Api, mesh: &HostedMesh, trigger: Trigger) -> Result<Asked, ApiError> {
     let (renewals, _) = api.renewals(&mesh.key.namespace).await?;
-    ask_beside(api, &renewals, mesh, trigger, force).await
+    ask_beside(api, &renewals, mesh, trigger).await
 }
 
 /// The same, with the namespace's renewals at hand.
@@ -66,9 +66,8 @@ pub async fn ask_beside(
     renewals: &[Renewal],
     mesh: &HostedMesh,
     trigger: Trigger,
-    force: bool,
 ) -> Result<Asked, ApiError> {
-    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, force, ..Spec::default() };
+    let spec = Spec { mesh_id: mesh.key.id.to_string(), trigger, ..Spec::default() };
     ask_among(api, renewals, &mesh.key.namespace, &name_for(mesh), &spec, Certainty::Current).await
 }
 
@@ -92,7 +91,7 @@ async fn ask_among(
     // A person may have named the one about these certificates otherwise.
     let about_these = |renewal: &&Renewal| {
         let is_named = renewal.spec.mesh_id == spec.mesh_id && renewal.status.request_name == base;
-        is_named && !renewal.deleting && !is_done_with(renewal)
+        is_named && !renewal.deleting && !is_done_with(renewal) && !asks_for_nothing(renewal)
     };
     if let Some(known) = renewals.iter().find(about_these) {
         return Ok(Asked::Exists(known.name.clone(), known.status.phase));
@@ -122,6 +121,7 @@ async fn ask_among(
                     "the renewal's name is taken for {theirs}: another one is used for {ours}; delete it if nobody needs it"
                 );
             }
+            Some(known) if asks_for_nothing(&known) => {}
             // These certificates are in force again although they were replaced: somebody restored them.
             Some(known) if is_done_with(&known) => {}
             Some(known) => return Ok(Asked::Exists(name, known.status.phase)),
@@ -137,7 +137,13 @@ async fn ask_among(
 fn is_done_with(known: &Renewal) -> bool {
     match known.status.phase {
         Phase::Succeeded | Phase::Superseded => true,
-        Phase::RolledBack => known.spec.rollback,
+        Phase::RolledBack => known.wants_back(),
         _ => false,
     }
+}
+
+/// Whether a renewal only asked to put back what it never replaced: it is in nobody's way.
+fn asks_for_nothing(known: &Renewal) -> bool {
+    let Renewal { spec, status, .. } = known;
+    spec.rollback && status.phase == Phase::Refused && status.reason == ROLLBACK_REFUSED
 }

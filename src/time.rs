@@ -29,14 +29,45 @@ impl UnixTime {
 }
 
 impl UnixTime {
-    /// Reads what `Display` writes, with or without a fraction of a second.
+    /// Reads a moment of RFC 3339 section 5.6, with whatever offset and fraction of a second, as the API server takes it; the fraction is dropped.
     pub fn parse_rfc_3339(text: &str) -> Option<Self> {
-        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-        let shape = text.ends_with('Z') && text.get(10..11) == Some("T") && text.len() >= 20;
-        let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-        let seconds = number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;
-        (shape && (1..=12).contains(&month)).then(|| Self(days(year, month, day) * DAY + seconds))
+        let (moment, rest) = text.split_at_checked(19)?;
+        let is_between = |(at, allowed): (usize, &str)| moment.get(at..=at).is_some_and(|byte| allowed.contains(byte));
+        let shape = [(4, "-"), (7, "-"), (10, "Tt"), (13, ":"), (16, ":")].into_iter().all(is_between);
+        let (year, month, day) = (number(moment, 0..4)?, number(moment, 5..7)?, number(moment, 8..10)?);
+        let (hour, minute, second) = (number(moment, 11..13)?, number(moment, 14..16)?, number(moment, 17..19)?);
+        let date = (1..=12).contains(&month).then(|| days(year, month, day))?;
+        // A leap second is the first one of the next minute.
+        let exists = civil(date) == (year, month, day) && hour < 24 && minute < 60 && second <= 60;
+        let rest = match rest.strip_prefix('.') {
+            Some(fraction) if fraction.starts_with(is_digit) => fraction.trim_start_matches(is_digit),
+            _ => rest,
+        };
+        let ahead = match rest.as_bytes() {
+            b"Z" | b"z" => 0,
+            [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+                let (hours, minutes) = (number(rest, 1..3)?, number(rest, 4..6)?);
+                let seconds = (hours < 24 && minutes < 60).then_some(hours * 3600 + minutes * 60)?;
+                if *sign == b'+' { seconds } else { -seconds }
+            }
+            _ => return None,
+        };
+        (shape && exists).then_some(Self(date * DAY + hour * 3600 + minute * 60 + second - ahead))
     }
+}
+
+/// What [`UnixTime::parse_rfc_3339`] reads, as far as a pattern can say it: the API server's own check of `date-time` lets more through.
+const PATTERN: &str =
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
+
+/// A number of digits alone: no sign, no blank.
+fn number(text: &str, range: std::ops::Range<usize>) -> Option<i64> {
+    let digits = text.get(range)?;
+    digits.chars().all(is_digit).then(|| digits.parse().ok())?
+}
+
+fn is_digit(character: char) -> bool {
+    character.is_ascii_digit()
 }
 
 /// RFC 3339 in UTC, such as `2026-11-23T20:21:00Z`.
@@ -59,7 +90,7 @@ impl Serialize for UnixTime {
 impl<'de> Deserialize<'de> for UnixTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse_rfc_3339(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no moment in UTC by RFC 3339")))
+        Self::parse_rfc_3339(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no moment of RFC 3339")))
     }
 }
 
@@ -73,7 +104,7 @@ impl JsonSchema for UnixTime {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "date-time" })
+        json_schema!({ "type": "string", "format": "date-time", "pattern": PATTERN })
     }
 }
 
@@ -134,6 +165,47 @@ mod tests {
         ] {
             assert_eq!(UnixTime(seconds).to_string(), text);
             assert_eq!(UnixTime::parse_rfc_3339(text), Some(UnixTime(seconds)));
+        }
+    }
+
+    #[test]
+    fn whatever_rfc_3339_and_the_pattern_allow_is_read_and_nothing_else() {
+        let pattern = regex::Regex::new(PATTERN).unwrap();
+        let noon = UnixTime(1_795_867_200);
+        for (text, seconds) in [
+            ("2026-11-28T12:00:00Z", 0),
+            ("2026-11-28T12:00:00+00:00", 0),
+            ("2026-11-28T12:00:00-00:00", 0),
+            ("2026-11-28T20:00:00+08:00", 0),
+            ("2026-11-28T00:30:00-11:30", 0),
+            ("2026-11-29T02:00:00.999999999+14:00", 0),
+            ("2026-11-28t12:00:01.5z", 1),
+            ("2026-11-28T11:59:60Z", 0),
+        ] {
+            assert_eq!(UnixTime::parse_rfc_3339(text), Some(noon.plus(seconds)), "{text}");
+            assert!(pattern.is_match(text), "{text}");
+        }
+        // The first five are such as Kubernetes 1.34 takes for a date-time.
+        for text in [
+            "2026-11-28T12:00:00x5Z",
+            "2026-11-28T12:00:00ZT",
+            "2026-11-28T12:00:00Zt12:00:00Z",
+            "2026-11-28T12:00:00+99:99",
+            "2026-11-28T12:00:00+24:00",
+            "2026-11-28 12:00:00Z",
+            "2026-11-28T12:00:00",
+            "2026-11-28T12:00:00+0800",
+            "2026-11-28T12:00:00.Z",
+            "+026-11-28T12:00:00Z",
+            "",
+            "2026-11-28T12:00:0\u{e4}Z",
+        ] {
+            assert_eq!(UnixTime::parse_rfc_3339(text), None, "{text}");
+            assert!(!pattern.is_match(text), "{text}");
+        }
+        // What only the calendar knows.
+        for text in ["2026-02-29T12:00:00Z", "2026-13-01T12:00:00Z", "2026-11-28T24:00:00Z", "2026-11-31T12:00:00Z"] {
+            assert_eq!(UnixTime::parse_rfc_3339(text), None, "{text}");
         }
     }
 

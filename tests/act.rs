@@ -152,6 +152,18 @@ fn whoever_leads_and_cannot_act_says_so_in_a_metric() {
     let readable = |value: u8| format!("meshcert_renewals_last_read_successful{{mesh_cluster=\"demo\"}} {value}");
     eventually(&demo.address, "meshcert_leader{mesh_cluster=\"demo\"} 1");
     eventually(&demo.address, &readable(1));
+    // Nor is one passed over in silence that cannot be read.
+    let odd = "apiVersion: meshcert.dev/v1alpha1\nkind: CertificateRenewal\nmetadata: {name: odd, namespace: istio-system}\nspec: {meshId: hosted-healthy}\n";
+    demo.kubectl_with(odd, &["apply"]);
+    let attempt = |number: u64| {
+        let status = format!(r#"{{"status":{{"attempt":{number}}}}}"#);
+        demo.kubectl(&["patch", "crn", "odd", "--subresource=status", "--type=merge", "-p", &status]);
+    };
+    attempt(1 << 33);
+    eventually(&demo.address, &readable(0));
+    attempt(1);
+    eventually(&demo.address, &readable(1));
+
     demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
     eventually(&demo.address, &readable(0));
     let definition = Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap();

@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["cert", "mesh", "policy", "rollout", "secret", "time"]),
     // Adapters: know core and ports, never each other.
     ("clock", &["ports", "time"]),
-    ("cluster", &["cert", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
+    ("cluster", &["cert", "digest", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
     ("probe", &["cert"]),
     // Shell.
     ("tasks", &[]),

@@ -16,7 +16,7 @@ use meshcert::material::Material;
 use meshcert::mesh::SecretRole;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
-use meshcert::renewal::{Intent, Phase, Renewal, Status, Trigger};
+use meshcert::renewal::{Intent, Phase, Renewal, Spec, Status, Trigger, name_for};
 use meshcert::requests::{Asked, ask};
 use meshcert::rollout::DIGEST_ANNOTATION;
 use meshcert::time::DAY;
@@ -157,10 +157,11 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
     world.assert_nothing_left_over().await;
     let (mesh, live) = world.mesh().await;
     assert_eq!(digests(&live), digests(&theirs));
-    let next = match ask(&world.api, &mesh, Trigger::Manual, true).await.unwrap() {
+    let next = match ask(&world.api, &mesh, Trigger::Manual).await.unwrap() {
         Asked::Created(name) => name,
         other => panic!("{other:?}"),
     };
+    world.insist(&next).await;
     let is_stored = |renewal: &Renewal| renewal.status.phase == Phase::Restarting;
     world.run_until(&next, auto(), is_stored).await;
 }
@@ -336,6 +337,24 @@ async fn a_rollback_that_hangs_until_the_former_certificates_have_ended_restarts
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_of_what_never_began_is_refused_and_bars_nobody() {
+    let mut world = World::new(None).await;
+    let spec = Spec { mesh_id: MESH.to_owned(), rollback: true, ..Spec::default() };
+    let (mesh, _) = world.mesh().await;
+    let name = name_for(&mesh);
+    assert!(world.api.create_renewal(NAMESPACE, &name, &spec).await.unwrap());
+    let refused = world.run_until(&name, auto(), has_ended(Phase::Refused)).await;
+    let Status { reason, message, next_attempt_at, .. } = &refused.status;
+    assert_eq!((reason.as_str(), *next_attempt_at), ("RollbackRefused", None), "{message}");
+    assert!(message.contains("this renewal has not begun") && refused.status.is_moot(), "{message}");
+    // Whoever sees the certificates end asks as if it were not there.
+    let next = world.ask().await;
+    assert_eq!(next, format!("{name}-r2"));
+    world.run_until(&next, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_before_the_first_write_costs_no_outage() {
     let mut world = World::new(None).await;
     let name = world.ask().await;
@@ -343,6 +362,7 @@ async fn a_rollback_before_the_first_write_costs_no_outage() {
     want_back(&world, &name, true).await;
     let waiting = world.run_until(&name, auto(), |renewal| renewal.status.reason == "RollbackRefused").await.status;
     assert_eq!(waiting.phase, Phase::Pending, "{}", waiting.message);
+    assert!(waiting.phase.is_held(&waiting.reason), "whoever forgets it is told");
     want_back(&world, &name, false).await;
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;

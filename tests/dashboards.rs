@@ -406,7 +406,7 @@ async fn every_panel_has_data_on_a_real_prometheus() {
 async fn renew_without_restart(demo: &Demo, id: &str) {
     let pod_is_there = "--for=jsonpath={.status.readyReplicas}=1";
     demo.kubectl(&["wait", &format!("deployment/{id}-hosted-apiserver"), pod_is_there, "--timeout=60s"]);
-    let api = Api::new(connect(&Connection::File { path: demo.kubeconfig.clone(), context: None }).await.unwrap());
+    let api = Api::new(connect(&Connection::file(demo.kubeconfig.clone(), None)).await.unwrap());
     let (naming, key) = (Naming::default(), MeshKey { namespace: "istio-system".into(), id: id.parse().unwrap() });
     let mut secrets = [None, None, None];
     for role in SecretRole::ALL {

@@ -75,7 +75,7 @@ async fn mk_following(answers: Vec<(u16, String)>) -> Following {
     let mut followers = Followers::new(Arc::clone(&followed), Arc::new(SystemClock));
     followers.reconcile([Scope {
         cluster: "cp-1".into(),
-        connection: Connection::File { path: kubeconfig.path().to_owned(), context: None },
+        connection: Connection::file(kubeconfig.path().to_owned(), None),
         namespaces: Some(vec!["ns".to_owned()]),
     }]);
     Following { followed, script, _followers: followers, _kubeconfig: kubeconfig }

@@ -74,7 +74,7 @@ impl World {
         std::fs::write(&direct, demo.kubeconfig()).unwrap();
         let through = demo.kubeconfig().replace(&demo.address.to_string(), &tunnel.address.to_string());
         std::fs::write(folder.path().join("tunnelled"), through).unwrap();
-        let api = Api::new(connect(&Connection::File { path: direct, context: None }).await.unwrap());
+        let api = Api::new(connect(&Connection::file(direct, None)).await.unwrap());
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
         let metrics = Arc::default();
         let mut world = Self { _demo: demo, api, tunnel, folder, meshes: Vec::new(), metrics };
@@ -124,7 +124,7 @@ impl World {
         let quick = Duration::from_millis(20);
         let acting = Acting {
             name: "demo".into(),
-            connection: Connection::File { path: self.folder.path().join("tunnelled"), context: None },
+            connection: Connection::file(self.folder.path().join("tunnelled"), None),
             reach,
             namespaces: vec![NAMESPACE.to_owned()],
             naming: Naming::default(),
@@ -149,7 +149,7 @@ impl World {
     }
 
     async fn ask(&self) -> String {
-        match ask(&self.api, &self.meshes[0], Trigger::Manual, false).await.unwrap() {
+        match ask(&self.api, &self.meshes[0], Trigger::Manual).await.unwrap() {
             Asked::Created(name) => name,
             other => panic!("{other:?}"),
         }

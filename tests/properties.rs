@@ -396,7 +396,7 @@ proptest! {
             Next::Wait(_) => {}
         }
         let settled = status.phase.is_terminal() && status.cleaned_up && status.next_attempt_at.is_none_or(|at| at > FIXTURE.now)
-            && seen.renewal.generation == status.observed_generation && !seen.renewal.spec.rollback;
+            && seen.renewal.generation == status.observed_generation && !seen.renewal.wants_back();
         if settled {
             prop_assert!(matches!(step(&seen, FIXTURE.now), Next::Wait(_)), "what has ended rests");
         }

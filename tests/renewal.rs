@@ -896,7 +896,7 @@ async fn a_clock_that_is_wrong_is_refused_before_it_makes_certificates_of_anothe
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, world.demo.kubeconfig()).unwrap();
-    let (acting, around) = world.acting("test", auto(), Connection::File { path, context: None });
+    let (acting, around) = world.acting("test", auto(), Connection::file(path, None));
     let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-3600)));
     let process = tokio::spawn(controller::run(acting, Surroundings { clock, ..around }));
     let refused = async {
@@ -926,7 +926,7 @@ async fn new_certificates_that_are_refused_are_rolled_back_and_the_former_ones_p
     let renewal = world.run_until("named-by-a-person", policy, is_finished).await;
     assert_eq!(renewal.status.phase, Phase::RolledBack, "{}", renewal.status.message);
     // Whoever sees the same certificates asks for no second outage; once they have ended there is nothing to lose.
-    let asked = ask(&world.api, &mesh, Trigger::Schedule, false).await.unwrap();
+    let asked = ask(&world.api, &mesh, Trigger::Schedule).await.unwrap();
     assert_eq!(asked, Asked::Exists("named-by-a-person".to_owned(), Phase::RolledBack));
     assert_eq!(renewal.status.next_attempt_at, mesh.expiration);
     let why = renewal.status.steps.iter().find(|step| step.result.contains("the new certificates are refused"));

@@ -177,7 +177,7 @@ async fn what_is_shared_restarts_once_where_the_clock_is_late() {
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, world.demo.kubeconfig()).unwrap();
     let policy = Policy { max_concurrent: 2, ..auto() };
-    let (acting, around) = world.acting("test", policy, Connection::File { path, context: None });
+    let (acting, around) = world.acting("test", policy, Connection::file(path, None));
     world.run_to_the_end(controller::run(acting, Surroundings { clock: Arc::new(Late), ..around })).await;
     assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
     // What else is on its way compares this with its own commit.

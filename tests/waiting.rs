@@ -7,6 +7,8 @@ mod faults;
 #[path = "support/world.rs"]
 mod world;
 
+use std::time::Duration;
+
 use faults::Fault;
 use meshcert::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX};
 use meshcert::material::{Material, MeshSecrets};
@@ -16,7 +18,7 @@ use meshcert::renewal::{Phase, Renewal, Spec, Status};
 use meshcert::secret::PAUSED;
 use meshcert::time::DAY;
 use serde_json::json;
-use world::{MESH, NAMESPACE, World, auto, by_job, has_ended, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, has_ended, is_finished};
 
 fn waits_for(reason: &str) -> impl Fn(&Renewal) -> bool {
     move |renewal| renewal.status.reason == reason && !renewal.status.message.is_empty()
@@ -115,8 +117,9 @@ async fn what_cannot_be_cleaned_up_is_said_and_keeps_no_other_renewal_away() {
         "{message}"
     );
 
-    let spec = Spec { mesh_id: MESH.to_owned(), force: true, ..Spec::default() };
+    let spec = Spec { mesh_id: MESH.to_owned(), ..Spec::default() };
     assert!(world.api.create_renewal(NAMESPACE, "another", &spec).await.unwrap());
+    world.insist("another").await;
     let at_once = Policy { cooldown: 0, ..auto() };
     world.run_until("another", at_once.clone(), |renewal| renewal.status.phase == Phase::Succeeded).await;
     *world.plan.withheld.lock().unwrap() = None;
@@ -173,7 +176,7 @@ async fn a_failure_elsewhere_holds_a_mesh_until_a_person_insists() {
     let name = world.ask().await;
     let held = world.run_until(&name, careful.clone(), waits_for("BreakerOpen")).await;
     assert_eq!((held.status.phase, versions(&world.mesh().await.1)), (Phase::Pending, before));
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "force": true } })).await.unwrap();
+    world.insist(&name).await;
     world.run_until(&name, careful, has_ended(Phase::Succeeded)).await;
 }
 
@@ -233,4 +236,54 @@ async fn what_begins_anew_leaves_no_finalizer_and_no_copies() {
     let paused = world.run_until(&name, auto(), waits_for("Paused")).await;
     assert!(!paused.finalizer, "whoever deletes it has it deleted");
     world.assert_nothing_left_over().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_in_a_time_zone_of_his_own_is_understood() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let approve = Policy { mode: Mode::Approve, ..Policy::default() };
+    // As `date -Iseconds` writes it.
+    let asked = json!({ "spec": { "requestedAt": "2026-11-28T20:00:00+08:00" } });
+    world.api.change_renewal(NAMESPACE, &name, &asked).await.unwrap();
+    let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
+    assert_eq!(waiting.spec.requested_at.map(|moment| moment.to_string()).as_deref(), Some("2026-11-28T12:00:00Z"));
+    agree(&world, &waiting).await;
+    world.run_until(&name, approve, has_ended(Phase::Succeeded)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_cannot_be_read_is_left_alone_and_keeps_nobody_else_waiting() {
+    let mut world = World::of(2).await;
+    let broken = world.ask_for("expiring-2").await;
+    let approve = Policy { mode: Mode::Approve, ..Policy::default() };
+    let waiting = world.run_until(&broken, approve, waits_for("AwaitingApproval")).await;
+    let path = format!("/apis/meshcert.dev/v1alpha1/namespaces/{NAMESPACE}/certificaterenewals/{broken}");
+    // What the definition lets through and no renewal has.
+    let odd = json!({ "status": { "attempt": 1_u64 << 33 } });
+    world.api.merge(&format!("{path}/status"), &odd).await.unwrap();
+    let why = world.api.renewal(NAMESPACE, &broken).await.unwrap_err().message;
+    assert!(why.contains(&broken) && why.contains("correct the object, or delete it"), "{why}");
+    let version = async || world.get(&path).await["metadata"]["resourceVersion"].clone();
+    let before = version().await;
+
+    // What it holds is its own, for it may be at work; what nobody holds any more is free.
+    let slot = format!("{SLOT_PREFIX}0");
+    give(&world, &slot, Some(&waiting.uid)).await;
+    give(&world, &format!("{LOCK_PREFIX}{MESH}"), Some("somebody-who-is-gone")).await;
+    let name = world.ask().await;
+    let process = tokio::spawn(world.process("test", Policy { max_concurrent: 1, ..auto() }));
+    let comes_to = async |reason: &str| {
+        let waiting = async {
+            while world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap().status.reason != reason {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{reason}");
+    };
+    comes_to("NoSlot").await;
+    release(&world, &slot).await;
+    comes_to("Succeeded").await;
+    process.abort();
+    assert_eq!(version().await, before);
 }

@@ -144,7 +144,7 @@ fn mk_kubeconfig(server: &str) -> NamedTempFile {
 fn mk_spec(name: &str, kubeconfig: &NamedTempFile) -> ClusterSpec {
     ClusterSpec {
         name: name.into(),
-        connection: Connection::File { path: kubeconfig.path().to_owned(), context: None },
+        connection: Connection::file(kubeconfig.path().to_owned(), None),
         namespaces: Some(vec!["istio-system".to_owned()]),
         selection: mk_selection(),
     }

@@ -15,8 +15,10 @@ use axum::body::Body;
 use axum::response::Response;
 use client::{Ca, Client};
 use meshcert::app::acting::Roles;
+use meshcert::cluster::api::{Api, ErrorKind};
+use meshcert::cluster::connect::{Connection, connect};
 use meshcert::demo::{Grant, Scenario};
-use meshcert::renewal::{Phase, Spec};
+use meshcert::renewal::{Phase, Spec, Status, Trigger};
 use serde_json::{Value, json};
 use served::{Cluster, OBSERVE_AND_WEBHOOK, Served, eventually, notification};
 use tokio::net::TcpListener;
@@ -340,4 +342,42 @@ async fn without_somebody_who_tells_or_its_own_kubeconfig_it_does_not_start() {
     );
     let why = Served::try_start(cluster.put("b.yaml", &others).as_ref(), OBSERVE_AND_WEBHOOK).await.err().unwrap();
     assert!(why.contains("clusters[cp-1].kubeconfigs.observe: is missing"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_it_over_can_neither_force_nor_roll_back() {
+    let cluster = mk_cluster(1).await;
+    // Nothing is due.
+    let policy = format!("{}policy: {{mode: auto, renewBefore: 10d, urgentBefore: 1d}}\n", cluster.clusters());
+    let act = Roles { act: true, ..Roles::OBSERVE };
+    let _acting = Served::start(cluster.put("act.yaml", &policy).as_ref(), act).await.ready().await;
+    let taken_over = Api::new(connect(&Connection::file(cluster.path("webhook").into(), None)).await.unwrap());
+    for (name, force, reason, why) in [
+        ("forced", true, "NotDue", "whoever may only create may not insist"),
+        ("put-back", false, "RollbackRefused", "this renewal has not begun"),
+    ] {
+        let mesh_id = "expiring-1".to_owned();
+        let spec = Spec { mesh_id, trigger: Trigger::Alert, force, rollback: !force, ..Spec::default() };
+        assert!(taken_over.create_renewal("istio-system", name, &spec).await.unwrap());
+        let insists = json!({ "spec": { "force": true, "requestedAt": "2026-11-28T20:00:00+08:00" } });
+        let refused = taken_over.change_renewal("istio-system", name, &insists).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Forbidden, "{refused}");
+        eventually(name, async || {
+            let renewal = taken_over.renewal("istio-system", name).await.unwrap().unwrap();
+            let Status { phase, reason: said, message, .. } = &renewal.status;
+            *phase == Phase::Refused && said == reason && message.contains(why)
+        })
+        .await;
+    }
+    let etcd = "/apis/apps/v1/namespaces/istio-system/statefulsets/expiring-1-etcd";
+    let etcd = cluster.api.get::<Value>(etcd).await.unwrap().unwrap();
+    assert_eq!(etcd["metadata"]["generation"], 1, "nothing is restarted");
+    // A person who may change it insists.
+    let insists = json!({ "spec": { "requestedAt": "2026-11-28T20:00:00+08:00" } });
+    cluster.api.change_renewal("istio-system", "forced", &insists).await.unwrap();
+    eventually("it is renewed", async || {
+        let renewal = cluster.api.renewal("istio-system", "forced").await.unwrap().unwrap();
+        renewal.status.phase == Phase::Succeeded
+    })
+    .await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use crate::app::acting::Roles;
 use crate::cluster::connect::{Connection, connect};
 use crate::config::{self, ClusterConfig, Config, ConfigError, KubeconfigsConfig};
 use crate::observer::ClusterSpec;
@@ -156,13 +157,20 @@ pub(super) fn places(config: &Config, plane: Plane) -> Result<Vec<Place>, Config
     config.clusters.iter().map(place).collect()
 }
 
+/// How a process with these roles reaches the clusters, with the kubeconfigs as they are now; what cannot work is said where it is wanted.
+pub(super) fn connections(config: &Config, roles: Roles) -> Vec<Connection> {
+    let planes = [roles.watching(), roles.webhook.then_some(Plane::Webhook), roles.act.then_some(Plane::Act)];
+    let planes = planes.into_iter().flatten();
+    planes.flat_map(|plane| config.clusters.iter().filter_map(move |cluster| connection(cluster, plane).ok())).collect()
+}
+
 /// A cluster with a kubeconfig for each role is never reached by way of what else there may be: that could be another cluster, or another role's rights.
 pub(super) fn connection(cluster: &ClusterConfig, plane: Plane) -> Result<Connection, ConfigError> {
     let context = cluster.context.clone();
     let own = cluster.kubeconfigs.as_ref().and_then(|all| plane.choose(all));
     Ok(match (own.or(cluster.kubeconfig.as_ref()), cluster.in_cluster) {
         (_, true) => Connection::InCluster,
-        (Some(path), false) => Connection::File { path: path.clone(), context },
+        (Some(path), false) => Connection::file(path.clone(), context),
         (None, false) if cluster.kubeconfigs.is_some() => {
             let path = format!("clusters[{}].kubeconfigs.{}", cluster.name, plane.as_str());
             let message = "is missing, and there is no kubeconfig for all roles; name the file of this role".to_owned();

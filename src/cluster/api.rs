@@ -28,6 +28,8 @@ const PAGE: usize = 250;
 /// Pages of one list: more than a namespace can hold.
 const MOST_PAGES: usize = 2000;
 
+/// What 401 means, with its remedy.
+pub(super) const UNKNOWN: &str = "the API server does not know this identity, renew the kubeconfig";
 /// Objects as they are.
 pub(super) const WHOLE: &str = "application/json";
 /// Their metadata alone.
@@ -57,11 +59,11 @@ pub enum ErrorKind {
     NotFound,
     /// 409: it changed meanwhile, or exists already.
     Conflict,
-    /// 401 and 403.
+    /// 403.
     Forbidden,
     /// 400, 422, and what an admission webhook denies.
     Invalid,
-    /// Everything that may pass: no answer, 429, 5xx.
+    /// Everything that may pass: no answer, 429, 5xx, and 401 until the credentials are renewed, which no right replaces.
     Unavailable,
 }
 
@@ -302,12 +304,13 @@ fn refused(asked: &Asked<'_>, status: StatusCode, bytes: &[u8]) -> ApiError {
         StatusCode::CONFLICT => ErrorKind::Conflict,
         // Who denies in a webhook says 403 unless told otherwise, and no right helps against that.
         StatusCode::FORBIDDEN if said.contains("admission webhook") => ErrorKind::Invalid,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Forbidden,
+        StatusCode::FORBIDDEN => ErrorKind::Forbidden,
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ErrorKind::Invalid,
         _ => ErrorKind::Unavailable,
     };
     let missing = match (status, kind) {
         (StatusCode::FORBIDDEN, ErrorKind::Forbidden) => format!("meshcert may not {}: ", right(asked)),
+        (StatusCode::UNAUTHORIZED, _) => format!("{UNKNOWN}: "),
         _ => String::new(),
     };
     ApiError { kind, message: format!("{missing}{asked}: the API server answered {status}: {said}") }
@@ -375,6 +378,17 @@ mod tests {
         ] {
             assert_eq!(named(method, path), words);
         }
+    }
+
+    #[test]
+    fn an_identity_that_is_not_known_is_told_from_one_without_a_right() {
+        let told = |status| refused(&Asked(&Method::GET, "/api/v1/namespaces/a/secrets/b"), status, b"{}");
+        let unknown = told(StatusCode::UNAUTHORIZED);
+        assert_eq!(unknown.kind, ErrorKind::Unavailable, "{unknown}");
+        assert!(unknown.message.contains("does not know this identity, renew the kubeconfig"), "{unknown}");
+        let forbidden = told(StatusCode::FORBIDDEN);
+        assert_eq!(forbidden.kind, ErrorKind::Forbidden, "{forbidden}");
+        assert!(forbidden.message.starts_with("meshcert may not get secrets in a: "), "{forbidden}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use zeroize::Zeroizing;
 
+use crate::digest;
 use crate::ports::{SourceError, SourceErrorReason};
 
 /// How a cluster is reached.
@@ -30,6 +31,8 @@ pub enum Connection {
         path: PathBuf,
         /// Context, if not the current one.
         context: Option<String>,
+        /// What it holds, by digest: with other credentials it is another connection. `None` where it cannot be read.
+        content: Option<String>,
     },
     /// A kubeconfig from a Secret: it may hold nothing that runs, reads or redirects.
     Document {
@@ -38,6 +41,38 @@ pub enum Connection {
         /// Its text.
         text: Arc<Zeroizing<Vec<u8>>>,
     },
+}
+
+impl Connection {
+    /// By way of a kubeconfig file as it is now.
+    pub fn file(path: PathBuf, context: Option<String>) -> Self {
+        let content = content(&path).map(digest::sha256);
+        Self::File { path, context, content }
+    }
+
+    /// Whether this is what became of a kubeconfig file that could be read.
+    pub fn replaces(&self, former: &Self) -> bool {
+        match (former, self) {
+            (Self::File { path: known, content: Some(_), .. }, Self::File { path, .. }) => {
+                known == path && former != self
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a kubeconfig file holds, and the files with credentials that it names; of those that hold a token the client takes care itself.
+fn content(path: &Path) -> Option<Vec<Zeroizing<Vec<u8>>>> {
+    let mut all = vec![Zeroizing::new(std::fs::read(path).ok()?)];
+    // Its paths are relative to itself. One that cannot be parsed names none.
+    if let Ok(kubeconfig) = Kubeconfig::read_from(path) {
+        let users = kubeconfig.auth_infos.into_iter().filter_map(|named| named.auth_info);
+        let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
+        let mut named: Vec<_> = users.flat_map(|user| [user.client_certificate, user.client_key]).collect();
+        named.extend(clusters.map(|cluster| cluster.certificate_authority));
+        all.extend(named.into_iter().flatten().map(|file| Zeroizing::new(std::fs::read(file).unwrap_or_default())));
+    }
+    Some(all)
 }
 
 /// Shows the place, never the document: it holds credentials.
@@ -78,7 +113,7 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
         Connection::Current { context } => {
             Config::from_kubeconfig(&options(context)).await.map_err(|error| unusable(&chain(&error)))?
         }
-        Connection::File { path, context } => {
+        Connection::File { path, context, .. } => {
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(&chain(&error)))?;
             Config::from_custom_kubeconfig(file, &options(context)).await.map_err(|error| unusable(&chain(&error)))?
         }
@@ -220,6 +255,28 @@ mod tests {
         assert!(!format!("{:?}", mk_document("", "token: t0ps3cret")).contains("t0ps3cret"));
     }
 
+    #[test]
+    fn a_kubeconfig_with_other_credentials_is_another_connection() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let at = || Connection::file(folder.path().join("config"), None);
+        let missing = at();
+        let text =
+            "{apiVersion: v1, kind: Config, users: [{name: me, user: {client-certificate: crt, client-key: key}}]}";
+        write("config", text);
+        write("crt", "one");
+        let first = at();
+        assert!(first != missing && !first.replaces(&missing), "nothing is lost by trying");
+        assert!(at() == first && !at().replaces(&first));
+        write("crt", "two");
+        let second = at();
+        assert!(second.replaces(&first), "a file that it names");
+        write("config", &text.replace("me", "you"));
+        assert!(at().replaces(&second));
+        std::fs::remove_file(folder.path().join("config")).unwrap();
+        assert!(at().replaces(&second) && !at().replaces(&mk_document("", "")));
+    }
+
     #[tokio::test]
     async fn what_cannot_be_parsed_is_placed_and_never_quoted() {
         let broken = "apiVersion: v1\nkind: Config\nusers:\n- nam: v\n  user:\n    token: t0ps3cret\n";
@@ -240,7 +297,7 @@ mod tests {
             (plugin("echo '{kind: ExecCredential, status: [token, t0ps3cret'"), "no valid ExecCredential (line "),
         ] {
             std::fs::write(&path, &text).unwrap();
-            let connection = Connection::File { path: path.clone(), context: None };
+            let connection = Connection::file(path.clone(), None);
             let Err(error) = connect(&connection).await else { panic!("{text} was accepted") };
             assert!(error.message.contains(words) && !error.message.contains("t0ps3cret"), "{}", error.message);
         }
@@ -251,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreadable_kubeconfig_is_named() {
-        let connection = Connection::File { path: "/nonexistent/config".into(), context: None };
+        let connection = Connection::file("/nonexistent/config".into(), None);
         let Err(error) = connect(&connection).await else { panic!("there is no such file") };
         assert!(error.message.contains("/nonexistent/config"), "{}", error.message);
     }

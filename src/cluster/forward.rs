@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::Portforwarder;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::cluster::api::{Api, ApiError, ErrorKind, UNKNOWN};
 use crate::cluster::connect::chain;
 
 /// Until the API server has come through to the pod's node.
@@ -69,7 +69,10 @@ fn words(error: &kube::Error) -> (ErrorKind, String) {
             let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let (kind, remedy) = match code {
                 StatusCode::NOT_FOUND => (ErrorKind::NotFound, "; the pod is gone"),
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
+                StatusCode::UNAUTHORIZED => {
+                    return (ErrorKind::Unavailable, format!("{UNKNOWN}: the API server answered {code}: {said}"));
+                }
+                StatusCode::FORBIDDEN => (
                     ErrorKind::Forbidden,
                     "; grant the verbs get and create on pods/portforward there (a Role is enough), or set reach: direct where the pods' addresses lead there",
                 ),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
-use crate::cluster::renewals::read;
+use crate::cluster::renewals::{Unreadable, read};
 use crate::cluster::request::{self, Resource};
 use crate::ports::SourceError;
 use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
@@ -26,6 +26,8 @@ pub enum RenewalEvent {
     Listed {
         /// The renewals that can be read, of more than [`MOST_RENEWALS`] those that count.
         renewals: Vec<Renewal>,
+        /// Those that cannot.
+        unreadable: Vec<Unreadable>,
         /// Whether there are more.
         cut_off: bool,
     },
@@ -40,8 +42,8 @@ pub enum RenewalEvent {
     },
     /// The watch is alive.
     Alive,
-    /// An object that cannot be read; by name and reason.
-    Unreadable(String),
+    /// A renewal was added or changed, and cannot be read.
+    Unreadable(Unreadable),
     /// A request failed; it is tried again.
     Failed(SourceError),
 }
@@ -135,7 +137,7 @@ impl Feed<Renewals> {
     /// Reads all pages; the version from which to watch.
     async fn list(&self) -> Result<Result<String, SourceError>, Closed> {
         let asked = self.asked("list");
-        let (mut renewals, mut next, mut cut_off) = (Vec::new(), String::new(), false);
+        let (mut renewals, mut unreadable, mut next, mut cut_off) = (Vec::new(), Vec::new(), String::new(), false);
         loop {
             let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
             let uri = format!("{}limit={PAGE}{token}", self.path);
@@ -150,13 +152,13 @@ impl Feed<Renewals> {
             for item in items {
                 match read(item) {
                     Ok(renewal) => renewals.push(renewal),
-                    Err(why) => self.send(RenewalEvent::Unreadable(why)).await?,
+                    Err(why) => unreadable.push(why),
                 }
             }
             cut_off |= pass_over(&mut renewals);
             next = metadata.next;
             if next.is_empty() {
-                self.send(RenewalEvent::Listed { renewals, cut_off }).await?;
+                self.send(RenewalEvent::Listed { renewals, unreadable, cut_off }).await?;
                 return Ok(Ok(metadata.resource_version));
             }
         }

@@ -1,5 +1,7 @@
 //! `CertificateRenewal` objects.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -53,16 +55,45 @@ impl From<Object> for Renewal {
     }
 }
 
-/// A renewal; of what somebody wrote by hand past the schema, its name and what is wrong.
-pub(super) fn read(object: &RawValue) -> Result<Renewal, String> {
+/// A renewal that somebody wrote past the schema: it may be in the middle of its work, but nobody knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Unreadable {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// `metadata.uid`; empty where not even that can be read.
+    pub uid: String,
+    /// What is wrong.
+    #[serde(skip)]
+    pub why: String,
+}
+
+impl Unreadable {
+    /// Whether this is the one that has taken or made something.
+    pub fn may_own(&self, uid: &str) -> bool {
+        self.uid.is_empty() || self.uid == uid
+    }
+}
+
+/// Its name, and what is wrong with it.
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.why)
+    }
+}
+
+/// A renewal, or what there is to say of one that cannot be read.
+pub(super) fn read(object: &RawValue) -> Result<Renewal, Unreadable> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Named {
-        metadata: Metadata,
+        metadata: Unreadable,
     }
     serde_json::from_str::<Object>(object.get()).map(Into::into).map_err(|error| {
-        let name = serde_json::from_str::<Named>(object.get()).unwrap_or_default().metadata.name;
-        format!("{name}: {error}")
+        let Named { metadata } = serde_json::from_str(object.get()).unwrap_or_default();
+        Unreadable { why: error.to_string(), ..metadata }
     })
 }
 
@@ -71,11 +102,11 @@ fn path(namespace: &str, name: &str) -> String {
 }
 
 impl Api {
-    /// All renewals of a namespace that can be read, and the names of those that cannot.
+    /// All renewals of a namespace that can be read, and those that cannot.
     ///
     /// # Errors
     /// The request failed; [`ErrorKind::NotFound`] where the cluster does not know the kind.
-    pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<String>), ApiError> {
+    pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<Unreadable>), ApiError> {
         let all = self.list_with(path(namespace, "").trim_end_matches('/'), WHOLE, read).await?;
         let (mut readable, mut unreadable) = (Vec::with_capacity(all.len()), Vec::new());
         for one in all {
@@ -90,9 +121,13 @@ impl Api {
     /// One renewal.
     ///
     /// # Errors
-    /// The request failed.
+    /// The request failed, or what is stored cannot be read.
     pub async fn renewal(&self, namespace: &str, name: &str) -> Result<Option<Renewal>, ApiError> {
-        Ok(self.get::<Object>(&path(namespace, name)).await?.map(Renewal::from))
+        let stored = self.get::<Box<RawValue>>(&path(namespace, name)).await?;
+        stored.as_deref().map(read).transpose().map_err(|unreadable| {
+            let message = format!("the renewal {namespace}/{unreadable}; correct the object, or delete it");
+            ApiError { kind: ErrorKind::Unavailable, message }
+        })
     }
 
     /// Asks for a renewal; `false` where an object of the name is there already.

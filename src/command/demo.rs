@@ -114,7 +114,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
 
 /// Teaches the embedded cluster what a renewal is.
 async fn install(kubeconfig: &Path) -> anyhow::Result<()> {
-    let client = connect(&Connection::File { path: kubeconfig.to_owned(), context: None }).await?;
+    let client = connect(&Connection::file(kubeconfig.to_owned(), None)).await?;
     Api::new(client).create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await?;
     Ok(())
 }

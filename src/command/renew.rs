@@ -80,10 +80,17 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
         let namespace = &found.mesh.key.namespace;
         let asked = match unfinished(&found).await? {
             Some(failed) if !force => Asked::Exists(failed.name, failed.status.phase),
-            _ => ask(&found.api, &found.mesh, Trigger::Manual, force).await?,
+            _ => ask(&found.api, &found.mesh, Trigger::Manual).await?,
         };
         let (name, known) = match asked {
-            Asked::Created(name) => (name, None),
+            Asked::Created(name) => {
+                if force {
+                    // To insist takes the right to change one: whoever may only create is not heeded.
+                    let spec = json!({ "force": true, "requestedAt": requested_at(None) });
+                    found.api.change_renewal(namespace, &name, &json!({ "spec": spec })).await?;
+                }
+                (name, None)
+            }
             Asked::Deleting(name) => bail!(
                 "the renewal {name} is being deleted; try again when `{}` does not list it any more",
                 found.command("history", "")

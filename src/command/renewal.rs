@@ -106,7 +106,11 @@ impl Found {
         let last = known.map(|status| status.phase);
         // Another try may have ended as the last one did before anybody looked.
         let look = |status: &Status| (status.phase, status.attempt, status.observed_generation);
-        let of_before = |status: &Status| status.phase.is_terminal() && known.map(look) == Some(look(status));
+        let of_before = |status: &Status, generation| {
+            // What was refused is looked at again once somebody insists.
+            let is_asked = status.phase == Phase::Refused && status.observed_generation != generation;
+            status.phase.is_terminal() && (is_asked || known.map(look) == Some(look(status)))
+        };
         let mut said = (last, String::new());
         let mut unseen = Some(Instant::now());
         loop {
@@ -120,7 +124,7 @@ impl Found {
                 progress.warn(&self.nobody_acts())?;
             }
             let now = (Some(status.phase), status.message.clone());
-            if now != said && !of_before(&status) {
+            if now != said && !of_before(&status, renewal.generation) {
                 progress.say(status.phase, &status.message)?;
                 said = now;
                 match status.phase {

@@ -216,10 +216,10 @@ impl Actor {
         let holder = match &stored {
             Some(StoredLease { holder, .. }) if *holder == renewal.uid => Holder::Mine,
             Some(StoredLease { holder, .. }) if !holder.is_empty() => {
-                // What the list said may be old, and one that cannot be read may be in the middle of its work.
+                // What the list said may be old, and a holder that cannot be read may be in the middle of its work.
                 let alive = is_alive(holder, all.iter().map(AsRef::as_ref)) || {
                     let (fresh, unreadable) = self.api.renewals(namespace).await?;
-                    !unreadable.is_empty() || is_alive(holder, &fresh)
+                    unreadable.iter().any(|one| one.may_own(holder)) || is_alive(holder, &fresh)
                 };
                 if alive { Holder::Other } else { Holder::Free }
             }
@@ -320,7 +320,7 @@ fn circumstances(
     Circumstances {
         expiration,
         paused: renewal.paused || secrets.iter().flatten().any(|secret| secret.paused),
-        forced: renewal.spec.force,
+        forced: renewal.forced(),
         last_success: successes.filter_map(|other| other.status.phase_since).max(),
         failed_meshes: failed.len() as u32,
     }

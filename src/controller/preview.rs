@@ -44,6 +44,8 @@ pub async fn preview(
     let mut renewal = Renewal {
         namespace: key.namespace.to_string(),
         spec: Spec { mesh_id: key.id.to_string(), force, ..Spec::default() },
+        // As after a person's change of the spec: what is insisted on here counts.
+        generation: 2,
         ..Renewal::default()
     };
     for phase in [Phase::Pending, Phase::Preflight] {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use crate::cluster::lease::StoredLease;
+use crate::cluster::renewals::Unreadable;
 use crate::controller::look::is_alive;
 use crate::controller::{Acting, Actor};
 use crate::policy::Policy;
@@ -75,12 +76,13 @@ impl Actor {
         self.dozing.put(renewal, now, now + self.acting.timing.idle * DOZE, sleep);
     }
 
-    /// Those whose turn it is.
-    pub(super) async fn in_turn(&self, all: &[Arc<Renewal>]) -> Vec<Arc<Renewal>> {
+    /// Those whose turn it is; of one that cannot be read any more nobody knows what it needs.
+    pub(super) async fn in_turn(&self, all: &[Arc<Renewal>], unreadable: &[Unreadable]) -> Vec<Arc<Renewal>> {
         let (now, moment) = (self.around.clock.now(), Instant::now());
         let unfinished: Vec<(&Arc<Renewal>, Sleep)> = all
             .iter()
             .filter(|renewal| !has_rest(renewal, &self.acting.policy, now))
+            .filter(|renewal| !unreadable.iter().any(|one| one.uid == renewal.uid))
             .map(|renewal| (renewal, self.dozing.of(renewal, moment)))
             .collect();
         let slots = self.acting.policy.max_concurrent;

@@ -74,12 +74,13 @@ impl Actor {
         }
         self.look_again(meshes, &renewals).await;
         // Only now: whoever may not list the copies still asks for what is due.
-        let (staged, backups) = copies?;
-        if unreadable.is_empty() {
-            self.tidy(namespace, &renewals, &staged).await?;
-            self.prune_backups(namespace, &renewals, backups).await?;
-        }
-        Ok(())
+        let (mut staged, mut backups) = copies?;
+        // One that cannot be read may need them.
+        let is_known = |copy: &Copy| !unreadable.iter().any(|one| one.may_own(&copy.renewal_uid));
+        staged.retain(is_known);
+        backups.retain(is_known);
+        self.tidy(namespace, &renewals, &staged).await?;
+        self.prune_backups(namespace, &renewals, backups).await
     }
 
     async fn ask_if_due(&self, mesh: &HostedMesh, renewals: &[Renewal]) -> Result<(), ApiError> {
@@ -88,7 +89,7 @@ impl Actor {
         if !due || self.acting.policy.mode == Mode::Observe {
             return Ok(());
         }
-        if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule, false).await? {
+        if let Asked::Created(name) = ask_beside(&self.api, renewals, mesh, Trigger::Schedule).await? {
             info!(cluster = %self.acting.name, mesh = %mesh.key.id, renewal = name, "due: asked for a renewal");
         }
         Ok(())

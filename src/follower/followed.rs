@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::cluster::renewal_watch::MOST_RENEWALS;
+use crate::cluster::renewals::Unreadable;
 use crate::renewal::Renewal;
 use crate::time::UnixTime;
 
@@ -41,6 +42,8 @@ pub struct SourceHealth {
 pub struct View {
     /// All renewals, by cluster, namespace and name.
     pub renewals: Vec<Known>,
+    /// Those that cannot be read; what was read of them last is among the renewals.
+    pub unreadable: Vec<Unreadable>,
     /// All sources.
     pub sources: Vec<SourceHealth>,
 }
@@ -58,6 +61,7 @@ pub struct Followed {
 pub(super) struct Remembered {
     health: SourceHealth,
     renewals: BTreeMap<(String, String), Arc<Renewal>>,
+    unreadable: BTreeMap<(String, String), Unreadable>,
 }
 
 impl Default for Followed {
@@ -88,6 +92,7 @@ impl Followed {
                 cut_off: false,
             },
             renewals: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
         };
         self.alter(|sources| sources.insert(Arc::clone(cluster), namespaces.iter().map(source).collect()));
     }
@@ -111,6 +116,7 @@ impl Followed {
                 renewal: Arc::clone(renewal),
             };
             view.renewals.extend(source.renewals.values().map(known));
+            view.unreadable.extend(source.unreadable.values().cloned());
             view.sources.push(source.health.clone());
         }
         self.view.store(Arc::new(view));
@@ -121,12 +127,20 @@ impl Followed {
 
 impl Remembered {
     /// Takes a full list in place of all that was known; what did not change stays the same `Arc`.
-    pub(super) fn list(&mut self, renewals: Vec<Renewal>, cut_off: bool, now: UnixTime) {
+    pub(super) fn list(&mut self, renewals: Vec<Renewal>, unreadable: Vec<Unreadable>, cut_off: bool, now: UnixTime) {
+        self.unreadable.clear();
         let mut before = std::mem::take(&mut self.renewals);
         for renewal in renewals {
             let key = (renewal.namespace.clone(), renewal.name.clone());
             let same = before.remove(&key).filter(|known| **known == renewal);
             self.renewals.insert(key, same.unwrap_or_else(|| Arc::new(renewal)));
+        }
+        for one in unreadable {
+            let key = (one.namespace.clone(), one.name.clone());
+            if let Some(known) = before.remove(&key) {
+                self.renewals.insert(key, known);
+            }
+            self.lose(one, now);
         }
         self.health.listed = true;
         self.health.cut_off = cut_off;
@@ -135,13 +149,25 @@ impl Remembered {
     }
 
     pub(super) fn apply(&mut self, renewal: Renewal, now: UnixTime) {
-        self.renewals.insert((renewal.namespace.clone(), renewal.name.clone()), Arc::new(renewal));
+        let key = (renewal.namespace.clone(), renewal.name.clone());
+        self.unreadable.remove(&key);
+        self.renewals.insert(key, Arc::new(renewal));
         self.shrink();
         self.succeed(now);
     }
 
+    /// Takes one that cannot be read: what was read of it last stays, unless that was about another one of its name.
+    pub(super) fn lose(&mut self, unreadable: Unreadable, now: UnixTime) {
+        let key = (unreadable.namespace.clone(), unreadable.name.clone());
+        self.renewals.retain(|known, renewal| *known != key || unreadable.may_own(&renewal.uid));
+        self.unreadable.insert(key, unreadable);
+        self.succeed(now);
+    }
+
     pub(super) fn delete(&mut self, namespace: &str, name: &str, now: UnixTime) {
-        self.renewals.remove(&(namespace.to_owned(), name.to_owned()));
+        let key = (namespace.to_owned(), name.to_owned());
+        self.unreadable.remove(&key);
+        self.renewals.remove(&key);
         self.succeed(now);
     }
 
@@ -220,7 +246,7 @@ mod tests {
     #[test]
     fn a_list_replaces_what_was_known_and_keeps_what_did_not_change() {
         let followed = mk_followed();
-        let list = |renewals| followed.change("cp-1", 0, |source| source.list(renewals, false, NOW));
+        let list = |renewals| followed.change("cp-1", 0, |source| source.list(renewals, vec![], false, NOW));
         assert!(!followed.view().sources[0].listed, "before the first list nothing is known");
         list(vec![mk_renewal("a-1", "a", Phase::Pending, 0), mk_renewal("b-1", "b", Phase::Pending, 0)]);
         let before = followed.view();
@@ -232,6 +258,34 @@ mod tests {
         assert_eq!(names(&followed.view()), ["c-1"]);
         followed.remove("cp-1");
         assert!(followed.view().renewals.is_empty() && followed.view().sources.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_beside_what_was_read_of_it_last() {
+        let followed = mk_followed();
+        let mk_unreadable = |name: &str, uid: &str| Unreadable {
+            name: name.to_owned(),
+            namespace: "istio-system".to_owned(),
+            uid: uid.to_owned(),
+            why: "no moment".to_owned(),
+        };
+        let change = |change: &dyn Fn(&mut Remembered)| {
+            followed.change("cp-1", 0, |source| change(source));
+            let view = followed.view();
+            let unreadable = view.unreadable.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+            (names(&view).join(" "), unreadable.join(" "))
+        };
+        let readable = || Renewal { uid: "a".to_owned(), ..mk_renewal("a-1", "a", Phase::Pending, 0) };
+        let lists = |renewals: &[Renewal], unreadable: &[Unreadable], source: &mut Remembered| {
+            source.list(renewals.to_vec(), unreadable.to_vec(), false, NOW);
+        };
+        let both = |renewals: &str, unreadable: &str| (renewals.to_owned(), unreadable.to_owned());
+        assert_eq!(change(&|source| lists(&[readable()], &[mk_unreadable("b-1", "b")], source)), both("a-1", "b-1"));
+        assert_eq!(change(&|source| source.lose(mk_unreadable("a-1", "a"), NOW)), both("a-1", "a-1 b-1"));
+        assert_eq!(change(&|source| lists(&[], &[mk_unreadable("a-1", "a")], source)), both("a-1", "a-1"));
+        assert_eq!(change(&|source| source.apply(readable(), NOW)), both("a-1", ""));
+        assert_eq!(change(&|source| source.lose(mk_unreadable("a-1", "another"), NOW)), both("", "a-1"));
+        assert_eq!(change(&|source| source.delete("istio-system", "a-1", NOW)), both("", ""));
     }
 
     #[test]
@@ -263,7 +317,7 @@ mod tests {
             moot("b-4", "b", Phase::Superseded, "AlreadyRunning"),
             moot("c-1", "c", Phase::Refused, "NotDue"),
         ];
-        followed.change("cp-1", 0, |source| source.list(renewals, false, NOW));
+        followed.change("cp-1", 0, |source| source.list(renewals, vec![], false, NOW));
         let view = followed.view();
         let counts: Vec<_> = view.by_mesh().into_iter().map(|((_, _, mesh), one)| (mesh, &*one.name)).collect();
         assert_eq!(counts, [("a", "a-1"), ("b", "b-1")]);
@@ -275,7 +329,7 @@ mod tests {
         let ended = (0..MOST_RENEWALS as i64).map(|i| mk_renewal(&format!("r-{i:05}"), "a", Phase::Succeeded, i));
         let mut all = vec![mk_renewal("running", "b", Phase::Staging, -1)];
         all.extend(ended);
-        followed.change("cp-1", 0, |source| source.list(all, false, NOW));
+        followed.change("cp-1", 0, |source| source.list(all, vec![], false, NOW));
         let view = followed.view();
         assert_eq!((view.renewals.len(), view.sources[0].cut_off), (MOST_RENEWALS, true));
         assert!(names(&view).contains(&"running") && !names(&view).contains(&"r-00000"));

@@ -116,14 +116,16 @@ fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) 
     changed.filter_map(|(name, _)| mesh_of(name)).map(str::to_owned).collect()
 }
 
-/// Asks with kubectl, although nothing is due.
+/// Asks with kubectl, although nothing is due: to insist is to change what was created.
 fn insist(meshes: &[String]) {
-    let one = |mesh: &String| {
+    let one = |mesh: &String, force: bool| {
         format!(
-            "apiVersion: meshcert.dev/v1alpha1\nkind: CertificateRenewal\nmetadata: {{name: insisted-{mesh}, namespace: {NAMESPACE}}}\nspec: {{meshId: {mesh}, force: true}}\n"
+            "apiVersion: meshcert.dev/v1alpha1\nkind: CertificateRenewal\nmetadata: {{name: insisted-{mesh}, namespace: {NAMESPACE}}}\nspec: {{meshId: {mesh}, force: {force}}}\n"
         )
     };
-    apply(&meshes.iter().map(one).collect::<Vec<_>>().join("---\n"));
+    for force in [false, true] {
+        apply(&meshes.iter().map(|mesh| one(mesh, force)).collect::<Vec<_>>().join("---\n"));
+    }
 }
 
 /// Processor time of kube-apiserver so far, in seconds.

@@ -45,7 +45,7 @@ impl Cluster {
         let demo = demo::start(options).await.unwrap();
         let folder = TempDir::new().unwrap();
         let path = put(folder.path(), "kubeconfig", &demo.kubeconfig());
-        let api = Api::new(connect(&Connection::File { path, context: None }).await.unwrap());
+        let api = Api::new(connect(&Connection::file(path, None)).await.unwrap());
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
         Self { demo, api, folder }
     }
@@ -66,7 +66,7 @@ impl Cluster {
 
     pub async fn renewals(&self) -> Vec<Renewal> {
         let (renewals, unreadable) = self.api.renewals("istio-system").await.unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
+        assert_eq!(unreadable, []);
         renewals
     }
 

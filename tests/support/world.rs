@@ -161,7 +161,7 @@ impl World {
 
     pub async fn renewals(&self) -> Vec<Renewal> {
         let (renewals, unreadable) = self.api.renewals(NAMESPACE).await.unwrap();
-        assert_eq!(unreadable, Vec::<String>::new());
+        assert_eq!(unreadable, []);
         renewals
     }
 
@@ -171,10 +171,15 @@ impl World {
 
     pub async fn ask_for(&self, id: &str) -> String {
         let (mesh, _) = self.mesh_of(id).await;
-        match ask(&self.api, &mesh, Trigger::Alert, false).await.unwrap() {
+        match ask(&self.api, &mesh, Trigger::Alert).await.unwrap() {
             Asked::Created(name) => name,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// As a person does who insists: whoever creates it may not.
+    pub async fn insist(&self, name: &str) {
+        self.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "force": true } })).await.unwrap();
     }
 
     /// As a person does who wants another try: whoever asks twice within a second asks twice.

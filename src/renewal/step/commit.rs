@@ -112,7 +112,7 @@ fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
     let renew = seen.renewal.command("renew");
     let rest = format!("; the Secrets hold new and former certificates: {renew} makes all of them new");
     let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
-    let retry = if seen.renewal.spec.rollback { Retry::Never } else { Retry::Later };
+    let retry = if seen.renewal.wants_back() { Retry::Never } else { Retry::Later };
     let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, &message, retry, now) else { return Next::Wait(None) };
     status.committed_at = is_whole.then(|| seen.created_now(now));
     status.commits.clear();
@@ -217,7 +217,7 @@ pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Next> {
     if changed_beside(seen).is_some() || !audit(plan, &before, &seen.secrets, &seen.mesh, now).is_empty() {
         return None;
     }
-    if seen.renewal.spec.rollback {
+    if seen.renewal.wants_back() {
         let message = "somebody else's certificates are stored, and are good: they are kept, and nothing is put back";
         return Some(end(seen, Phase::Superseded, "Replaced", message, now));
     }

@@ -21,7 +21,7 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
             return end(seen, Phase::Superseded, "Replaced", prepare::REPLACED, now);
         }
     }
-    let wants_back = seen.renewal.spec.rollback;
+    let wants_back = seen.renewal.wants_back();
     if wants_back && !status.rolling_back && status.has_written() {
         return match objection(seen, now) {
             Some(message) => note(&seen.renewal, ROLLBACK_REFUSED, &message),
@@ -97,7 +97,7 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     let status = &seen.renewal.status;
     let ended_badly = match status.phase {
         Phase::Failed => status.reason != FOREIGN_OWNER && !seen.renewal.is_partial(),
-        Phase::RolledBack => !seen.renewal.spec.rollback,
+        Phase::RolledBack => !seen.renewal.wants_back(),
         _ => false,
     };
     let is_whole = commit::missing(seen).is_empty();
@@ -140,7 +140,7 @@ fn clean_up(seen: &Observed) -> Next {
     let mut status = seen.renewal.status.clone();
     status.cleaned_up = true;
     status.message = journal::without_left_over(&status.message).to_owned();
-    if hangs_on_its_way_back(seen) && !seen.renewal.spec.rollback {
+    if hangs_on_its_way_back(seen) && !seen.renewal.wants_back() {
         // However often it was tried: then the former certificates have ended, and nothing is lost.
         status.next_attempt_at = status.next_attempt_at.or(restart::former_end(&status));
     }
@@ -161,11 +161,11 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
     let is_asked = seen.renewal.is_asked();
     // As after `RolledBack`: what is in force is what there was at the beginning.
     let begins_anew = hangs_on_its_way_back(seen)
-        && !seen.renewal.spec.rollback
+        && !seen.renewal.wants_back()
         && (is_asked || too_late(seen, now).is_some())
         && commit::holds(seen, status.before.as_ref());
     // A person wants the new certificates after all, and they are still what is stored.
-    let is_taken_back = is_asked && status.rolling_back && !status.refused && !seen.renewal.spec.rollback;
+    let is_taken_back = is_asked && status.rolling_back && !status.refused && !seen.renewal.wants_back();
     let stays = is_taken_back && status.committed_at.is_none() && commit::holds(seen, status.target.as_ref());
     let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew;
     let mut next = if failed && (is_stored || stays) {

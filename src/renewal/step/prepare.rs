@@ -8,10 +8,10 @@ use crate::plan::Plan;
 use crate::policy::{Circumstances, Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
-use crate::renewal::step::journal::{self, Retry, end, fail, go, note, refuse};
+use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, name_for};
+use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -22,13 +22,23 @@ const STALE: i64 = 5 * 60;
 pub(super) const REPLACED: &str = "somebody else has replaced the certificates that this renewal was about";
 
 const NOTHING_TO_PUT_BACK: &str = "no rollback: nothing was written yet, and nothing is as long as spec.rollback asks for what is in force; take it back, and this goes on";
+const NEVER_BEGAN: &str = "no rollback: this renewal has not begun, so there is nothing that it could put back";
+/// Why `spec.force` may stand there in vain.
+const CREATED_WITH_FORCE: &str = "spec.force does not count yet: it came with the creation, and whoever may only create may not insist; any change of the spec makes it count";
 
 pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
     // What an earlier attempt has backed up is in force no more: other certificates are another renewal's.
     if seen.renewal.status.before.is_some() && present_leaves(seen) != seen.renewal.status.certificates {
         return end(seen, Phase::Superseded, "Replaced", REPLACED, now);
     }
-    if seen.renewal.spec.rollback {
+    let Status { before, plan, .. } = &seen.renewal.status;
+    if seen.renewal.spec.rollback && before.is_none() && plan.is_none() {
+        // As if it had not been asked for: it bars nobody from renewing.
+        let rollback = seen.renewal.command("rollback");
+        let message = format!("{NEVER_BEGAN}; to put back what another renewal replaced: {rollback}");
+        return ended(seen, Phase::Refused, ROLLBACK_REFUSED, &message, Retry::Never, now);
+    }
+    if seen.renewal.wants_back() {
         return note(&seen.renewal, ROLLBACK_REFUSED, NOTHING_TO_PUT_BACK);
     }
     match holds(seen, now) {
@@ -45,12 +55,18 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
 fn holds(seen: &Observed, now: UnixTime) -> Option<(Hold, String)> {
     let (hold, message) = seen.policy.holds(&seen.about, now)?;
     Some(match hold {
-        Hold::NotDue | Hold::BreakerOpen => {
-            let insist = seen.renewal.command("renew");
-            (hold, format!("{message}; to renew all the same: {insist} --force, or spec.force"))
-        }
+        Hold::NotDue | Hold::BreakerOpen => (hold, format!("{message}; {}", insist(seen, "to renew all the same"))),
         _ => (hold, message),
     })
+}
+
+/// How a person insists, and why it was in vain where somebody has tried.
+fn insist(seen: &Observed, purpose: &str) -> String {
+    let command = seen.renewal.command("renew");
+    if seen.renewal.spec.force && !seen.renewal.forced() {
+        return format!("{CREATED_WITH_FORCE}; {purpose}: {command} --force");
+    }
+    format!("{purpose}: {command} --force, or spec.force")
 }
 
 pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
@@ -84,7 +100,7 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     if has_time(seen, now)
         && let Some(Obstacle { reason, message }) = native::unprovable(&seen.mesh, &seen.secrets)
     {
-        let message = format!("{message}; correct it first, or insist with spec.force");
+        let message = format!("{message}; correct it first; {}", insist(seen, "or insist"));
         return refuse(seen, reason, &message, Retry::Later, now);
     }
     if seen.mesh.leaves().next().is_none() {
@@ -122,8 +138,8 @@ fn unready(seen: &Observed, tiers: &[Vec<Workload>], now: UnixTime) -> Option<St
     let serving = tiers.iter().flatten().filter(|workload| workload.target.serves != Serves::Nothing);
     let stands_in_the_way = |workload: &&Workload| has_time || (workload.is_off() && !seen.about.forced);
     let unready: Vec<String> = serving.filter(stands_in_the_way).filter_map(Workload::unready).collect();
-    let remedy = "a restart would end what still works, and prove nothing: repair it first, or insist with spec.force";
-    (!unready.is_empty()).then(|| format!("{}; {remedy}", unready.join("; ")))
+    let remedy = "a restart would end what still works, and prove nothing: repair it first";
+    (!unready.is_empty()).then(|| format!("{}; {remedy}; {}", unready.join("; "), insist(seen, "or insist")))
 }
 
 pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
@@ -226,7 +242,7 @@ pub(super) fn no_longer(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// What the policy, or a person who has agreed before, has against it by now. Nothing was touched yet: it starts over once it may.
 pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
     let waits = seen.renewal.status.phase == Phase::AwaitingApproval;
-    if seen.renewal.spec.rollback {
+    if seen.renewal.wants_back() {
         return Some(start_over(seen, Phase::Pending, NOTHING_TO_PUT_BACK, now));
     }
     match holds(seen, now) {

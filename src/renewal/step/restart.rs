@@ -171,7 +171,7 @@ pub(super) fn turn_round(seen: &Observed, why: &str, now: UnixTime) -> Status {
 fn rolled_back(seen: &Observed, first_end: Option<UnixTime>, now: UnixTime) -> Next {
     let message = "the former certificates are in force again, and served by every endpoint";
     let (retry, message) = match first_end {
-        _ if seen.renewal.spec.rollback => (Retry::Never, message.to_owned()),
+        _ if seen.renewal.wants_back() => (Retry::Never, message.to_owned()),
         Some(end) if seen.renewal.status.refused => {
             let again = seen.renewal.command("renew");
             let words = format!("{message}; tried again when they end, {end}, or by a person: {again}");

@@ -58,8 +58,8 @@ fn one(out: &mut String, renewal: &Renewal, row: &Row, now: UnixTime) -> Result 
         write!(out, ", attempt {}", renewal.status.attempt)?;
     }
     for (is, words) in [
-        (renewal.spec.force, "forced"),
-        (renewal.spec.rollback, "to be rolled back"),
+        (renewal.forced(), "forced"),
+        (renewal.wants_back(), "to be rolled back"),
         (renewal.paused, "paused"),
         (renewal.deleting, "being deleted"),
     ] {

@@ -91,7 +91,7 @@ fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
         failure: failure.map(str::to_owned),
         cut_off: false,
     };
-    let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source] };
+    let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source], ..View::default() };
     Fleet::make(mk_given(NOW.plus(3 * DAY)), Arc::new(view))
 }
 

@@ -1,0 +1,87 @@
+//! What changes under a running process: its policy, and its credentials.
+
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/served.rs"]
+mod served;
+
+use client::Client;
+use meshcert::app::acting::Roles;
+use meshcert::demo::Scenario;
+use meshcert::renewal::{Phase, Spec};
+use serde_json::json;
+use served::{Cluster, Served, eventually, notification};
+
+const ALL: Roles = Roles { webhook: true, act: true, ..Roles::OBSERVE };
+const READ: &str = r#"meshcert_renewals_last_read_successful{mesh_cluster="demo"}"#;
+const UP: &str = r#"meshcert_source_up{source="demo/istio-system"}"#;
+const RELOADED: &str = "meshcert_config_last_reload_successful";
+
+async fn is_in(cluster: &Cluster, name: &str, phase: Phase, reason: &str) -> bool {
+    let renewal = cluster.api.renewal("istio-system", name).await.unwrap().unwrap();
+    renewal.status.phase == phase && renewal.status.reason == reason
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_relaxed_lets_go_on_what_waits() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    let configure =
+        |mode: &str| cluster.put("config.yaml", &format!("{}policy: {{mode: {mode}}}\n", cluster.clusters()));
+    let spec = Spec { mesh_id: "expiring-1".to_owned(), ..Spec::default() };
+    assert!(cluster.api.create_renewal("istio-system", "asked", &spec).await.unwrap());
+    let acting = Roles { act: true, ..Roles::OBSERVE };
+    let _served = Served::start(configure("observe").as_ref(), acting).await;
+    eventually("it waits", async || is_in(&cluster, "asked", Phase::Pending, "ObserveOnly").await).await;
+    configure("approve");
+    eventually("it is planned", async || is_in(&cluster, "asked", Phase::AwaitingApproval, "AwaitingApproval").await)
+        .await;
+    configure("auto");
+    eventually("it is renewed", async || is_in(&cluster, "asked", Phase::Succeeded, "Succeeded").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubeconfig_that_is_replaced_before_its_end_is_taken_up_by_every_role() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(2)).await;
+    let kubeconfig = |token: &str| cluster.demo.kubeconfig().replace("user: {}", &format!("user: {{token: {token}}}"));
+    let own = cluster.put("own", &kubeconfig("first"));
+    let config = format!(
+        "clusters: [{{name: demo, kubeconfig: '{own}'}}]\npolicy: {{mode: observe}}\nwebhook: {{bearerTokenFile: '{}'}}\n",
+        cluster.put("token", "t0ken")
+    );
+    let served = Served::start(cluster.put("config.yaml", &config).as_ref(), ALL).await.ready().await;
+    let client = Client::default();
+    let ask = async |mesh: &str| {
+        let bearer = [("authorization", "Bearer t0ken")];
+        client.post(served.main, &bearer, notification(&[mesh])).await.unwrap().0
+    };
+    let shows = async |series: &str, value: &str| {
+        eventually(&format!("{series} {value}"), async || {
+            served.metric(&client, series).await.as_deref() == Some(value)
+        })
+        .await;
+    };
+    eventually("it asks", async || ask("expiring-1").await == 200).await;
+    shows(READ, "1").await;
+
+    // What is half written costs nothing.
+    cluster.put("own", "clusters: {");
+    shows(RELOADED, "0").await;
+    assert_eq!(ask("expiring-1").await, 200);
+    cluster.put("own", &kubeconfig("second"));
+    shows(RELOADED, "1").await;
+    cluster.demo.restrict("first", &[]);
+    eventually("the webhook asks", async || ask("expiring-2").await == 200).await;
+    let name = cluster.names().await.into_iter().find(|name| name.starts_with("expiring-2")).unwrap();
+    eventually("who acts sees it", async || is_in(&cluster, &name, Phase::Pending, "ObserveOnly").await).await;
+    shows(READ, "1").await;
+    let secret = "/api/v1/namespaces/istio-system/secrets/expiring-2-kube-certs";
+    cluster.api.merge(secret, &json!({ "data": { "front-proxy-client.crt": "AAAA" } })).await.unwrap();
+    eventually("whoever watches sees it", async || {
+        let (_, text) = client.get(served.main, "/metrics").await.unwrap();
+        text.contains("unreadable") || text.contains("front-proxy-client.crt\",reason=")
+    })
+    .await;
+    shows(UP, "1").await;
+}
