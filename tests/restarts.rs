@@ -236,3 +236,21 @@ async fn members_whose_certificates_have_ended_keep_no_quorum() {
     let plan = Arc::clone(&world.plan);
     world.run_until(&name, auto(), move |_| ended_members(&plan) == 3).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_another_workload_are_neither_counted_nor_ended() {
+    let mut world = World::of(1).await;
+    let mut another = world.get(&etcd()).await;
+    another["metadata"] = json!({ "name": "another-etcd", "namespace": NAMESPACE });
+    another.as_object_mut().unwrap().remove("status");
+    world.api.create(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets"), &another).await.unwrap();
+    let pod = format!("/api/v1/namespaces/{NAMESPACE}/pods/another-etcd-0");
+    while world.get(&pod).await["status"]["phase"] != "Running" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = world.get(&pod).await["metadata"]["uid"].clone();
+    let name = world.ask().await;
+    let renewal = world.run_until(&name, Policy { restart_deadline: 20, ..auto() }, is_finished).await;
+    assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
+    assert_eq!(world.get(&pod).await["metadata"]["uid"], before);
+}
