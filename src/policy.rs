@@ -255,6 +255,11 @@ impl Policy {
         end.plus(1 - self.renew_before)
     }
 
+    /// Whether a person may mend something first; with no time left, nothing is lost by going on.
+    pub fn has_time(&self, about: &Circumstances, now: UnixTime) -> bool {
+        !about.forced && about.expiration.is_some_and(|end| now.seconds_until(end) >= self.urgent_before)
+    }
+
     /// The first thing that is against renewing now, with words for a person.
     pub fn holds(&self, about: &Circumstances, now: UnixTime) -> Option<(Hold, String)> {
         let left = about.expiration.map(|end| now.seconds_until(end));

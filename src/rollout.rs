@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::UnixTime;
 
+mod members;
+
+pub use members::{Health, Members};
+
 /// Annotation of a pod template: the digest of the certificates for which it was restarted.
 pub const DIGEST_ANNOTATION: &str = "meshcert.dev/certificates-digest";
 /// The annotation that `kubectl rollout restart` sets, which people look for.
@@ -191,34 +195,8 @@ pub struct Pod {
     pub digest: Option<String>,
     /// What it says of itself as a member of a cluster.
     pub health: Health,
-    /// Why it does not start, in words.
+    /// Why it does not start, does not work, or cannot be asked, in words.
     pub problem: Option<String>,
-}
-
-/// How a member of a cluster is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Health {
-    /// It says that it works, which etcd's members say only where there is a quorum.
-    Works,
-    /// It does not.
-    Fails,
-    /// It was not asked, or could not be.
-    #[default]
-    Unknown,
-}
-
-/// How the members of a cluster are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Members {
-    /// Those that are new work, or there is nothing to ask.
-    #[default]
-    Healthy,
-    /// One that is new does not work, while old ones do: it is waited for.
-    Unhealthy,
-    /// None works: the quorum is lost already, and nothing is gained by waiting.
-    Lost,
-    /// One that is new, or whether any works, could not be asked: it is waited for.
-    Unknown,
 }
 
 /// How far the restart of a workload is.
@@ -241,15 +219,6 @@ impl Pod {
     pub fn port(&self, listener: Listener) -> u16 {
         let said = self.ports.iter().find(|(known, _)| *known == listener);
         said.map_or(listener.usual_port(), |(_, port)| *port)
-    }
-
-    /// Whether it does its part in a cluster: as it says itself, else as far as its readiness tells.
-    fn works(&self) -> bool {
-        match self.health {
-            Health::Works => true,
-            Health::Fails => false,
-            Health::Unknown => self.ready,
-        }
     }
 
     fn ordinal(&self) -> u32 {
@@ -336,9 +305,18 @@ impl Workload {
         if all_new && self.is_settled() && self.partition_before.is_none() {
             return Progress::Done;
         }
-        let problem = self.pods.iter().find_map(|pod| pod.problem.as_ref().map(|why| format!("; {}: {why}", pod.name)));
-        let unknown =
-            (members == Members::Unknown).then(|| "; its members' health cannot be asked from here".to_owned());
+        let said = |ready: bool| {
+            let mut said = self.pods.iter().filter(move |pod| pod.ready == ready);
+            said.find_map(|pod| pod.problem.as_ref().map(|why| format!("{}: {why}", pod.name)))
+        };
+        let problem = said(false).map(|why| format!("; {why}"));
+        let unknown = (members == Members::Unknown).then(|| {
+            let why = said(true).map(|why| format!(" ({why})")).unwrap_or_default();
+            let silent = self.pods.iter().any(|pod| pod.health == Health::Unknown);
+            let words =
+                if silent { "its members' health cannot be asked from here" } else { "no member says that it works" };
+            format!("; {words}{why}")
+        });
         Progress::Rolling(format!(
             "{} of {} pods are new, {} available{}",
             self.pods.iter().filter(|pod| is_new(pod)).count(),
@@ -360,8 +338,8 @@ impl Workload {
         let enough = working >= quorum.min(self.wanted.saturating_sub(1) as usize);
         // Who says that it works says so of the quorum. Where nobody can be asked, readiness counts, as long as nobody is new and still starting.
         let works = self.pods.iter().any(|pod| pod.health == Health::Works);
-        let lost = members == Members::Lost
-            || members == Members::Healthy && !works && working + usize::from(next.works()) < quorum;
+        let counted = self.pods.iter().filter(|pod| pod.may_count()).count();
+        let lost = members == Members::Lost || members == Members::Healthy && !works && counted < quorum;
         if enough || lost {
             return None;
         }

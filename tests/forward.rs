@@ -262,6 +262,24 @@ async fn nothing_is_touched_where_nothing_could_be_proven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_touched_where_no_address_leads_to_a_pod_unless_time_is_short() {
+    let world = World::new(1).await;
+    world.hide_the_pods().await;
+    let name = world.ask().await;
+    let running = world.run(Reach::Direct, auto());
+    let status = world.until(&name, |renewal| renewal.status.phase == Phase::Refused).await.status;
+    assert_eq!(status.reason, "Unreachable");
+    for words in ["expiring-1-etcd-0:2379", "expiring-1-etcd-0:2380", ":6443", "set reach: portForward"] {
+        assert!(status.message.contains(words), "{}", status.message);
+    }
+    assert_eq!(world.mesh("expiring-1").await.certificates, world.meshes[0].certificates);
+    drop(running);
+    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "force": true } })).await.unwrap();
+    let _running = world.run(Reach::Direct, auto());
+    world.until(&name, |renewal| renewal.status.phase == Phase::Verifying).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_way_that_breaks_in_the_middle_is_waited_for() {
     for (harm, words) in [
         (Harm::Refuse(StatusCode::FORBIDDEN), "grant the verbs get and create on pods/portforward"),

@@ -20,7 +20,7 @@ use meshcert::ports::Clock;
 use meshcert::renewal::observed::{Holder, Lease, Observed, Unproven};
 use meshcert::renewal::step::{Effect, Next, step};
 use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf, Status, Tier};
-use meshcert::rollout::{Kind, Members, Pod, Target, Workload};
+use meshcert::rollout::{Health, Kind, Members, Pod, Progress, Serves, Target, Workload};
 use meshcert::time::{DAY, UnixTime};
 use proptest::prelude::*;
 
@@ -267,6 +267,43 @@ fn workload() -> impl Strategy<Value = Workload> {
     })
 }
 
+/// etcd in any state, where a restart for the good certificates has begun.
+fn etcd() -> impl Strategy<Value = Workload> {
+    let health = prop_oneof![Just(Health::Works), Just(Health::Fails), Just(Health::Alone), Just(Health::Unknown)];
+    let pod = (any::<bool>(), often(true, false), health);
+    let stepped = prop::option::of(0_u32..6);
+    (workload(), prop::collection::vec(pod, 2..6), stepped).prop_map(|(model, pods, stepped)| {
+        let digest = Some(Content::Good.digests().combined());
+        let member = |(ordinal, (new, ready, health))| Pod {
+            name: format!("w-{ordinal}"),
+            uid: format!("w-{ordinal}"),
+            ip: None,
+            ports: Vec::new(),
+            created: FIXTURE.now.plus(-9),
+            ready,
+            deleting: false,
+            digest: digest.clone().filter(|_| new),
+            health,
+            problem: None,
+        };
+        let pods: Vec<Pod> = pods.into_iter().enumerate().map(member).collect();
+        let wanted = pods.len() as u32;
+        Workload {
+            target: Target { serves: Serves::Etcd, shared: false, ..model.target },
+            wanted,
+            updated: wanted,
+            replicas: wanted,
+            available: pods.iter().filter(|pod| pod.ready).count() as u32,
+            digest: digest.clone(),
+            partition: stepped.unwrap_or(0),
+            partition_before: stepped.map(|_| 0),
+            on_delete: stepped.is_none(),
+            pods,
+            ..model
+        }
+    })
+}
+
 fn copy(content: Option<(Content, bool)>, role: SecretRole) -> Option<StoredSecret> {
     let (content, immutable) = content?;
     Some(StoredSecret {
@@ -300,14 +337,21 @@ fn world() -> impl Strategy<Value = Observed> {
     );
     let leases = (holder(), holder());
     let circumstances = (often(false, true), any::<bool>(), often(20_i64, 400), any::<bool>());
+    let members =
+        prop_oneof![Just(Members::Healthy), Just(Members::Unhealthy), Just(Members::Lost), Just(Members::Unknown)];
     let proof = prop::option::of(prop::option::of(any::<bool>()));
-    let around =
-        (prop::collection::vec(prop::collection::vec(workload(), 0..2), 0..3), proof, seen_job(), any::<bool>());
+    let around = (
+        prop::collection::vec(prop::collection::vec(prop_oneof![workload(), etcd()], 0..2), 0..3),
+        proof,
+        seen_job(),
+        any::<bool>(),
+        members,
+    );
     (places, renewal, leases, circumstances, around).prop_map(|(places, renewal, leases, circumstances, around)| {
         let (live, staged, backups) = places;
         let (mut status, finalizer, deleting, rollback, force, generation, engine) = renewal;
         let (paused, same_leaves, days, ends_soon) = circumstances;
-        let (tiers, proof, job, others_under_way) = around;
+        let (tiers, proof, job, others_under_way, members) = around;
         status.plan = engine.map(plan);
         if let Some(leaf) = status.plan.as_mut().and_then(|plan| plan.leaves.first_mut()).filter(|_| ends_soon) {
             leaf.ends_at = FIXTURE.now.plus(DAY - 1);
@@ -359,7 +403,7 @@ fn world() -> impl Strategy<Value = Observed> {
             lock: lease("lock", leases.0),
             slots: vec![lease("slot", leases.1)],
             others_under_way,
-            members: Members::Healthy,
+            members,
             proof: proof.map(|refused| {
                 refused.map(|refused| Unproven { message: "x".to_owned(), refused }).into_iter().collect()
             }),
@@ -380,6 +424,32 @@ fn is(content: Content, staged: &MeshSecrets) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_member_that_is_ready_goes_while_a_quorum_could_be_lost(etcd in etcd(), ended in any::<bool>()) {
+        let digest = Content::Good.digests().combined();
+        let members = Members::of(&etcd.pods.iter().collect::<Vec<_>>(), &digest, ended);
+        let goes = |pod: &&Pod| match etcd.progress(&digest, FIXTURE.now, members) {
+            Progress::DeletePod(_, uid) => pod.uid == uid,
+            Progress::Partition(partition) => {
+                let is_stale = pod.digest.as_ref() != Some(&digest);
+                is_stale && (partition..etcd.partition).any(|ordinal| pod.name == format!("w-{ordinal}"))
+            }
+            _ => false,
+        };
+        let going: Vec<&Pod> = etcd.pods.iter().filter(goes).collect();
+        prop_assert!(going.len() < 2, "one by one");
+        for gone in going.into_iter().filter(|pod| pod.ready) {
+            let quorum = etcd.pods.len() / 2 + 1;
+            let count = |filter: &dyn Fn(&&Pod) -> bool| etcd.pods.iter().filter(filter).count();
+            let does_its_part = |pod: &&Pod| pod.health == Health::Works || pod.ready && pod.health == Health::Unknown;
+            let others = count(&|pod| pod.uid != gone.uid && does_its_part(pod));
+            let works = count(&|pod| pod.health == Health::Works);
+            let may_count = count(&|pod| pod.ready && pod.health != Health::Alone);
+            let is_lost = works == 0 && may_count < quorum;
+            prop_assert!(others >= quorum.min(etcd.pods.len() - 1) || is_lost, "{} of {etcd:#?}", gone.name);
+        }
+    }
 
     #[test]
     fn in_every_world_one_thing_is_done_and_it_is_an_allowed_one(seen in world()) {

@@ -156,13 +156,13 @@ async fn proving_keeps_no_slot_from_others_where_nothing_is_shared() {
     assert_eq!(names, [&format!("meshcert-mesh-{MESH}")], "the lock alone");
 }
 
-/// A clock that is late, as far as preflight allows.
+/// A clock that is late by so many seconds.
 #[derive(Debug)]
-struct Late;
+struct Late(i64);
 
 impl Clock for Late {
     fn now(&self) -> UnixTime {
-        SystemClock.now().plus(-120)
+        SystemClock.now().plus(-self.0)
     }
 }
 
@@ -172,17 +172,85 @@ async fn what_is_shared_restarts_once_where_the_clock_is_late() {
     for number in 1..=2 {
         world.ask_for(&format!("expiring-{number}")).await;
     }
-    // Only over HTTP the API server shows its clock.
+    // Only over HTTP the API server shows its clock; preflight allows four minutes.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");
     std::fs::write(&path, world.demo.kubeconfig()).unwrap();
     let policy = Policy { max_concurrent: 2, ..auto() };
     let (acting, around) = world.acting("test", policy, Connection::file(path, None));
-    world.run_to_the_end(controller::run(acting, Surroundings { clock: Arc::new(Late), ..around })).await;
+    world.run_to_the_end(controller::run(acting, Surroundings { clock: Arc::new(Late(120)), ..around })).await;
     assert_eq!(world.generation("deployments", "mspider-mcpc-ckube-remote").await, 2, "once for both");
     // What else is on its way compares this with its own commit.
     let shared = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/mspider-mcpc-ckube-remote");
     let template = world.get(&shared).await["spec"]["template"]["metadata"]["annotations"].clone();
     let restarted_at = UnixTime::parse_rfc_3339(template[RESTARTED_AT].as_str().unwrap()).unwrap();
     assert!(restarted_at.seconds_until(SystemClock.now()) < 100, "{restarted_at}, by the API server's clock");
+}
+
+/// etcd gets three members that are replaced only when somebody deletes them, and of which none would start again.
+async fn three_of_which_none_would_come_back(world: &World) {
+    world.scale_etcd(3).await;
+    let mut containers = world.get(&etcd()).await["spec"]["template"]["spec"]["containers"].clone();
+    containers[0]["image"] = json!("registry.example/missing:1");
+    let spec =
+        json!({ "updateStrategy": { "type": "OnDelete" }, "template": { "spec": { "containers": containers } } });
+    world.api.merge(&etcd(), &json!({ "spec": spec })).await.unwrap();
+}
+
+fn ended_members(plan: &faults::Plan) -> usize {
+    let pods = format!("DELETE /api/v1/namespaces/{NAMESPACE}/pods/{MESH}-etcd-");
+    plan.mutations.lock().unwrap().iter().filter(|mutation| mutation.starts_with(&pods)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_meshcert_cannot_ask_is_no_lost_quorum() {
+    let lead_nowhere = json!({ "spec": { "ports": [
+        { "name": "client", "port": 2379, "targetPort": 7998 },
+        { "name": "peer", "port": 2380, "targetPort": 7999 },
+    ] } });
+    let nothing_to_show = json!({ "data": { "healthcheck-client.crt": null, "healthcheck-client.key": null } });
+    for (object, change, words) in [
+        (format!("services/{MESH}-etcd"), lead_nowhere, "ImagePullBackOff"),
+        (format!("secrets/{MESH}-etcd-certs"), nothing_to_show, "ImagePullBackOff"),
+    ] {
+        let mut world = World::new(None).await;
+        three_of_which_none_would_come_back(&world).await;
+        world.api.merge(&format!("/api/v1/namespaces/{NAMESPACE}/{object}"), &change).await.unwrap();
+        let name = world.ask().await;
+        // With time left it would not even begin.
+        let urgent = Policy { restart_deadline: 3, urgent_before: 300 * DAY, ..auto() };
+        let stuck = world.run_until(&name, urgent, is_finished).await.status;
+        assert_eq!((stuck.phase, stuck.reason.as_str()), (Phase::Failed, "RestartStuck"), "{}", stuck.message);
+        assert!(stuck.message.contains(words), "{object}: {}", stuck.message);
+        assert_eq!(ended_members(&world.plan), 1, "{object}");
+        assert_eq!(world.get(&etcd()).await["status"]["availableReplicas"], 2, "{object}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_whose_certificates_have_ended_keep_no_quorum() {
+    // Made by a clock that is late, they have ended by the right one.
+    let mut world = World::at_the_time_of(Arc::new(Late(30 * DAY)), None).await;
+    three_of_which_none_would_come_back(&world).await;
+    let name = world.ask().await;
+    let plan = Arc::clone(&world.plan);
+    world.run_until(&name, auto(), move |_| ended_members(&plan) == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_another_workload_are_neither_counted_nor_ended() {
+    let mut world = World::of(1).await;
+    let mut another = world.get(&etcd()).await;
+    another["metadata"] = json!({ "name": "another-etcd", "namespace": NAMESPACE });
+    another.as_object_mut().unwrap().remove("status");
+    world.api.create(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets"), &another).await.unwrap();
+    let pod = format!("/api/v1/namespaces/{NAMESPACE}/pods/another-etcd-0");
+    while world.get(&pod).await["status"]["phase"] != "Running" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = world.get(&pod).await["metadata"]["uid"].clone();
+    let name = world.ask().await;
+    let renewal = world.run_until(&name, Policy { restart_deadline: 20, ..auto() }, is_finished).await;
+    assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
+    assert_eq!(world.get(&pod).await["metadata"]["uid"], before);
 }

@@ -11,7 +11,7 @@ use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
 use crate::material::{MeshSecrets, assemble, overlay};
-use crate::mesh::{HostedMesh, MeshKey, SecretRole};
+use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, Unproven, copy_name};
@@ -84,7 +84,8 @@ impl Actor {
             Phase::Restarting => {
                 let digest = renewal.status.goal().map(Digests::combined).unwrap_or_default();
                 let tiers = tiers.as_deref_mut().unwrap_or_default();
-                prove::members(&self.way, &mesh, &secrets, tiers, &digest).await
+                let former = (digest.as_str(), former_peer_end(renewal, &mesh));
+                prove::members(&self.way, &mesh, &secrets, tiers, former, now).await
             }
             _ => Members::default(),
         };
@@ -96,17 +97,22 @@ impl Actor {
         // When something is stored counts by the clock by which pods are made.
         let stores = (Phase::Committing..=Phase::Verifying).contains(&phase) && !is_stored;
         let server_clock = if stores || phase == Phase::Preflight { self.api.server().await?.clock } else { None };
+        let about = circumstances(renewal, &secrets, mesh.expiration, all, now);
         let mut obstacles = Vec::new();
         if phase == Phase::Preflight {
             obstacles = self.obstacles(key, server_clock, now).await?;
             // What is only thought of is judged with the rights of the one who asks, who need not be allowed to write.
             if !renewal.uid.is_empty() {
                 obstacles.extend(self.unwritable(&secrets, resolved, key, now).await?);
+                // Nor be where the pods' addresses lead.
+                if self.acting.policy.has_time(&about, now) {
+                    obstacles.extend(prove::out_of_reach(&self.way, namespace, resolved).await);
+                }
             }
             obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
         }
         Ok(Observed {
-            about: circumstances(renewal, &secrets, mesh.expiration, all, now),
+            about,
             others_under_way: others(all, renewal).any(|other| other.namespace == *namespace && comes_this_far(other)),
             policy: self.acting.policy.clone(),
             renewal: renewal.clone(),
@@ -294,6 +300,15 @@ fn refusal(trial: Result<(), ApiError>) -> Result<Option<Obstacle>, ApiError> {
         Some(Hindrance::Unavailable) => Err(error),
         None => Ok(None),
     }
+}
+
+/// When the certificate ends with which members of etcd that are not restarted yet talk to each other; on the way back they have one that lasts.
+fn former_peer_end(renewal: &Renewal, mesh: &HostedMesh) -> Option<UnixTime> {
+    let peer = mesh.certificates.iter().find(|found| found.component == Component::EtcdPeer)?;
+    let plan = renewal.status.plan.as_ref().filter(|_| !renewal.status.rolling_back)?;
+    let secret = &*mesh.secret_names[peer.secret_role as usize];
+    let former = plan.leaves.iter().find(|leaf| leaf.secret == *secret && leaf.key == *peer.key);
+    former.map(|leaf| leaf.ends_at)
 }
 
 /// Whether the live Secrets hold what the journal says.

@@ -1,5 +1,6 @@
 //! The proof: what every endpoint serves, and whether the hosted API can be used with the stored credentials.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,11 +17,18 @@ use crate::native::Obstacle;
 use crate::probe::{self, Credentials, Fault, Line, ProbeError, Session};
 use crate::renewal::observed::Unproven;
 use crate::rollout::{Health, Listener, Members, Pod, Serves, Workload};
+use crate::time::UnixTime;
 
 /// Endpoints of a mesh that are asked at the same time.
 pub(super) const ABREAST: usize = 8;
-/// Longer than etcd's members take to elect a leader.
-const ELECTION: Duration = Duration::from_secs(3);
+/// Longer than etcd's members take to elect a leader, and how often they are asked again meanwhile.
+const ELECTION: Duration = Duration::from_secs(6);
+const ASKED_AGAIN: u32 = 2;
+/// An alarm is about what is stored, not about the quorum. Older members ignore this.
+const HEALTH: &str = "/health?exclude=NOSPACE";
+/// What can be shown to etcd, in this order.
+const ETCD_CLIENTS: [(SecretRole, &str); 2] =
+    [(SecretRole::EtcdCerts, "healthcheck-client"), (SecretRole::KubeCerts, "apiserver-etcd-client")];
 /// What is created and deleted in the hosted API to prove that it can be written.
 const CANARY: &str = "meshcert-canary";
 const CANARIES: &str = "/api/v1/namespaces/default/configmaps";
@@ -88,6 +96,34 @@ pub(super) async fn bar(way: &Way, namespace: &str, tiers: &[Vec<Workload>]) -> 
     Some(Obstacle { reason: "Unreachable", message: format!("nothing could be proven: {message}") })
 }
 
+/// Which listeners of Ready pods none can be reached by their addresses, so that nothing could be proven of them.
+pub(super) async fn out_of_reach(way: &Way, namespace: &str, tiers: &[Vec<Workload>]) -> Option<Obstacle> {
+    if !matches!(way, Way::Direct) {
+        return None;
+    }
+    let spots = spots(tiers).into_iter().filter(|spot| is_there(&spot.pod) && spot.pod.ready);
+    let tried = spots.map(|spot| {
+        async move {
+            let failed = spot.open(way, namespace).await.err();
+            ((spot.server, spot.listener.usual_port()), failed)
+        }
+        .boxed()
+    });
+    let mut reached: BTreeMap<_, Result<(), String>> = BTreeMap::new();
+    for (listener, failed) in abreast(ABREAST, tried.collect()).await {
+        match failed {
+            Some(error) => drop(reached.entry(listener).or_insert(Err(error.message))),
+            None => drop(reached.insert(listener, Ok(()))),
+        }
+    }
+    let failed: Vec<String> = reached.into_values().filter_map(Result::err).collect();
+    let remedy = "let meshcert through to the pods (NetworkPolicy; the targetPort of the Service), or set reach: portForward, or insist with spec.force";
+    (!failed.is_empty()).then(|| Obstacle {
+        reason: "Unreachable",
+        message: format!("nothing could be proven: {}; {remedy}", failed.join("; ")),
+    })
+}
+
 /// What is not proven yet.
 pub(super) async fn unproven(
     way: &Way,
@@ -141,62 +177,115 @@ async fn objection(way: &Way, mesh: &HostedMesh, spot: Spot) -> Option<Unproven>
     }
 }
 
-/// Asks etcd's members how they are; those with this digest are new.
+/// Asks etcd's members how they are; those with this digest are new, and the former certificates end at `former_end`.
 pub(super) async fn members(
     way: &Way,
     mesh: &HostedMesh,
     secrets: &MeshSecrets,
     tiers: &mut [Vec<Workload>],
-    digest: &str,
+    (digest, former_end): (&str, Option<UnixTime>),
+    now: UnixTime,
 ) -> Members {
     let members = listening(tiers, Serves::Etcd, Listener::EtcdClient);
     // One alone goes without asking.
     if members.len() < 2 {
         return Members::Healthy;
     }
-    let ask = || async {
-        let asked = members.iter().map(|member| health(way, mesh, secrets, member).boxed()).collect();
-        let health = abreast(ABREAST, asked).await;
-        let is_new = |member: &Spot| member.pod.digest.as_deref() == Some(digest);
-        members.iter().map(is_new).zip(health).collect::<Vec<_>>()
-    };
-    let mut all = ask().await;
-    // While they elect a leader nobody works, and nothing is lost.
-    if judge(&all) == Members::Lost {
-        tokio::time::sleep(ELECTION).await;
-        all = ask().await;
+    let ended = former_end.is_some_and(|end| end <= now);
+    let mut asked_again = 0;
+    loop {
+        let asked = members.iter().map(|member| answer(way, mesh, secrets, member, now).boxed()).collect();
+        let answers = abreast(ABREAST, asked).await;
+        for (member, answer) in members.iter().zip(&answers) {
+            let mut pods = tiers.iter_mut().flatten().flat_map(|workload| &mut workload.pods);
+            if let Some(pod) = pods.find(|pod| pod.uid == member.pod.uid) {
+                pod.health = answer.health(pod.ready);
+                pod.problem = answer.why().filter(|_| pod.ready).map(str::to_owned).or(member.pod.problem.clone());
+            }
+        }
+        let pods: Vec<&Pod> = tiers
+            .iter()
+            .flatten()
+            .filter(|workload| workload.target.serves == Serves::Etcd)
+            .flat_map(|workload| &workload.pods)
+            .collect();
+        let verdict = Members::of(&pods, digest, ended);
+        // While enough of them elect a leader nobody works, and nothing is lost.
+        let electing = answers.iter().filter(|answer| matches!(answer, Answer::NoLeader)).count();
+        if verdict != Members::Lost || electing <= members.len() / 2 || asked_again == ASKED_AGAIN {
+            return verdict;
+        }
+        asked_again += 1;
+        tokio::time::sleep(ELECTION / ASKED_AGAIN).await;
     }
-    for (member, (_, health)) in members.iter().zip(&all) {
-        let mut pods = tiers.iter_mut().flatten().flat_map(|workload| &mut workload.pods);
-        if let Some(pod) = pods.find(|pod| pod.uid == member.pod.uid) {
-            pod.health = *health;
+}
+
+/// What is known after a member was asked how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    /// There is a quorum.
+    Works,
+    /// There is no leader.
+    NoLeader,
+    /// Something else is wrong with it, in its own words.
+    Fails(String),
+    /// It could not say how it is, and shows a certificate that has ended.
+    Ended,
+    /// It could not be asked; why.
+    Unknown(String),
+}
+
+impl Answer {
+    /// What etcd's `/health` says; nothing where that is no such answer.
+    fn read(status: StatusCode, body: &[u8]) -> Option<Self> {
+        let said: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let healthy = said["health"].as_bool().or_else(|| said["health"].as_str()?.parse().ok())?;
+        Some(match said["reason"].as_str().unwrap_or_default() {
+            _ if healthy && status == StatusCode::OK => Self::Works,
+            reason if reason.starts_with("ALARM") => Self::Works,
+            "RAFT NO LEADER" => Self::NoLeader,
+            "" => Self::Fails("says that it is not healthy".to_owned()),
+            reason => Self::Fails(reason.to_owned()),
+        })
+    }
+
+    /// What it says of a pod. Of one that could not be asked Kubernetes alone tells something.
+    fn health(&self, ready: bool) -> Health {
+        match self {
+            Self::Works => Health::Works,
+            Self::NoLeader | Self::Ended => Health::Alone,
+            Self::Unknown(_) if ready => Health::Unknown,
+            Self::Fails(_) | Self::Unknown(_) => Health::Fails,
         }
     }
-    judge(&all)
-}
 
-/// What follows from members, of which some are new.
-fn judge(members: &[(bool, Health)]) -> Members {
-    let any = |health| members.iter().any(|(_, known)| *known == health);
-    let new = |health| members.contains(&(true, health));
-    match (new(Health::Fails), new(Health::Unknown)) {
-        // One that cannot be asked may well be the one that keeps the quorum.
-        _ if any(Health::Fails) && !any(Health::Works) && !any(Health::Unknown) => Members::Lost,
-        (false, false) => Members::Healthy,
-        (true, _) if any(Health::Works) => Members::Unhealthy,
-        _ => Members::Unknown,
+    /// What is wrong, in words.
+    fn why(&self) -> Option<&str> {
+        match self {
+            Self::Works => None,
+            Self::NoLeader => Some("has no leader"),
+            Self::Ended => Some("shows a certificate that has ended"),
+            Self::Fails(why) | Self::Unknown(why) => Some(why),
+        }
     }
 }
 
-async fn health(way: &Way, mesh: &HostedMesh, secrets: &MeshSecrets, member: &Spot) -> Health {
+async fn answer(way: &Way, mesh: &HostedMesh, secrets: &MeshSecrets, member: &Spot, now: UnixTime) -> Answer {
+    let namespace = &*mesh.key.namespace;
     let asked = async {
-        let line = member.open(way, &mesh.key.namespace).await?;
+        let line = member.open(way, namespace).await?;
         etcd_answers(line, &server_name(mesh, member), secrets).await
     };
-    match asked.await {
-        Ok(true) => Health::Works,
-        Err(error) if error.fault == Fault::Way => Health::Unknown,
-        Ok(false) | Err(_) => Health::Fails,
+    let error = match asked.await {
+        Ok(answer) => return answer,
+        Err(error) => error,
+    };
+    // That a certificate has ended is seen without any right to ask. Among each other members show the one for peers, which some networks hide.
+    let peer = Spot { listener: Listener::EtcdPeer, ..member.clone() };
+    let (peer, client) = futures_util::join!(peer.served(way, namespace), member.served(way, namespace));
+    match peer.or(client) {
+        Ok(shown) if shown.not_after <= now => Answer::Ended,
+        _ => Answer::Unknown(error.message),
     }
 }
 
@@ -204,7 +293,9 @@ async fn health(way: &Way, mesh: &HostedMesh, secrets: &MeshSecrets, member: &Sp
 fn server_name(mesh: &HostedMesh, member: &Spot) -> String {
     let server = mesh.certificates.iter().find(|found| found.component == Component::EtcdServer);
     let names = server.and_then(|found| found.certificate.der.as_deref()).map(details).unwrap_or_default();
-    names.dns_names.into_iter().chain(names.ip_addresses).next().unwrap_or_else(|| member.server.clone())
+    let name = names.dns_names.into_iter().chain(names.ip_addresses).next();
+    // No server is called `*`, but any label stands for it.
+    name.map_or_else(|| member.server.clone(), |name| name.replacen('*', "any", 1))
 }
 
 fn listening(tiers: &[Vec<Workload>], serves: Serves, listener: Listener) -> Vec<Spot> {
@@ -216,17 +307,19 @@ fn is_there(pod: &Pod) -> bool {
     pod.ip.is_some() && !pod.deleting
 }
 
-async fn etcd_answers(line: Line, name: &str, secrets: &MeshSecrets) -> Result<bool, ProbeError> {
-    let Some(etcd) = &secrets[SecretRole::EtcdCerts as usize] else { return Ok(false) };
-    let [Some(ca), Some(certificate), Some(key)] =
-        ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|entry| etcd.material.get(entry))
-    else {
-        return Ok(false);
+async fn etcd_answers(line: Line, name: &str, secrets: &MeshSecrets) -> Result<Answer, ProbeError> {
+    let entry = |role: SecretRole, entry: &str| secrets[role as usize].as_ref()?.material.get(entry);
+    let pair = |(role, name): (SecretRole, &str)| {
+        Some((entry(role, &format!("{name}.crt"))?, entry(role, &format!("{name}.key"))?))
     };
+    let ca = entry(SecretRole::EtcdCerts, "ca.crt").ok_or_else(|| ProbeError::of_endpoint("etcd's CA is missing"))?;
+    let (certificate, key) = ETCD_CLIENTS
+        .into_iter()
+        .find_map(pair)
+        .ok_or_else(|| ProbeError::of_endpoint("there is no client certificate for etcd"))?;
     let mut session = Session::open(line, name, &Credentials { ca, certificate, key }).await?;
-    let (status, body) = session.send(Method::GET, "/health", None).await?;
-    let health: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(status == StatusCode::OK && (health["health"] == "true" || health["health"] == true))
+    let (status, body) = session.send(Method::GET, HEALTH, None).await?;
+    Answer::read(status, &body).ok_or_else(|| ProbeError::of_endpoint(format!("/health answered {status}")))
 }
 
 /// Logs in as the admin kubeconfig says, but at this end of a line; creates an object and deletes it.
@@ -262,20 +355,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quorum_is_lost_only_where_every_member_was_asked() {
-        use Health::{Fails, Unknown, Works};
-        for (members, verdict) in [
-            (vec![], Members::Healthy),
-            (vec![(false, Fails), (false, Unknown)], Members::Healthy),
-            (vec![(false, Fails), (false, Fails)], Members::Lost),
-            (vec![(true, Works), (false, Fails)], Members::Healthy),
-            (vec![(true, Fails), (false, Works)], Members::Unhealthy),
-            (vec![(true, Fails), (false, Fails)], Members::Lost),
-            (vec![(true, Fails), (false, Unknown)], Members::Unknown),
-            (vec![(true, Unknown), (false, Works)], Members::Unknown),
-            (vec![(true, Unknown), (false, Unknown)], Members::Unknown),
+    fn only_a_member_that_says_so_has_no_leader() {
+        let read = |status, body: &str| Answer::read(status, body.as_bytes());
+        let (fine, failing) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        for (status, body, answer) in [
+            (fine, r#"{"health":"true","reason":""}"#, Some(Answer::Works)),
+            (fine, r#"{"health":true}"#, Some(Answer::Works)),
+            (failing, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n", Some(Answer::NoLeader)),
+            // The quorum is there, the disk is full.
+            (failing, r#"{"health":"false","reason":"ALARM NOSPACE"}"#, Some(Answer::Works)),
+            (
+                failing,
+                r#"{"health":"false","reason":"RANGE ERROR:etcdserver: request timed out"}"#,
+                Some(Answer::Fails("RANGE ERROR:etcdserver: request timed out".to_owned())),
+            ),
+            // etcd 3.4 gives no reason.
+            (failing, r#"{"health":"false"}"#, Some(Answer::Fails("says that it is not healthy".to_owned()))),
+            (StatusCode::NOT_FOUND, "404 page not found", None),
+            (fine, r#"{"status":"ok"}"#, None),
         ] {
-            assert_eq!(judge(&members), verdict, "{members:?}");
+            assert_eq!(read(status, body), answer, "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_meshcert_lacks_is_no_answer_of_a_member() {
+        let (stream, _other) = tokio::io::duplex(64);
+        let line = Line { stream: Box::new(stream), endpoint: "m-etcd-0".to_owned() };
+        let error = etcd_answers(line, "m-etcd", &MeshSecrets::default()).await.unwrap_err();
+        assert_eq!(error.message, "etcd's CA is missing");
+        let unknown = Answer::Unknown(error.message);
+        assert_eq!(
+            (unknown.health(true), unknown.health(false)),
+            (Health::Unknown, Health::Fails),
+            "as Kubernetes says"
+        );
     }
 }

@@ -26,6 +26,19 @@ pub(super) struct Metadata {
     pub(super) labels: Map,
     #[serde(deserialize_with = "or_default")]
     annotations: Map,
+    #[serde(deserialize_with = "or_default")]
+    owner_references: Vec<Owner>,
+}
+
+/// What an object belongs to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Owner {
+    kind: String,
+    uid: String,
+    /// Whether it is the one that looks after it; at most one does.
+    #[serde(deserialize_with = "or_default")]
+    controller: bool,
 }
 
 /// A Deployment, StatefulSet or DaemonSet.
@@ -226,7 +239,10 @@ impl WorkloadObject {
             partition: spec.update_strategy.rolling_update.partition.unwrap_or(0),
             partition_before: metadata.annotations.get(PARTITION_BEFORE).and_then(|text| text.parse().ok()),
             on_delete: spec.update_strategy.kind == "OnDelete",
-            pods: pods.filter(|pod| !pod.has_ended()).map(|pod| pod.read(target, services)).collect(),
+            pods: pods
+                .filter(|pod| !pod.has_ended() && pod.belongs_to(kind, &metadata.uid))
+                .map(|pod| pod.read(target, services))
+                .collect(),
         }
     }
 
@@ -238,6 +254,12 @@ impl WorkloadObject {
 }
 
 impl PodObject {
+    /// Whether it is this workload's, and not another's whose selector means the same labels. A Deployment has its pods by way of ReplicaSets, which are not read.
+    fn belongs_to(&self, kind: Kind, uid: &str) -> bool {
+        let controller = self.metadata.owner_references.iter().find(|owner| owner.controller);
+        controller.is_some_and(|owner| owner.uid == uid || kind == Kind::Deployment && owner.kind == "ReplicaSet")
+    }
+
     /// A pod that ran to its end (evicted, drained) is no member any more.
     fn has_ended(&self) -> bool {
         matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
@@ -313,6 +335,31 @@ mod tests {
         assert_eq!(problem(pending).as_deref(), Some("Unschedulable: 0/1 nodes"));
         let creating = json!({ "containerStatuses": [{ "state": { "waiting": { "reason": "ContainerCreating" } } }], "initContainerStatuses": null });
         assert_eq!(problem(creating), None);
+    }
+
+    #[test]
+    fn a_pod_is_its_owners_and_not_whoevers_selector_means_it() {
+        let pod = |name: &str, owners| {
+            let pod = json!({ "metadata": { "name": name, "ownerReferences": owners } });
+            serde_json::from_value::<PodObject>(pod).unwrap()
+        };
+        let owner = |kind, uid, controller| json!([{ "kind": kind, "uid": uid, "controller": controller }]);
+        let pods = [
+            pod("own", owner("StatefulSet", "u", json!(true))),
+            pod("another's", owner("StatefulSet", "v", json!(true))),
+            pod("a Deployment's", owner("ReplicaSet", "r", json!(true))),
+            pod("a Job's", owner("Job", "j", json!(true))),
+            pod("not looked after", owner("StatefulSet", "u", json!(null))),
+            pod("nobody's", json!(null)),
+        ];
+        let names = |kind| {
+            let object: WorkloadObject = serde_json::from_value(json!({ "metadata": { "uid": "u" } })).unwrap();
+            let read = object.read(&crate::rollout::default_tiers()[0][0], kind, &[], pods.iter());
+            read.pods.into_iter().map(|pod| pod.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Kind::StatefulSet), ["own"]);
+        assert_eq!(names(Kind::DaemonSet), ["own"]);
+        assert_eq!(names(Kind::Deployment), ["own", "a Deployment's"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::material;
 use crate::mesh::SecretRole;
 use crate::native::{self, Obstacle};
 use crate::plan::Plan;
-use crate::policy::{Circumstances, Hold, Mode};
+use crate::policy::{Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
@@ -125,10 +125,8 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     Next::Journal(Box::new(status))
 }
 
-/// Whether a person may mend something first; with no time left, nothing is lost by going on.
 fn has_time(seen: &Observed, now: UnixTime) -> bool {
-    let Circumstances { expiration, forced, .. } = seen.about;
-    !forced && expiration.is_some_and(|end| now.seconds_until(end) >= seen.policy.urgent_before)
+    seen.policy.has_time(&seen.about, now)
 }
 
 /// Where a rollout of etcd or of the hosted API does not come to its end, a restart also ends the pods that still work. What is scaled away loses nothing by
