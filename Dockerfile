@@ -1,6 +1,6 @@
 # The image: one static file and its licence. `docker build .` builds the program within; `make image` brings one that was built outside (BINARY=prebuilt), for
 # machines without a container engine or base images. Both ways run tools/binary.sh.
-ARG BINARY=build
+ARG BINARY=
 
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
@@ -11,8 +11,8 @@ FROM scratch AS prebuilt
 ARG TARGETARCH
 COPY target/image/$TARGETARCH/meshcert /meshcert
 
-# hadolint ignore=DL3006
-FROM $BINARY AS binary
+# The default stands here, for buildah before 1.29 (Debian 12) looks for a stage by the one of an ARG in vain: https://github.com/containers/buildah/issues/4312
+FROM ${BINARY:-build} AS binary
 
 FROM scratch
 ARG VERSION=dev

@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
 # Builds the program as the image holds it: static, without the demo, from the lock file alone, with nothing in it of the place where it is built.
-#   tools/binary.sh FILE [TARGET]    for another target than this machine's, with a linker for it: Debian's gcc-aarch64-linux-gnu
+#   tools/binary.sh FILE [TARGET]    for another target than this machine's, with Debian's cross compiler for it
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${2:-$(rustc -vV | sed -n 's/^host: //p')}
-if [[ $target == aarch64-* && $(uname -m) != aarch64 ]]; then
+host=$(rustc -vV | sed -n 's/^host: //p')
+target=${2:-$host}
+if [[ $target != "$host" ]]; then
+  gcc=${target%%-*}-linux-gnu-gcc
+  # It names the static C library by its path where there is one.
+  if [[ $("$gcc" -print-file-name=libc.a 2>/dev/null) != /* ]]; then
+    [[ $target == aarch64-* ]] && packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross" || packages="gcc-x86-64-linux-gnu libc6-dev-amd64-cross"
+    echo "tools/binary.sh: $gcc, or its C library, is missing; install Debian's $packages" >&2
+    exit 1
+  fi
   rustup target add --toolchain "$(rustup show active-toolchain | cut -d' ' -f1)" "$target"
-  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+  name=${target//-/_}
+  export "CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc"
 fi
 # Where it was built must not be in it. A folder's name may have spaces, so the flags are told apart by what cargo tells them apart by.
 flags=(-C target-feature=+crt-static "--remap-path-prefix=$PWD=/src" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
