@@ -17,6 +17,7 @@ use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
 use crate::clock::SystemClock;
+use crate::cluster::connect::{Connection, connect};
 use crate::config::Config;
 use crate::controller::{Acting, Surroundings};
 use crate::follower::{Followed, Followers, Scope};
