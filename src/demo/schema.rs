@@ -10,9 +10,12 @@ use crate::demo::api::Api;
 use crate::demo::kinds::Kind;
 use crate::demo::status::Failure;
 
-/// By name and version of the kind: the definition that it was read from, and what came of it.
+/// The definition that a schema was read from, and what came of it.
+type Known = (Arc<Value>, Arc<Schema>);
+
+/// By name and version of the kind.
 #[derive(Default)]
-pub(super) struct Schemas(Mutex<BTreeMap<(String, String), (Arc<Value>, Arc<Schema>)>>);
+pub(super) struct Schemas(Mutex<BTreeMap<(String, String), Known>>);
 
 /// A schema, ready to check with.
 pub(super) struct Schema {
