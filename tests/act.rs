@@ -303,6 +303,10 @@ fn a_person_plans_approves_and_rolls_back() {
     demo.kubectl(&["wait", name.trim(), "--for=jsonpath={.status.reason}=RollbackRefused", "--timeout=30s"]);
     printed(&meshcert(&demo, &["renew", "expiring-1"]));
     wait_for(&demo, "AwaitingApproval");
+    // Whoever insists on what waits for a person already is told so, and does not wait for ever.
+    let waits = meshcert(&demo, &["renew", "expiring-1", "--force", "--wait"]);
+    let words = String::from_utf8_lossy(&waits.stderr).into_owned();
+    assert!(waits.status.code() == Some(1) && words.contains("then meshcert approve expiring-1"), "{words}");
     let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
     assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
     let entry = |certificate: &str| {

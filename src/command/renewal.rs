@@ -103,7 +103,6 @@ impl Found {
     pub(super) async fn follow(&self, name: &str, known: Option<&Status>) -> anyhow::Result<Outcome> {
         let namespace = &self.mesh.key.namespace;
         let progress = Progress::new();
-        let last = known.map(|status| status.phase);
         // Another try may have ended as the last one did before anybody looked.
         let look = |status: &Status| (status.phase, status.attempt, status.observed_generation);
         let of_before = |status: &Status, generation| {
@@ -111,13 +110,14 @@ impl Found {
             let is_asked = status.phase == Phase::Refused && status.observed_generation != generation;
             status.phase.is_terminal() && (is_asked || known.map(look) == Some(look(status)))
         };
-        let mut said = (last, String::new());
+        let mut said = (known.map(|status| status.phase), String::new());
         let mut unseen = Some(Instant::now());
         loop {
             let renewal = self.api.renewal(namespace, name).await?;
             let renewal = renewal.with_context(|| format!("the renewal {namespace}/{name} is gone"))?;
             let status = renewal.status;
-            if status.observed_generation == renewal.generation {
+            let is_seen = status.observed_generation == renewal.generation;
+            if is_seen {
                 unseen = None;
             } else if unseen.is_some_and(|since| since.elapsed() >= UNSEEN) {
                 unseen = None;
@@ -134,17 +134,15 @@ impl Found {
                         progress.advise(&self.command("history", ""))?;
                         return Ok(Outcome::Incomplete);
                     }
-                    Phase::AwaitingApproval
-                        if last != Some(Phase::AwaitingApproval)
-                            && status.reason == "AwaitingApproval"
-                            && status.message.contains("approve") =>
-                    {
-                        let (plan, approve) = (self.command("plan", ""), self.command("approve", ""));
-                        progress.advise(&format!("{plan}, then {approve}"))?;
-                        return Ok(Outcome::Incomplete);
-                    }
                     _ => {}
                 }
+            }
+            // What was asked last has been looked at, and a person is waited for all the same.
+            let waits = status.phase == Phase::AwaitingApproval && status.reason == Phase::AwaitingApproval.as_str();
+            if is_seen && waits && status.message.contains("approve") {
+                let (plan, approve) = (self.command("plan", ""), self.command("approve", ""));
+                progress.advise(&format!("{plan}, then {approve}"))?;
+                return Ok(Outcome::Incomplete);
             }
             tokio::time::sleep(LOOK).await;
         }
