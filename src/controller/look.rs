@@ -1,5 +1,6 @@
 //! Reads everything that a pass decides on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::api::ApiError;
@@ -10,7 +11,7 @@ use crate::controller::queue::comes_this_far;
 use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
-use crate::material::{MeshSecrets, assemble, overlay};
+use crate::material::{Material, MeshSecrets, StoredSecret, assemble, overlay};
 use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
@@ -52,13 +53,11 @@ impl Actor {
             let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
             let staged_ones = copies.keys().filter(|(kind, _)| kind == STAGED);
             staged_names = staged_ones.map(|(_, name)| name.clone()).collect();
-            let mut take = |kind: &str, name| copies.remove(&(kind.to_owned(), name));
-            for role in SecretRole::ALL {
-                let backup = take(BACKUP, copy_name(renewal, role, 0));
-                backups[role as usize] = backup.filter(|copy| copy.immutable).map(|copy| copy.material);
-                let attempt = renewal.status.staged_attempt;
-                staged[role as usize] = attempt.and_then(|attempt| take(STAGED, copy_name(renewal, role, attempt)));
+            if let Some(attempt) = renewal.status.staged_attempt {
+                let mut take = |name| copies.remove(&(STAGED.to_owned(), name));
+                staged = SecretRole::ALL.map(|role| take(copy_name(renewal, role, attempt)));
             }
+            backups = backups_of(renewal, copies);
         }
         let (mut lock, mut slots) = (Lease::default(), Vec::new());
         if begun || ends {
@@ -91,7 +90,7 @@ impl Actor {
         };
         let resolved = tiers.as_deref().unwrap_or_default();
         let proof = match phase {
-            Phase::Verifying => Some(self.unproven(renewal, &mesh, &secrets, resolved).await?),
+            Phase::Verifying => Some(self.unproven(renewal, &mesh, &secrets, resolved, now).await?),
             _ => None,
         };
         // When something is stored counts by the clock by which pods are made.
@@ -163,15 +162,18 @@ impl Actor {
         mesh: &HostedMesh,
         secrets: &MeshSecrets,
         tiers: &[Vec<Workload>],
+        now: UnixTime,
     ) -> Result<Vec<Unproven>, ApiError> {
         let namespace = &*mesh.key.namespace;
         let mut unproven = prove::unproven(&self.way, mesh, secrets, tiers).await;
-        if renewal.status.rolling_back || !unproven.iter().any(|one| one.refused) {
+        let Status { rolling_back, phase_since, .. } = &renewal.status;
+        let is_overdue = |since: UnixTime| since.seconds_until(now) >= self.acting.policy.verify_deadline;
+        // Before that it only waits, whatever is refused.
+        if *rolling_back || !unproven.iter().any(|one| one.refused) || !phase_since.is_some_and(is_overdue) {
             return Ok(unproven);
         }
-        let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
-        let mut backup = |role| copies.remove(&(BACKUP.to_owned(), copy_name(renewal, role, 0)));
-        let former = SecretRole::ALL.map(|role| backup(role).map(|copy| copy.material).unwrap_or_default());
+        let copies = self.api.copies_of(namespace, &renewal.uid).await?;
+        let former = backups_of(renewal, copies).map(Option::unwrap_or_default);
         if !prove::is_usable(&self.way, namespace, &overlay(secrets, &former), tiers).await {
             unproven.iter_mut().for_each(|one| one.refused = false);
             let message = "so are the former credentials, or nobody answers: it was like that before".to_owned();
@@ -300,6 +302,14 @@ fn refusal(trial: Result<(), ApiError>) -> Result<Option<Obstacle>, ApiError> {
         Some(Hindrance::Unavailable) => Err(error),
         None => Ok(None),
     }
+}
+
+/// What was in force before, from the copies of a renewal: one that can be changed is none.
+fn backups_of(renewal: &Renewal, mut copies: BTreeMap<(String, String), StoredSecret>) -> [Option<Material>; 3] {
+    SecretRole::ALL.map(|role| {
+        let backup = copies.remove(&(BACKUP.to_owned(), copy_name(renewal, role, 0)))?;
+        backup.immutable.then_some(backup.material)
+    })
 }
 
 /// When the certificate ends with which members of etcd that are not restarted yet talk to each other; on the way back they have one that lasts.

@@ -93,7 +93,11 @@ pub(super) fn spots(tiers: &[Vec<Workload>]) -> Vec<Spot> {
 pub(super) async fn bar(way: &Way, namespace: &str, tiers: &[Vec<Workload>]) -> Option<Obstacle> {
     let spot = spots(tiers).into_iter().find(|spot| is_there(&spot.pod))?;
     let message = way.bar(namespace, &spot.pod, spot.port()).await?;
-    Some(Obstacle { reason: "Unreachable", message: format!("nothing could be proven: {message}") })
+    Some(unreachable(&message))
+}
+
+fn unreachable(why: &str) -> Obstacle {
+    Obstacle { reason: "Unreachable", message: format!("nothing could be proven: {why}") }
 }
 
 /// Which listeners of Ready pods none can be reached by their addresses, so that nothing could be proven of them.
@@ -118,10 +122,7 @@ pub(super) async fn out_of_reach(way: &Way, namespace: &str, tiers: &[Vec<Worklo
     }
     let failed: Vec<String> = reached.into_values().filter_map(Result::err).collect();
     let remedy = "let meshcert through to the pods (NetworkPolicy; the targetPort of the Service), or set reach: portForward, or insist with spec.force";
-    (!failed.is_empty()).then(|| Obstacle {
-        reason: "Unreachable",
-        message: format!("nothing could be proven: {}; {remedy}", failed.join("; ")),
-    })
+    (!failed.is_empty()).then(|| unreachable(&format!("{}; {remedy}", failed.join("; "))))
 }
 
 /// What is not proven yet.
