@@ -249,6 +249,13 @@ pub struct Thresholds {
     pub urgent_before: i64,
 }
 
+impl Thresholds {
+    /// Whether a mesh that ends then is due.
+    pub fn is_due(&self, end: UnixTime, now: UnixTime) -> bool {
+        now.seconds_until(end) < self.renew_before
+    }
+}
+
 impl Policy {
     /// The first moment at which a mesh that ends then is due.
     pub fn due_from(&self, end: UnixTime) -> UnixTime {

@@ -335,13 +335,13 @@ fn a_person_plans_approves_and_rolls_back() {
 #[test]
 fn what_preflight_would_refuse_is_said_instead_of_a_plan() {
     let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
-    let config = demo.folder.path().join("meshcert.yaml");
-    let by_job = format!(
-        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{engine: job, job: {{serviceAccount: nobody}}}}\n",
-        demo.kubeconfig.display()
-    );
-    std::fs::write(&config, by_job).unwrap();
-    let config = config.display().to_string();
+    let with_policy = |name: &str, policy: &str| {
+        let config = demo.folder.path().join(name);
+        let clusters = format!("clusters: [{{name: demo, kubeconfig: '{}'}}]", demo.kubeconfig.display());
+        std::fs::write(&config, format!("{clusters}\npolicy: {policy}\n")).unwrap();
+        config.display().to_string()
+    };
+    let config = with_policy("meshcert.yaml", "{engine: job, job: {serviceAccount: nobody}}");
     let refused = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_meshcert")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -350,13 +350,7 @@ fn what_preflight_would_refuse_is_said_instead_of_a_plan() {
     let account = refused(&["plan", "expiring-1", "--config", &config]);
     assert!(account.starts_with("it would be refused (ServiceAccountMissing): the Job's account nobody"), "{account}");
 
-    let calm = demo.folder.path().join("calm.yaml");
-    let by_policy = format!(
-        "clusters: [{{name: demo, kubeconfig: '{}'}}]\npolicy: {{renewBefore: 1h, urgentBefore: 1h}}\n",
-        demo.kubeconfig.display()
-    );
-    std::fs::write(&calm, by_policy).unwrap();
-    let calm = calm.display().to_string();
+    let calm = with_policy("calm.yaml", "{renewBefore: 1h, urgentBefore: 1h}");
     let early = refused(&["plan", "expiring-1", "--config", &calm]);
     let said = early.starts_with("it would be refused (NotDue): nothing ends within") && early.contains("--force");
     assert!(said, "{early}");

@@ -207,7 +207,7 @@ pub(super) fn state(
         State::Stale
     } else if findings.iter().any(|found| found.reason.breaks()) {
         State::Invalid
-    } else if left < thresholds.renew_before {
+    } else if thresholds.is_due(end, now) {
         State::Expiring
     } else {
         State::Ok

@@ -56,7 +56,7 @@ impl Fleet {
             let findings = mesh.findings_at(now);
             let endpoints = served.of(&cluster.name, &mesh.key).unwrap_or_default();
             let state = state(mesh, &findings, endpoints, now, thresholds);
-            let due = mesh.expiration.is_some_and(|end| now.seconds_until(end) < thresholds.renew_before);
+            let due = mesh.expiration.is_some_and(|end| thresholds.is_due(end, now));
             Row {
                 cluster: Arc::clone(&cluster.name),
                 mesh: Arc::clone(mesh),
