@@ -73,7 +73,7 @@ fn plans(scenario: Scenario, meshes: Option<usize>) -> Vec<Plan> {
     let distinct = match scenario {
         Scenario::Mixed => vec![
             plan("hosted-demo", 20, Fault::None),
-            plan("hosted-critical", 3, Fault::None),
+            plan("hosted-critical", 2, Fault::None),
             plan("hosted-expired", -2, Fault::None),
             plan("hosted-healthy", 330, Fault::None),
             plan("hosted-incomplete", 300, Fault::EtcdSecretMissing),
