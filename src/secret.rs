@@ -32,9 +32,10 @@ pub fn pauses(value: &str) -> bool {
     value != "false"
 }
 
-/// Whether a key promises a certificate by its name: under another one a Secret may hold what it likes.
+/// Whether a key promises a certificate by its name: under another one a Secret may hold what it likes. `privkey.pem` and `server-key.pem` promise a private one.
 pub fn promises_certificate(key: &str) -> bool {
-    [".crt", ".cert", ".cer", ".pem", ".der", "config"].iter().any(|end| key.ends_with(end))
+    let ends_in = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
+    ends_in(&[".crt", ".cert", ".cer", ".pem", ".der", "config"]) && !ends_in(&["key.pem", "key.der"])
 }
 
 /// Whether an entry's key promises a certificate that the entry does not hold, without anything in it that says why. A kubeconfig needs none.

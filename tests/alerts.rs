@@ -29,7 +29,8 @@ fn rules() -> Value {
 fn alerts() -> Vec<Value> {
     let rules = rules();
     let groups = rules["groups"].as_array().unwrap();
-    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+    let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone());
+    rules.filter(|rule| rule["record"].is_null()).collect()
 }
 
 fn is_about_a_mesh(alert: &Value) -> bool {

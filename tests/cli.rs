@@ -147,6 +147,12 @@ fn check_tells_a_key_that_stands_where_a_certificate_should() {
     assert_eq!(code, 1);
     let sources: Vec<_> = answer["problems"].as_array().unwrap().iter().map(|problem| &problem["source"]).collect();
     assert_eq!(sources, [&json!(format!("{}:web/tls.crt", folder.path().join("web.json").display()))]);
+    // A folder as certbot or kubeadm fills it: what is named for a private key owes no certificate.
+    let all = [write(&folder, "fullchain.pem", &certificate), write(&folder, "privkey.pem", &key)];
+    let (code, answer) = check(&[&all[0], &all[1]]);
+    assert_eq!((code, &answer["problems"]), (0, &json!([])));
+    let (code, answer) = check(&[&folder.path().display().to_string()]);
+    assert_eq!((code, &answer["problems"][0]["message"]), (1, &json!("a directory; name the files in it")));
 }
 
 #[test]

@@ -233,6 +233,11 @@ async fn alerts_fire_for_exactly_the_meshes_that_end_and_reach_their_receivers()
     until("those of the team reach it", &team, || async { delivered("team") }).await;
     for (_, body) in notifications.lock().unwrap().iter() {
         assert_eq!(body["version"], "4");
+        for alert in body["alerts"].as_array().unwrap() {
+            let description = alert["annotations"]["description"].as_str().unwrap();
+            let about_the_end = alert["labels"]["alertname"] == "MspiderHostedKubeAPICertExpiration";
+            assert!(!about_the_end || description.contains(" in Secret hosted-"), "{description}");
+        }
         assert_eq!(body["groupLabels"].as_object().unwrap().len(), 4, "{body}");
         assert_eq!(body["alerts"].as_array().unwrap().len(), 1, "two replicas page once: {body}");
     }

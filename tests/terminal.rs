@@ -5,6 +5,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -140,6 +141,34 @@ fn a_watched_table_follows_what_happens() {
 
     let refused = meshcert(&["status", "--watch", "-o", "json"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "a stream of documents is no document");
+}
+
+#[test]
+fn each_scenario_shows_what_its_name_says() {
+    let status = |scenario: &str| {
+        let demo = Demo::start(&["--scenario", scenario, "--api-only"]);
+        let kubeconfig = demo.kubeconfig.display().to_string();
+        let output = meshcert(&["status", "-o", "json", "--kubeconfig", &kubeconfig]).output().unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let meshes = answer["meshes"].as_array().unwrap().iter().map(|mesh| {
+            let reasons = mesh["findings"].as_array().unwrap().iter().map(|found| found["reason"].as_str().unwrap());
+            let reasons: BTreeSet<&str> = reasons.collect();
+            let reasons: Vec<&str> = reasons.into_iter().collect();
+            format!("{}: {}", mesh["id"].as_str().unwrap(), reasons.join(" "))
+        });
+        (output.status.code(), meshes.collect::<Vec<String>>())
+    };
+    let broken = [
+        "secret-missing: secret_missing",
+        "corrupt-block: invalid_certificate",
+        "leaf-missing: certificate_missing",
+        "unreadable-kubeconfig: invalid_kubeconfig",
+        "wrong-ca: wrong_ca",
+        "wrong-server: kubeconfig_wrong_server",
+    ];
+    assert_eq!(status("broken"), (Some(1), broken.map(str::to_owned).to_vec()));
+    let expired = ["expired-1: expired", "expired-2: expired", "expired-3: expired"];
+    assert_eq!(status("expired"), (Some(4), expired.map(str::to_owned).to_vec()));
 }
 
 #[test]
@@ -327,6 +356,7 @@ fn an_error_names_the_command_that_helps_on() {
         (&["renew", "healthy-1", "--kubeconfig", &kubeconfig], "meshcert crd | kubectl apply -f -"),
         (&["history", "nosuch", "--kubeconfig", &kubeconfig], "` lists them"),
         (&["explain", "nosuch", "--kubeconfig", &kubeconfig], "name it NAMESPACE/NAME"),
+        (&["explain", "mesh/nosuch", "--kubeconfig", &kubeconfig], "kubectl get secrets --namespace mesh"),
         (&["history", "healthy-1", "--kubeconfig", &silent], "kubectl get --raw /readyz"),
         (&["uninstall", "check", "--kubeconfig", &silent], "kubectl get --raw /readyz"),
         (&["serve", "--listen", &taken, "--kubeconfig", &kubeconfig], "--listen"),

@@ -11,6 +11,11 @@ use crate::ports::{SourceError, SourceErrorReason};
 #[error("{0}")]
 pub(super) struct NoneAnswered(pub(super) String);
 
+/// A Secret that no cluster has, as it was named.
+#[derive(Debug, thiserror::Error)]
+#[error("no cluster has the Secret {0}; name it NAMESPACE/NAME, or the namespace with --namespace")]
+pub(super) struct NoSuchSecret(pub(super) String);
+
 /// `meshcert WORDS`, with the flags as they were given: it looks where this command looked.
 pub(super) fn meshcert(sources: &Sources, words: &str) -> String {
     let mut command = format!("{} {words}", cli::program());
@@ -33,19 +38,21 @@ pub fn next_command(error: &anyhow::Error, sources: &Sources) -> Option<String> 
         let all = Sources { context: None, ..sources.clone() };
         Some(format!("{}, and choose one with --context", kubectl(&all, "config get-contexts")))
     };
-    let rights = || {
-        let namespace = match &sources.namespaces[..] {
-            [one] if one != "*" => quoted(one),
-            _ => "NAMESPACE".to_owned(),
-        };
-        Some(kubectl(sources, &format!("auth can-i --list --namespace {namespace}")))
+    let namespace = match &sources.namespaces[..] {
+        [one] if one != "*" => quoted(one),
+        _ => "NAMESPACE".to_owned(),
     };
+    let rights = || Some(kubectl(sources, &format!("auth can-i --list --namespace {namespace}")));
     error.chain().find_map(|cause| {
         if let Some(ConfigError::Invalid { .. }) = cause.downcast_ref() {
             return Some(format!("{} config schema", cli::program()));
         }
         if cause.is::<NoneAnswered>() {
             return contexts();
+        }
+        if let Some(NoSuchSecret(secret)) = cause.downcast_ref() {
+            let namespace = secret.split_once('/').map_or(namespace.clone(), |(namespace, _)| quoted(namespace));
+            return Some(kubectl(sources, &format!("get secrets --namespace {namespace}")));
         }
         if let Some(SourceError { reason, .. }) = cause.downcast_ref() {
             return match reason {

@@ -95,7 +95,11 @@ struct Unreadable {
 
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
-        Self { reason: "unreadable_file", message: error.to_string() }
+        let message = match error.kind() {
+            io::ErrorKind::IsADirectory => "a directory; name the files in it".to_owned(),
+            _ => error.to_string(),
+        };
+        Self { reason: "unreadable_file", message }
     }
 }
 

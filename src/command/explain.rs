@@ -12,7 +12,7 @@ use crate::cli::{ExplainArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::connect::connect;
 use crate::cluster::secrets::{self, Explained, Scope};
-use crate::command::advice::NoneAnswered;
+use crate::command::advice::{NoSuchSecret, NoneAnswered};
 use crate::command::{Tone, print, table};
 use crate::observer::ClusterSpec;
 use crate::ports::{Clock, SourceError};
@@ -57,7 +57,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
         writeln!(io::stderr(), "meshcert: {error:#}")?;
     }
     if explanations.is_empty() {
-        bail!("no cluster has the Secret {secret}; name it NAMESPACE/NAME, or the namespace with --namespace");
+        bail!(NoSuchSecret(secret));
     }
     print(&explanations, output, || explanations.iter().map(Explanation::text).collect::<Vec<_>>().join("\n"))?;
     Ok(if failures.is_empty() { Outcome::Fine } else { Outcome::Incomplete })
