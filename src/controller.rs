@@ -351,6 +351,9 @@ impl Actor {
                 let phase = (status.phase != seen.renewal.status.phase).then_some(status.phase);
                 self.api.write_status(&seen.renewal, &status).await?;
                 if let Some(phase) = phase {
+                    if phase == Phase::Succeeded {
+                        self.learn_proof(&seen);
+                    }
                     self.entered(&seen.renewal, phase, &status.reason, &status.message).await;
                 }
                 Ok(Some(true))

@@ -36,6 +36,7 @@ use meshcert::mesh::{MeshKey, Naming, SecretRole};
 use meshcert::native;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
+use meshcert::server::overview::State;
 use meshcert::time::DAY;
 use promql_parser::parser::{self, Expr};
 use promql_parser::util::{ExprVisitor, walk_expr};
@@ -446,11 +447,11 @@ async fn the_overviews_numbers_are_those_of_the_meshes() {
         ("Sources down", "1"),
     ];
     let worst_first = [
-        ("ended", "hosted-expired"),
-        ("ended", "hosted-expired-2"),
+        ("expired", "hosted-expired"),
+        ("expired", "hosted-expired-2"),
         ("critical", "hosted-critical"),
         ("critical", "hosted-critical-2"),
-        ("critical", "hosted-incomplete"),
+        ("missing", "hosted-incomplete"),
         ("stale", "hosted-healthy"),
         ("invalid", "hosted-broken"),
         ("expiring", "hosted-demo"),
@@ -502,6 +503,10 @@ async fn the_overviews_numbers_are_those_of_the_meshes() {
     let rows: Vec<(&str, &str)> =
         rows.iter().map(|(state, _, mesh)| (words[state.to_string()]["text"].as_str().unwrap(), *mesh)).collect();
     assert_eq!(rows, worst_first);
+    // The page's words in the page's order; only what is urgent there is what on-call is paged for here.
+    let on_the_page = State::ALL.map(|state| if state == State::Urgent { "critical" } else { state.as_str() });
+    let in_order = (0..words.as_object().unwrap().len()).map(|rank| words[rank.to_string()]["text"].as_str().unwrap());
+    assert!(in_order.eq(on_the_page));
 }
 
 /// The values of an expression that has one series for each mesh.

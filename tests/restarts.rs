@@ -16,13 +16,15 @@ use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::Connection;
 use meshcert::cluster::lease::SLOT_PREFIX;
 use meshcert::controller::{self, Surroundings};
+use meshcert::mesh::MeshKey;
+use meshcert::metrics::renewals::EndpointState;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal};
 use meshcert::rollout::RESTARTED_AT;
 use meshcert::time::{DAY, UnixTime};
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, World, auto, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
 
 fn etcd() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
@@ -164,6 +166,47 @@ impl Clock for Late {
     fn now(&self) -> UnixTime {
         SystemClock.now().plus(-self.0)
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_proven_is_shown_before_endpoints_are_looked_at_again() {
+    let world = World::of(1).await;
+    let (acting, around) = world.acting("test", auto(), Connection::InCluster);
+    let metrics = Arc::clone(&around.metrics);
+    let name = world.ask().await;
+    let process =
+        tokio::spawn(controller::run_on(Api::new(kube::Client::new(world.demo.router(), NAMESPACE)), acting, around));
+    let reaches = async |phase: Phase| {
+        while world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap().status.phase < phase {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // What an earlier look showed: old certificates, at this mesh and at another one.
+    reaches(Phase::Restarting).await;
+    let stale = |mesh: &str| EndpointState {
+        namespace: NAMESPACE.to_owned(),
+        mesh: mesh.to_owned(),
+        endpoint: "etcd-0:2379".to_owned(),
+        not_after: None,
+        stale: true,
+    };
+    metrics.endpoints(&"demo".into(), vec![stale(MESH), stale("expiring-2")]);
+    reaches(Phase::Succeeded).await;
+    let shown = |mesh: &str| {
+        let key = MeshKey { namespace: NAMESPACE.into(), id: mesh.parse().unwrap() };
+        metrics.served().of("demo", &key).unwrap().to_vec()
+    };
+    let learned = async {
+        while shown(MESH).iter().any(|endpoint| endpoint.stale) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, learned).await.unwrap();
+    process.abort();
+    let (mesh, _) = world.mesh().await;
+    assert_eq!(shown(MESH).len(), 3, "the hosted API, etcd's port for clients and that for peers");
+    assert!(shown(MESH).iter().all(|endpoint| endpoint.not_after >= mesh.expiration));
+    assert_eq!(shown("expiring-2"), [stale("expiring-2")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

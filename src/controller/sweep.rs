@@ -13,6 +13,7 @@ use crate::controller::prove::{Spot, spots};
 use crate::controller::reach::abreast;
 use crate::mesh::HostedMesh;
 use crate::metrics::renewals::EndpointState;
+use crate::renewal::observed::Observed;
 use crate::time::UnixTime;
 
 /// Endpoints of a cluster that are asked at the same time.
@@ -81,6 +82,21 @@ impl Actor {
         let states = all.iter().filter_map(|(mesh, spot)| memory.state(mesh, spot)).collect();
         self.around.metrics.endpoints(&self.acting.name, states);
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
+    }
+
+    /// Takes over what the proof of a renewal has shown: nobody is to read until the next sweep that a renewed mesh serves old certificates.
+    pub(super) fn learn_proof(&self, seen: &Observed) {
+        let Ok(tiers) = &seen.tiers else { return };
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = Vec::new();
+        for spot in spots(tiers) {
+            if let Some(Certificate { fingerprint, not_after, .. }) = spot.stored(&seen.mesh) {
+                memory.learn(key(&spot), Some(Shown { fingerprint: *fingerprint, not_after: *not_after }));
+            }
+            states.extend(memory.state(&seen.mesh, &spot));
+        }
+        drop(memory);
+        self.around.metrics.endpoints_of(&self.acting.name, &seen.mesh.key, states);
     }
 
     /// The meshes' namespaces; those that cannot be read are left out and said.

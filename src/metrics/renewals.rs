@@ -102,6 +102,12 @@ impl EndpointState {
     }
 }
 
+/// In the order of their meshes, by which they are found.
+fn in_order(mut endpoints: Vec<EndpointState>) -> Arc<[EndpointState]> {
+    endpoints.sort_by(|a, b| a.place().cmp(&b.place()));
+    endpoints.into()
+}
+
 impl Served {
     /// What the endpoints of a mesh showed; `None` where they are not looked at.
     pub fn of(&self, cluster: &str, MeshKey { namespace, id }: &MeshKey) -> Option<&[EndpointState]> {
@@ -195,9 +201,17 @@ impl RenewalMetrics {
     }
 
     /// What the endpoints of a cluster showed.
-    pub fn endpoints(&self, cluster: &Arc<str>, mut endpoints: Vec<EndpointState>) {
-        endpoints.sort_by(|a, b| a.place().cmp(&b.place()));
-        self.change(cluster, |state| state.endpoints = Some(endpoints.into()));
+    pub fn endpoints(&self, cluster: &Arc<str>, endpoints: Vec<EndpointState>) {
+        self.change(cluster, |state| state.endpoints = Some(in_order(endpoints)));
+    }
+
+    /// What the endpoints of a mesh showed in the meantime, where those of its cluster are looked at.
+    pub fn endpoints_of(&self, cluster: &Arc<str>, MeshKey { namespace, id }: &MeshKey, shown: Vec<EndpointState>) {
+        self.change(cluster, |state| {
+            let Some(known) = &state.endpoints else { return };
+            let others = known.iter().filter(|one| one.place() != (&**namespace, id.as_str())).cloned();
+            state.endpoints = Some(in_order(others.chain(shown).collect()));
+        });
     }
 
     /// What all endpoints showed.
