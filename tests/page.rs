@@ -249,6 +249,9 @@ fn axe_finds_nothing_and_nothing_is_wider_than_the_screen() {
         "/meshes/demo/istio-system/hosted-broken",
         "/runbooks/MspiderHostedKubeAPICertExpiration",
     ];
+    // For a person to look at, after any run.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
     for path in paths {
         for (width, scheme) in [(390, "dark"), (1280, "light"), (390, "light"), (1280, "dark")] {
             browser.scheme(scheme);
@@ -263,6 +266,11 @@ fn axe_finds_nothing_and_nothing_is_wider_than_the_screen() {
                 browser.eval("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
             assert_eq!(wide, 0, "{path} at {width} px can be moved sideways");
             assert_eq!(browser.complaints(), Vec::<String>::new(), "{path}");
+            let name: String = path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            let file = folder.join(format!("{name}-{width}-{scheme}.png"));
+            browser.screenshot(&file);
+            let picture = std::fs::read(&file).unwrap();
+            assert!(picture.starts_with(b"\x89PNG") && picture[16..20] == (width as u32).to_be_bytes(), "{path}");
         }
     }
 }
