@@ -128,7 +128,7 @@ async fn ask_among(
         }
     }
     let message = format!(
-        "{base} was renewed {MOST_REPEATS} times and its certificates are in force again: look who restores them"
+        "the names {base} to {base}-r{MOST_REPEATS} are taken, by renewals whose certificates somebody has restored since or by other meshes: look who makes them, and delete those that nobody needs"
     );
     Err(ApiError { kind: ErrorKind::Invalid, message })
 }
