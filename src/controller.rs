@@ -28,6 +28,7 @@ mod act;
 mod leader;
 mod look;
 mod preview;
+mod proof;
 mod prove;
 mod queue;
 mod reach;

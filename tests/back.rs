@@ -208,11 +208,13 @@ async fn a_mesh_whose_secrets_are_deleted_keeps_no_slot_and_no_lock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_on_its_way_back_is_renewed_once_the_former_certificates_have_ended() {
-    // The hosted API's clock is so late that what is made now is not valid there yet.
-    let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
     let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
     let name = world.ask().await;
     let policy = Policy { verify_deadline: 1, restart_deadline: 3, ..auto() };
+    world.run_until(&name, policy.clone(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    // From now on the hosted API's clock is so late that what was made is not valid there yet.
+    clock.set(SystemClock.now().plus(-900));
     let turned = world.run_until(&name, policy.clone(), |renewal| renewal.status.rolling_back).await;
     world.api.write_status(&turned, &Status { failures: 6, ..turned.status.clone() }).await.unwrap();
     *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));

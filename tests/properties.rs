@@ -559,6 +559,10 @@ fn turned(seen: &Observed, after: &Status) -> Result<(), TestCaseError> {
             "only a clean set is committed"
         );
         prop_assert_eq!(after.target.as_ref(), status.target.as_ref());
+        prop_assert!(
+            seen.proof.as_ref().is_some_and(|proof| proof.iter().all(|one| !one.refused)),
+            "and only after it was asked whether the new credentials are taken"
+        );
     }
     if to == Phase::Auditing && from != Phase::Auditing {
         prop_assert!(

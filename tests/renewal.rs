@@ -28,7 +28,7 @@ use meshcert::renewal::{Phase, Renewal, Spec, Status, Trigger};
 use meshcert::requests::{Asked, Sight, ask};
 use meshcert::time::DAY;
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, by_job_of_old, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, by_job_of_old, has_ended, is_finished, mk_due};
 
 /// Tries until a fault comes.
 const MOST_TRIES: u32 = 20;
@@ -752,7 +752,7 @@ async fn a_right_to_read_that_is_missing_is_named_at_once_and_waited_for() {
         ("get secrets", "get secrets in istio-system", Phase::Pending),
         ("get statefulsets", "get statefulsets.apps in istio-system", Phase::Preflight),
         ("list secrets", "list secrets in istio-system", Phase::BackingUp),
-        ("list pods", "list pods in istio-system", Phase::Restarting),
+        ("list pods", "list pods in istio-system", Phase::Auditing),
     ] {
         // The one before is granted by this.
         *world.plan.withheld.lock().unwrap() = Some(right);
@@ -916,13 +916,15 @@ async fn a_clock_that_is_wrong_is_refused_before_it_makes_certificates_of_anothe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_certificates_that_are_refused_are_rolled_back_and_the_former_ones_proven() {
-    // The hosted API's clock is so late that what is made now is not valid there yet.
-    let late = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
-    let mut world = World::at_the_time_of(late, None).await;
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
     let (mesh, before) = world.mesh().await;
     let spec = Spec { mesh_id: MESH.to_owned(), ..Spec::default() };
     assert!(world.api.create_renewal(NAMESPACE, "named-by-a-person", &spec).await.unwrap());
     let policy = Policy { verify_deadline: 1, ..auto() };
+    world.run_until("named-by-a-person", policy.clone(), |renewal| renewal.status.phase == Phase::Restarting).await;
+    // From now on the hosted API's clock is so late that what was made is not valid there yet.
+    clock.set(SystemClock.now().plus(-900));
     let renewal = world.run_until("named-by-a-person", policy, is_finished).await;
     assert_eq!(renewal.status.phase, Phase::RolledBack, "{}", renewal.status.message);
     // Whoever sees the same certificates asks for no second outage; once they have ended there is nothing to lose.
@@ -942,18 +944,74 @@ async fn new_certificates_that_are_refused_are_rolled_back_and_the_former_ones_p
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_refused_before_too_is_no_reason_to_go_back() {
-    let late = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
-    let mut world = World::at_the_time_of(Arc::clone(&late) as Arc<dyn Clock>, None).await;
+    let clock = Arc::new(ManualClock::new(SystemClock.now()));
+    let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
     let name = world.ask().await;
     let policy = Policy { verify_deadline: 1, ..auto() };
     world.run_until(&name, policy.clone(), |renewal| renewal.status.phase == Phase::Restarting).await;
     // To the hosted API neither what was made now nor what was there before is valid yet.
-    late.set(SystemClock.now().plus(-4000 * DAY));
+    clock.set(SystemClock.now().plus(-4000 * DAY));
     let renewal = world.run_until(&name, policy, is_finished).await;
     assert_eq!((renewal.status.phase, renewal.status.reason.as_str()), (Phase::Failed, "Unproven"));
     assert!(renewal.status.message.contains("it was like that before"), "{}", renewal.status.message);
     let (mesh, _) = world.mesh().await;
     assert!(SystemClock.now().seconds_until(mesh.expiration.unwrap()) > 300 * DAY, "the new ones stay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_refused_ends_it_before_the_first_write_whoever_insists() {
+    // The hosted API's clock is so late that what is made now is not valid there yet.
+    let clock = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
+    let name = world.ask().await;
+    let (mesh, before) = world.mesh().await;
+    let tried = |attempt| move |renewal: &Renewal| renewal.status.attempt == attempt && is_finished(renewal);
+    let failed = world.run_until(&name, auto(), tried(1)).await;
+    assert_eq!((failed.status.phase, failed.status.reason.as_str()), (Phase::Failed, "LoginRefused"));
+    let message = &failed.status.message;
+    for words in [
+        "the hosted API refuses the new admin kubeconfig and still takes that of expiring-1-apiserver-admin-kubeconfig",
+        "nothing was touched: login: ",
+        "401 Unauthorized; correct what it takes clients by",
+        "ca.crt of expiring-1-kube-certs",
+        "meshcert renew expiring-1",
+    ] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    let wait = failed.status.next_attempt_at.map(|at| failed.status.phase_since.unwrap().seconds_until(at));
+    assert_eq!(wait, Some(3600), "what the hosted API goes by may change without us");
+    world.insist(&name).await;
+    let failed = world.run_until(&name, auto(), tried(2)).await;
+    assert_eq!(failed.status.reason, "LoginRefused", "{}", failed.status.message);
+    assert!(failed.forced());
+    world.api.write_status(&failed, &Status { failures: 6, ..mk_due(&failed) }).await.unwrap();
+    let failed = world.run_until(&name, auto(), tried(3)).await;
+    assert_eq!(failed.status.next_attempt_at, mesh.expiration, "it was tried often enough, but not for ever");
+    assert_eq!(world.mesh().await.1, before, "not one version of a live Secret is another");
+    assert_eq!(world.generation("statefulsets", &format!("{MESH}-etcd")).await, 1);
+    world.assert_nothing_left_over().await;
+
+    clock.set(SystemClock.now());
+    world.api.write_status(&failed, &mk_due(&failed)).await.unwrap();
+    let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hosted_api_that_takes_the_former_credentials_no_more_keeps_nothing_from_being_renewed() {
+    // Neither are valid yet; the former ones have ended, its own for etcd among them.
+    for days in [-4000, 25] {
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let mut world = World::at_the_time_of(Arc::clone(&clock) as Arc<dyn Clock>, None).await;
+        let name = world.ask().await;
+        let (mesh, _) = world.mesh().await;
+        assert!(SystemClock.now().seconds_until(mesh.expiration.unwrap()) < 25 * DAY);
+        clock.set(SystemClock.now().plus(days * DAY));
+        world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Restarting).await;
+        clock.set(SystemClock.now());
+        let renewal = world.run_until(&name, auto(), is_finished).await;
+        world.assert_renewed(&renewal).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

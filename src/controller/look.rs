@@ -11,11 +11,11 @@ use crate::controller::queue::comes_this_far;
 use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
 use crate::job::SeenJob;
-use crate::material::{Material, MeshSecrets, StoredSecret, assemble, overlay};
+use crate::material::{Material, MeshSecrets, StoredSecret, assemble};
 use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
-use crate::renewal::observed::{Holder, Lease, Observed, Unproven, copy_name};
+use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
 use crate::renewal::step::{Hindrance, convince, grant};
 use crate::renewal::{Digests, FORBIDDEN, Phase, REJECTED, Renewal, Status, StepRecord};
 use crate::rollout::{Members, Serves, Target, Workload};
@@ -89,10 +89,6 @@ impl Actor {
             _ => Members::default(),
         };
         let resolved = tiers.as_deref().unwrap_or_default();
-        let proof = match phase {
-            Phase::Verifying => Some(self.unproven(renewal, &mesh, &secrets, resolved, now).await?),
-            _ => None,
-        };
         // When something is stored counts by the clock by which pods are made.
         let stores = (Phase::Committing..=Phase::Verifying).contains(&phase) && !is_stored;
         let server_clock = if stores || phase == Phase::Preflight { self.api.server().await?.clock } else { None };
@@ -110,7 +106,7 @@ impl Actor {
             }
             obstacles.extend(prove::bar(&self.way, namespace, resolved).await);
         }
-        Ok(Observed {
+        let mut seen = Observed {
             about,
             others_under_way: others(all, renewal).any(|other| other.namespace == *namespace && comes_this_far(other)),
             policy: self.acting.policy.clone(),
@@ -127,8 +123,10 @@ impl Actor {
             lock,
             slots,
             members,
-            proof,
-        })
+            proof: None,
+        };
+        seen.proof = self.proof(&seen, now).await?;
+        Ok(seen)
     }
 
     /// The workloads that the renewal's phase looks at, each tier in its place.
@@ -137,6 +135,10 @@ impl Actor {
         let serves = |target: &&Target| target.serves != Serves::Nothing;
         match renewal.status.phase {
             Phase::Preflight | Phase::AwaitingApproval => Some((all.clone(), Ports::Named)),
+            Phase::Auditing => {
+                let apis = |target: &&Target| target.serves == Serves::KubeApiserver;
+                Some((all.iter().map(|tier| tier.iter().filter(apis).cloned().collect()).collect(), Ports::Named))
+            }
             Phase::Restarting => {
                 let present = renewal.status.tier.as_ref().map_or(0, |tier| tier.index as usize);
                 let mut tiers = vec![Vec::new(); all.len()];
@@ -152,34 +154,6 @@ impl Actor {
             }
             _ => None,
         }
-    }
-
-    /// What is not proven yet. That the new certificates are refused shows where the hosted API still takes the former ones: else something was wrong before, and going
-    /// back would mend nothing.
-    async fn unproven(
-        &self,
-        renewal: &Renewal,
-        mesh: &HostedMesh,
-        secrets: &MeshSecrets,
-        tiers: &[Vec<Workload>],
-        now: UnixTime,
-    ) -> Result<Vec<Unproven>, ApiError> {
-        let namespace = &*mesh.key.namespace;
-        let mut unproven = prove::unproven(&self.way, mesh, secrets, tiers).await;
-        let Status { rolling_back, phase_since, .. } = &renewal.status;
-        let is_overdue = |since: UnixTime| since.seconds_until(now) >= self.acting.policy.verify_deadline;
-        // Before that it only waits, whatever is refused.
-        if *rolling_back || !unproven.iter().any(|one| one.refused) || !phase_since.is_some_and(is_overdue) {
-            return Ok(unproven);
-        }
-        let copies = self.api.copies_of(namespace, &renewal.uid).await?;
-        let former = backups_of(renewal, copies).map(Option::unwrap_or_default);
-        if !prove::is_usable(&self.way, namespace, &overlay(secrets, &former), tiers).await {
-            unproven.iter_mut().for_each(|one| one.refused = false);
-            let message = "so are the former credentials, or nobody answers: it was like that before".to_owned();
-            unproven.push(Unproven { message, refused: false });
-        }
-        Ok(unproven)
     }
 
     async fn secrets(&self, key: &MeshKey) -> Result<MeshSecrets, ApiError> {
@@ -305,7 +279,10 @@ fn refusal(trial: Result<(), ApiError>) -> Result<Option<Obstacle>, ApiError> {
 }
 
 /// What was in force before, from the copies of a renewal: one that can be changed is none.
-fn backups_of(renewal: &Renewal, mut copies: BTreeMap<(String, String), StoredSecret>) -> [Option<Material>; 3] {
+pub(super) fn backups_of(
+    renewal: &Renewal,
+    mut copies: BTreeMap<(String, String), StoredSecret>,
+) -> [Option<Material>; 3] {
     SecretRole::ALL.map(|role| {
         let backup = copies.remove(&(BACKUP.to_owned(), copy_name(renewal, role, 0)))?;
         backup.immutable.then_some(backup.material)

@@ -136,20 +136,42 @@ pub(super) async fn unproven(
     let asked = spots(tiers).into_iter().map(|spot| objection(way, mesh, spot).boxed());
     let shown = abreast(ABREAST, asked.collect()).await;
     let mut unproven: Vec<Unproven> = shown.into_iter().flatten().collect();
-    let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
-    if apis.is_empty() {
-        let message = "no pod of the hosted API is there to be asked".to_owned();
-        unproven.push(Unproven { message, refused: false });
-    }
-    let logins = logins(way, namespace, secrets, &apis).await.into_iter();
-    unproven.extend(logins.filter_map(Result::err).map(|error| unproven_by("login: ", error)));
+    unproven.extend(not_logged_in(way, namespace, secrets, tiers).await);
     unproven
 }
 
-/// Whether a hosted API can be used with the admin kubeconfig of these Secrets.
-pub(super) async fn is_usable(way: &Way, namespace: &str, secrets: &MeshSecrets, tiers: &[Vec<Workload>]) -> bool {
+/// Where the hosted API could not be used with the admin kubeconfig of these Secrets.
+pub(super) async fn not_logged_in(
+    way: &Way,
+    namespace: &str,
+    secrets: &MeshSecrets,
+    tiers: &[Vec<Workload>],
+) -> Vec<Unproven> {
     let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
-    logins(way, namespace, secrets, &apis).await.iter().any(Result::is_ok)
+    if apis.is_empty() {
+        let message = "no pod of the hosted API is there to be asked".to_owned();
+        return vec![Unproven { message, refused: false }];
+    }
+    let logins = logins(way, namespace, secrets, &apis).await.into_iter();
+    logins.filter_map(Result::err).map(|error| unproven_by("login: ", error)).collect()
+}
+
+/// That new credentials are refused shows where the hosted API takes the former ones at the same time: else something was wrong before, and these are no worse.
+pub(super) async fn compared(
+    mut unproven: Vec<Unproven>,
+    way: &Way,
+    namespace: &str,
+    former: &MeshSecrets,
+    tiers: &[Vec<Workload>],
+) -> Vec<Unproven> {
+    let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
+    let refused = unproven.iter().any(|one| one.refused);
+    if refused && !logins(way, namespace, former, &apis).await.iter().any(Result::is_ok) {
+        unproven.iter_mut().for_each(|one| one.refused = false);
+        let message = "so are the former credentials, or nobody answers: it was like that before".to_owned();
+        unproven.push(Unproven { message, refused: false });
+    }
+    unproven
 }
 
 /// Logs in to each hosted API that is there: one that is ending, or has no address yet, is none.

@@ -143,6 +143,11 @@ pub fn step(seen: &Observed, now: UnixTime) -> Next {
     }
 }
 
+/// Whether nothing but a login is left between the staged set and the first write.
+pub fn is_about_to_commit(seen: &Observed, now: UnixTime) -> bool {
+    seen.renewal.status.phase == Phase::Auditing && prepare::unfit(seen, now).is_none()
+}
+
 /// Why the API server did not carry out an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hindrance {

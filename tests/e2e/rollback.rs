@@ -1,4 +1,4 @@
-//! What the server refuses is taken back.
+//! What the server refuses is not stored, or is taken back.
 
 use crate::cluster::{Daemon, figure};
 use crate::harm::nothing_is_left_over;
@@ -6,34 +6,79 @@ use crate::mesh::{Mesh, Shape};
 
 const SECRETS: [(&str, &str); 3] =
     [("kube-certs", "apiserver.crt"), ("etcd-certs", "server.crt"), ("apiserver-admin-kubeconfig", "config")];
+/// Whom the hosted API takes: as long as it starts with this very certificate whoever its CA signed, else the pinned one alone.
+const CHOOSES: &str = r#"
+    clients=/etc/pinned/admin.crt
+    [[ $(</etc/kubernetes/pki/apiserver.crt) != "$(cat /etc/pinned/apiserver.crt)" ]] || clients=/etc/kubernetes/pki/ca.crt
+    cat "$clients" >/etc/clients/ca.crt
+"#;
 
-/// From now on the hosted API takes the admin's certificate of today, and no other, whoever signed it.
-fn pin_the_admin(mesh: &Mesh) {
-    let certificate = mesh.admin_certificate();
-    let pinned = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(pinned.path(), certificate).unwrap();
-    mesh.kubectl(&["create", "configmap", "pinned", &format!("--from-file=admin.crt={}", pinned.path().display())]);
+/// When the hosted API begins to take the admin's certificate of today, and no other, whoever signed it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pinned {
+    /// From now on.
+    Now,
+    /// With the first process that has another certificate of its own.
+    WithTheNext,
+}
+
+fn pin_the_admin(mesh: &Mesh, since: Pinned) {
+    let spared = if since == Pinned::Now { String::new() } else { mesh.stored("kube-certs", "apiserver.crt") };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("admin.crt"), mesh.admin_certificate()).unwrap();
+    std::fs::write(folder.path().join("apiserver.crt"), spared).unwrap();
+    mesh.kubectl(&["create", "configmap", "pinned", &format!("--from-file={}", folder.path().display())]);
     let api = format!("{}-hosted-apiserver", mesh.id);
-    let arguments =
-        mesh.kubectl(&["get", "deployment", &api, "-o", "jsonpath={.spec.template.spec.containers[0].args}"]);
-    let arguments =
-        arguments.replace("--client-ca-file=/etc/kubernetes/pki/ca.crt", "--client-ca-file=/etc/pinned/admin.crt");
-    assert!(arguments.contains("/etc/pinned"), "{arguments}");
-    let patch = format!(
-        r#"{{"spec": {{"template": {{"spec": {{
-            "volumes": [{{"name": "pinned", "configMap": {{"name": "pinned"}}}}],
-            "containers": [{{"name": "kube-apiserver", "args": {arguments}, "volumeMounts": [{{"name": "pinned", "mountPath": "/etc/pinned"}}]}}]
-        }}}}}}}}"#
-    );
-    mesh.kubectl(&["patch", "deployment", &api, "-p", &patch]);
+    let first = |deployment: &str, field: &str| {
+        let path = format!("jsonpath={{.spec.template.spec.containers[0].{field}}}");
+        mesh.kubectl(&["get", "deployment", deployment, "-o", &path])
+    };
+    let arguments = first(&api, "args")
+        .replace("--client-ca-file=/etc/kubernetes/pki/ca.crt", "--client-ca-file=/etc/clients/ca.crt");
+    assert!(arguments.contains("/etc/clients"), "{arguments}");
+    let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap();
+    let mount = |name: &str, path: &str| serde_json::json!({ "name": name, "mountPath": path });
+    let clients = mount("clients", "/etc/clients");
+    // The stand-in for istiod runs where there is a shell.
+    let chooses = serde_json::json!({
+        "name": "chooses", "image": first(&format!("istiod-{}-hosted", mesh.id), "image"), "command": ["bash", "-ec", CHOOSES],
+        "volumeMounts": [clients, mount("pinned", "/etc/pinned"), mount("kube-certs", "/etc/kubernetes/pki")],
+    });
+    let patch = serde_json::json!({ "spec": { "template": { "spec": {
+        "volumes": [{ "name": "pinned", "configMap": { "name": "pinned" } }, { "name": "clients", "emptyDir": {} }],
+        "initContainers": [chooses],
+        "containers": [{ "name": "kube-apiserver", "args": arguments, "volumeMounts": [clients] }],
+    } } } });
+    mesh.kubectl(&["patch", "deployment", &api, "-p", &patch.to_string()]);
     mesh.kubectl(&["rollout", "status", &format!("deployment/{api}"), "--timeout=60s"]);
+}
+
+#[test]
+#[ignore = "needs the cluster of `make e2e`"]
+fn a_login_that_the_server_refuses_ends_it_with_nothing_touched() {
+    let mesh = Mesh::make("refusing-at-once", Shape::EXPIRING);
+    pin_the_admin(&mesh, Pinned::Now);
+    mesh.prove();
+    let versions = || SECRETS.map(|(secret, _)| mesh.version(secret));
+    let (before, rollouts) = (versions(), mesh.rollouts());
+    let start = std::time::Instant::now();
+    let _meshcert = Daemon::start("refusing-at-once", "mode: auto");
+    let renewal = mesh.wait_for("Failed", 120);
+    figure("refused at the login before the first write (s)", &start.elapsed().as_secs().to_string());
+    let message = mesh.status(&renewal, "message");
+    assert_eq!(mesh.status(&renewal, "reason"), "LoginRefused", "{message}");
+    assert!(message.contains("401 Unauthorized") && message.contains("--client-ca-file"), "{message}");
+    assert_eq!(versions(), before, "no live Secret was written");
+    assert_eq!(mesh.rollouts(), rollouts, "nothing was restarted");
+    mesh.prove();
+    nothing_is_left_over(&mesh);
 }
 
 #[test]
 #[ignore = "needs the cluster of `make e2e`"]
 fn new_certificates_that_the_server_refuses_are_taken_back_and_the_former_ones_proven() {
     let mesh = Mesh::make("refusing", Shape::EXPIRING);
-    pin_the_admin(&mesh);
+    pin_the_admin(&mesh, Pinned::WithTheNext);
     mesh.prove();
     let stored = || SECRETS.map(|(secret, key)| mesh.stored(secret, key));
     let before = stored();

@@ -9,6 +9,7 @@ use crate::policy::{Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
+use crate::renewal::step::restart::former_end;
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
@@ -204,29 +205,59 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
 }
 
 pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
-    if let Some(next) = no_longer(seen, now).or_else(|| held(seen, now)) {
+    if let Some(next) = unfit(seen, now) {
         return next;
     }
+    let Some(proof) = &seen.proof else { return Next::Wait(None) };
+    // Who does not answer, or takes the former credentials no more, proves nothing: that may be what this is to heal.
+    let refused: Vec<&str> = proof.iter().filter(|one| one.refused).map(|one| one.message.as_str()).collect();
+    if refused.is_empty() {
+        return go(seen, Phase::Committing, "the new material is good", now);
+    }
+    login_refused(seen, &refused.join("; "), now)
+}
+
+/// The end of an attempt whose credentials the hosted API knows already that it will not take. What it goes by may change without us; once the present ones
+/// have ended there is nothing to lose, and nothing to compare with.
+fn login_refused(seen: &Observed, words: &str, now: UnixTime) -> Next {
+    let [kube, _, admin] = &seen.mesh.secret_names;
+    let message = format!(
+        "the hosted API refuses the new admin kubeconfig and still takes that of {admin}, nothing was touched: {words}; correct what it takes clients by (--client-ca-file has to be ca.crt of {kube}; its node's clock), then: {}",
+        seen.renewal.command("renew")
+    );
+    let Next::Journal(mut status) = fail(seen, "LoginRefused", &message, Retry::Later, now) else {
+        return Next::Wait(None);
+    };
+    status.next_attempt_at = status.next_attempt_at.or(former_end(&status).filter(|end| *end > now));
+    Next::Journal(status)
+}
+
+/// What is against the staged set without asking anybody.
+pub(super) fn unfit(seen: &Observed, now: UnixTime) -> Option<Next> {
+    if let Some(next) = no_longer(seen, now).or_else(|| held(seen, now)) {
+        return Some(next);
+    }
     let (Some(plan), Some(target)) = (&seen.renewal.status.plan, &seen.renewal.status.target) else {
-        return fail(seen, "JournalIncomplete", "the journal lacks the plan or the target", Retry::Later, now);
+        let message = "the journal lacks the plan or the target";
+        return Some(fail(seen, "JournalIncomplete", message, Retry::Later, now));
     };
     let staged = seen.sealed().map(Option::unwrap_or_default);
     if SecretRole::ALL.iter().any(|role| staged[*role as usize].digest() != target.of(*role)) {
-        return staged_changed(seen, now);
+        return Some(staged_changed(seen, now));
     }
     let after = material::overlay(&seen.secrets, &staged);
     let mesh = material::assemble_like(&seen.mesh, &after);
     let mut objections = audit(plan, &seen.secrets, &after, &mesh, now);
     objections.extend(changed_beside(seen));
-    if !objections.is_empty() {
-        let all: Vec<String> = objections.iter().map(|one| format!("{} ({})", one.message, one.reason)).collect();
-        let mut message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
-        if let Some(job) = seen.renewal.status.job.as_ref().filter(|job| !job.said.is_empty()) {
-            message.push_str(&format!("; kubeadm said: {}", job.said));
-        }
-        return fail(seen, "AuditFailed", &message, Retry::Never, now);
+    if objections.is_empty() {
+        return None;
     }
-    go(seen, Phase::Committing, "the new material is good", now)
+    let all: Vec<String> = objections.iter().map(|one| format!("{} ({})", one.message, one.reason)).collect();
+    let mut message = format!("the new material is not good enough, nothing was touched: {}", all.join("; "));
+    if let Some(job) = seen.renewal.status.job.as_ref().filter(|job| !job.said.is_empty()) {
+        message.push_str(&format!("; kubeadm said: {}", job.said));
+    }
+    Some(fail(seen, "AuditFailed", &message, Retry::Never, now))
 }
 
 /// Whether the certificates are still those that this is about, and it may still go on.
