@@ -8,6 +8,7 @@ use crate::demo::admission::{check, complete, immutable, is_name};
 use crate::demo::api::{Api, json_response, no_subresource, raw_response};
 use crate::demo::apply::Applier;
 use crate::demo::call::Call;
+use crate::demo::kinds::{DEFINITIONS, custom};
 use crate::demo::patch;
 use crate::demo::scale;
 use crate::demo::schema::Schema;
@@ -191,6 +192,9 @@ impl Api {
             None if &*key.0 == "batch/jobs" => Dependents::Stay,
             None => Dependents::Go,
         };
+        if *key.0 == *DEFINITIONS {
+            self.delete_defined(&key);
+        }
         let object = self.store.delete(&key, dependents, allowed)?;
         let metadata = &object.value["metadata"];
         // What is gone at once is told of; what is only going, and a pod, is shown.
@@ -201,6 +205,18 @@ impl Api {
         let status =
             json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
         Ok(json_response(StatusCode::OK, &status))
+    }
+}
+
+impl Api {
+    /// The objects of a kind go before its definition does.
+    fn delete_defined(&self, definition: &Key) {
+        let Some(stored) = self.store.get(definition) else { return };
+        let Some(kind) = custom(&stored.value).pop() else { return };
+        for (key, _) in self.store.list(&kind.resource(), None).objects {
+            // Whatever is gone meanwhile is what was wanted.
+            let _ = self.store.delete(&key, Dependents::Go, |_| Ok(()));
+        }
     }
 }
 
