@@ -4,7 +4,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::admission::{check, complete, immutable, is_name};
+use crate::demo::admission::{check, complete, immutable};
 use crate::demo::api::{Api, json_response, no_subresource, raw_response};
 use crate::demo::apply::Applier;
 use crate::demo::call::Call;
@@ -14,6 +14,7 @@ use crate::demo::scale;
 use crate::demo::schema::Schema;
 use crate::demo::status::Failure;
 use crate::demo::store::{Dependents, Key, metadata};
+use crate::name::is_subdomain;
 
 impl Api {
     pub(super) fn create(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
@@ -28,7 +29,7 @@ impl Api {
             fields.insert("name".to_owned(), json!(format!("{prefix}{suffix:05}")));
         }
         let name = fields["name"].as_str().unwrap_or_default().to_owned();
-        if !is_name(&name) {
+        if !is_subdomain(&name) {
             return Err(Failure::invalid(format!(
                 "metadata.name: Invalid value: {name:?}: must be a lowercase RFC 1123 subdomain"
             )));
