@@ -16,9 +16,11 @@ use std::process::{Command, Output};
 
 use axum::routing::get;
 use axum::{Json, Router};
+use meshcert::app::acting::Roles;
 use meshcert::demo::Scenario;
+use meshcert::renewal::{Phase, Spec};
 use serde_json::json;
-use served::{Cluster, eventually};
+use served::{Cluster, Served, eventually};
 use support::daemon::{Demo, Process};
 use support::prometheus::free_address;
 use support::{http, tools};
@@ -283,6 +285,23 @@ fn show_nothing(engine: &str) {
     for needle in &needles {
         assert!(shown.iter().all(|text| !text.contains(needle.as_str())), "{needle} is shown");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_approves_does_not_insist_on_what_came_with_the_creation() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    let spec = Spec { mesh_id: "expiring-1".to_owned(), force: true, ..Spec::default() };
+    assert!(cluster.api.create_renewal("istio-system", "asked", &spec).await.unwrap());
+    let config = cluster.put("config.yaml", &format!("{}policy: {{mode: approve}}\n", cluster.clusters()));
+    let _served = Served::start(config.as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
+    let asked = async || cluster.api.renewal("istio-system", "asked").await.unwrap().unwrap();
+    eventually("it is planned", async || asked().await.status.phase == Phase::AwaitingApproval).await;
+    let mut approve = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+    approve.args(["approve", "expiring-1", "--config", &config]);
+    printed(&tokio::task::spawn_blocking(move || approve.output().unwrap()).await.unwrap());
+    let approved = asked().await;
+    assert!(approved.spec.approval.is_some() && approved.generation > 1 && !approved.forced());
+    eventually("it is renewed", async || asked().await.status.phase == Phase::Succeeded).await;
 }
 
 #[test]
