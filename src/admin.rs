@@ -2,9 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde_json::Value;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::cert::kubeconfig::{document, from_document};
+use crate::cert::parse::BASE64;
 
 /// What the current context of a kubeconfig needs for a login by client certificate.
 pub struct AdminKubeconfig {
@@ -40,71 +42,71 @@ pub enum Unusable {
     Rewrite,
 }
 
-#[derive(Deserialize)]
-struct Document {
-    #[serde(rename = "current-context")]
-    current_context: String,
-    clusters: Vec<Named<Cluster>>,
-    contexts: Vec<Named<Context>>,
-    users: Vec<Named<User>>,
+/// The document that counts, whatever the shape of its parts, wiped afterwards.
+#[derive(PartialEq)]
+struct Document(Value);
+
+impl Document {
+    fn read(text: &str) -> Result<Self, Unusable> {
+        from_document(text).ok().flatten().map(Self).ok_or(Unusable::Invalid)
+    }
+
+    /// The first of a list's elements that has this name and of which this holds, by its body; kubectl accepts one without a name.
+    fn named(&self, list: &str, kind: &str, name: &str, fits: impl Fn(&Value) -> bool) -> Result<&Value, Unusable> {
+        let elements = self.0[list].as_array().into_iter().flatten();
+        let bodies = elements.filter(|element| text(element, "name") == name).map(|element| &element[kind]);
+        bodies.into_iter().find(|body| fits(body)).ok_or(Unusable::Unresolved)
+    }
 }
 
-#[derive(Deserialize)]
-struct Named<T> {
-    name: String,
-    #[serde(alias = "cluster", alias = "context", alias = "user")]
-    body: T,
+impl Drop for Document {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
 }
 
-#[derive(Deserialize)]
-struct Cluster {
-    server: String,
-    #[serde(rename = "tls-server-name")]
-    tls_server_name: Option<String>,
-    #[serde(rename = "certificate-authority-data", default)]
-    ca: String,
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(elements) => elements.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
-#[derive(Deserialize)]
-struct Context {
-    cluster: String,
-    user: String,
-}
-
-#[derive(Deserialize)]
-struct User {
-    #[serde(rename = "client-certificate-data", default)]
-    certificate: String,
-    #[serde(rename = "client-key-data", default)]
-    key: Zeroizing<String>,
+/// A field's text; none is as good as an empty one.
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
 }
 
 impl AdminKubeconfig {
-    /// Reads the current context.
+    /// Reads the current context, as the observing plane does ([`cert::kubeconfig`](crate::cert::kubeconfig)).
     ///
     /// # Errors
     /// It is no kubeconfig, does not resolve, or has no embedded credentials.
     pub fn read(bytes: &[u8]) -> Result<Self, Unusable> {
-        let text = std::str::from_utf8(bytes).map_err(|_| Unusable::Invalid)?;
-        let document: Document = serde_saphyr::from_str(text).map_err(|_| Unusable::Invalid)?;
-        let Document { current_context, clusters, contexts, users } = document;
-        let context =
-            contexts.into_iter().find(|named| named.name == current_context).ok_or(Unusable::Unresolved)?.body;
-        let cluster =
-            clusters.into_iter().find(|named| named.name == context.cluster).ok_or(Unusable::Unresolved)?.body;
-        let user = users.into_iter().find(|named| named.name == context.user).ok_or(Unusable::Unresolved)?.body;
-        if user.certificate.is_empty() || user.key.is_empty() {
+        let whole = std::str::from_utf8(bytes).map_err(|_| Unusable::Invalid)?;
+        let config = Document::read(document(whole).ok_or(Unusable::Invalid)?)?;
+        let current = Some(text(&config.0, "current-context")).filter(|current| !current.is_empty());
+        let leads = |context: &Value| context["cluster"].is_string() && context["user"].is_string();
+        let context = config.named("contexts", "context", current.ok_or(Unusable::Unresolved)?, leads)?;
+        let has_server = |cluster: &Value| !text(cluster, "server").is_empty();
+        let cluster = config.named("clusters", "cluster", text(context, "cluster"), has_server)?;
+        let user_name = text(context, "user");
+        let user = config.named("users", "user", user_name, |_| true)?;
+        let (certificate, key) = (text(user, "client-certificate-data"), text(user, "client-key-data"));
+        if certificate.is_empty() || key.is_empty() {
             return Err(Unusable::NoClientCertificate);
         }
         Ok(Self {
-            server: cluster.server,
-            tls_server_name: cluster.tls_server_name,
-            ca: decode(&cluster.ca)?.to_vec(),
-            certificate: decode(&user.certificate)?.to_vec(),
-            key: decode(&user.key)?,
-            certificate_text: user.certificate,
-            key_text: user.key,
-            user: context.user,
+            server: text(cluster, "server").to_owned(),
+            tls_server_name: cluster["tls-server-name"].as_str().map(str::to_owned),
+            ca: decode(text(cluster, "certificate-authority-data"))?.to_vec(),
+            certificate: decode(certificate)?.to_vec(),
+            key: decode(key)?,
+            certificate_text: certificate.to_owned(),
+            key_text: Zeroizing::new(key.to_owned()),
+            user: user_name.to_owned(),
         })
     }
 
@@ -119,34 +121,37 @@ impl AdminKubeconfig {
         (host, port.parse().unwrap_or(443))
     }
 
-    /// The same document with another client certificate and key, both PEM. `document` is the one that this was read from.
+    /// The same document with another client certificate and key, both PEM. `bytes` are those that this was read from.
     ///
     /// # Errors
     /// Something else of it would change.
-    pub fn with_client(&self, document: &[u8], certificate: &str, key: &str) -> Result<Zeroizing<Vec<u8>>, Unusable> {
-        let text = std::str::from_utf8(document).map_err(|_| Unusable::Invalid)?;
+    pub fn with_client(&self, bytes: &[u8], certificate: &str, key: &str) -> Result<Zeroizing<Vec<u8>>, Unusable> {
+        let whole = std::str::from_utf8(bytes).map_err(|_| Unusable::Invalid)?;
+        let former = document(whole).ok_or(Unusable::Invalid)?;
         let (certificate, key) = (STANDARD.encode(certificate), Zeroizing::new(STANDARD.encode(key)));
-        let mut wanted: Value = serde_saphyr::from_str(text).map_err(|_| Unusable::Invalid)?;
-        let users = wanted["users"].as_array_mut().ok_or(Unusable::Unresolved)?;
-        let user = users.iter_mut().find(|named| named["name"] == *self.user).ok_or(Unusable::Unresolved)?;
-        user["user"]["client-certificate-data"] = certificate.as_str().into();
-        user["user"]["client-key-data"] = key.as_str().into();
+        let mut wanted = Document::read(former)?;
+        let users = wanted.0["users"].as_array_mut().ok_or(Unusable::Unresolved)?;
+        let user = users.iter_mut().find(|user| text(user, "name") == self.user).ok_or(Unusable::Unresolved)?;
+        let user = user["user"].as_object_mut().ok_or(Unusable::Unresolved)?;
+        user.insert("client-certificate-data".to_owned(), certificate.as_str().into());
+        user.insert("client-key-data".to_owned(), key.as_str().into());
         // Comments, order and quoting stay where each text stands in one piece; else the document is written anew.
         let edited =
-            Zeroizing::new(text.replace(&self.certificate_text, &certificate).replace(self.key_text.as_str(), &key));
-        let is_wanted = |text: &str| serde_saphyr::from_str::<Value>(text).is_ok_and(|value| value == wanted);
-        if is_wanted(&edited) {
-            return Ok(Zeroizing::new(edited.as_bytes().to_vec()));
+            Zeroizing::new(former.replace(&self.certificate_text, &certificate).replace(self.key_text.as_str(), &key));
+        if Document::read(&edited).is_ok_and(|edited| edited == wanted) {
+            // What stands around the document that counts stays too.
+            let (before, after) = whole.split_once(former).ok_or(Unusable::Rewrite)?;
+            return Ok(Zeroizing::new([before, &edited, after].concat().into_bytes()));
         }
         // JSON is YAML too.
-        let written = Zeroizing::new(serde_json::to_vec_pretty(&wanted).map_err(|_| Unusable::Rewrite)?);
+        let written = Zeroizing::new(serde_json::to_vec_pretty(&wanted.0).map_err(|_| Unusable::Rewrite)?);
         Ok(written)
     }
 }
 
 fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, Unusable> {
     let compact: Zeroizing<String> = Zeroizing::new(text.chars().filter(|c| !c.is_whitespace()).collect());
-    STANDARD.decode(compact.as_bytes()).map(Zeroizing::new).map_err(|_| Unusable::Invalid)
+    BASE64.decode(compact.as_bytes()).map(Zeroizing::new).map_err(|_| Unusable::Invalid)
 }
 
 #[cfg(test)]
@@ -155,7 +160,9 @@ mod tests {
     use proptest::sample::Index;
 
     use super::*;
-    use crate::testpki::kubeconfig;
+    use crate::cert::Position;
+    use crate::cert::parse::{NamePool, Retain, read_entry};
+    use crate::testpki::{Ca, kubeconfig};
 
     const SERVER: &str = "https://m-hosted-apiserver:6443";
 
@@ -209,6 +216,69 @@ mod tests {
             (text.replace("b2xk", "***"), Unusable::Invalid),
         ] {
             assert_eq!(AdminKubeconfig::read(broken.as_bytes()).err(), Some(why), "{broken}");
+        }
+    }
+
+    /// What the observing plane takes for the server and the client's certificate, or that the latter cannot be used.
+    fn observed(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+        let entry = read_entry(bytes, Retain::Der, &mut NamePool::default());
+        let facts = entry.kubeconfig?;
+        let is_current =
+            |position: &Position| matches!(position, Position::User(name, 0) if facts.user.as_ref() == Some(name));
+        let client = entry.certificates.into_iter().find(|found| is_current(&found.position))?;
+        Some((facts.server?.to_string(), client.certificate.der?.to_vec()))
+    }
+
+    #[test]
+    fn an_odd_kubeconfig_is_read_as_the_observing_plane_reads_it() {
+        let ca = Ca::new("kubernetes", 100);
+        let (client, other) = (ca.leaf("kubernetes-admin", 10, &[]), ca.leaf("other", 10, &[]));
+        let text = kubeconfig(SERVER, &ca.pem, &client);
+        let data = STANDARD.encode(&client);
+        let nameless = text.replace("- name: kubernetes-admin\n", "-\n").replace("user: kubernetes-admin", "user: ''");
+        assert_ne!(nameless, text);
+        let der =
+            |pem: &[u8]| read_entry(pem, Retain::Der, &mut NamePool::default()).certificates[0].certificate.der.clone();
+        for odd in [
+            format!("{text}- user: {{token: x}}\n"),
+            format!("{text}- just text\n- {{name: [a], user: 1}}\n"),
+            format!("{text}- {{name: a, name: b, user: {{token: x, token: y}}}}\n"),
+            format!("{text}- {{name: no, user: ~}}\n"),
+            format!("# a note\n{text}---\nkind: Config\nusers: []\n"),
+            format!("---\n{text}--- [\n"),
+            format!("\u{feff}{text}"),
+            nameless,
+            text.replace("server: ", "server: 'https://former', server: "),
+            text.replace(
+                "client-certificate-data: ",
+                &format!("client-certificate-data: {}, client-certificate-data: ", STANDARD.encode(&other)),
+            ),
+            text.replace(&data, data.trim_end_matches('=')),
+            text.replace("contexts:\n", "contexts:\n- [x]\n- {name: x, context: {user: {}}}\n"),
+            text.replace(
+                "clusters:\n",
+                "clusters:\n- 1.5\n- {name: x, cluster: {server: true}}\n- {name: kubernetes}\n",
+            ),
+        ] {
+            let admin = AdminKubeconfig::read(odd.as_bytes()).unwrap_or_else(|error| panic!("{error}: {odd}"));
+            let read = (admin.server.clone(), der(&admin.certificate).unwrap().to_vec());
+            assert_eq!(Some(&read), observed(odd.as_bytes()).as_ref(), "{odd}");
+            assert_eq!(read, (SERVER.to_owned(), der(client.as_bytes()).unwrap().to_vec()), "{odd}");
+            let changed = admin.with_client(odd.as_bytes(), &other, "key").unwrap();
+            let next = (SERVER.to_owned(), der(other.as_bytes()).unwrap().to_vec());
+            assert_eq!(observed(&changed), Some(next), "{odd}");
+            assert_eq!(AdminKubeconfig::read(&changed).unwrap().key.as_slice(), b"key");
+        }
+        for unusable in [
+            text.replace("current-context: k", "current-context: ''# k"),
+            text.replace("user: kubernetes-admin}", "user: gone}"),
+            text.replace("server: ", "other: "),
+            "--- {}\n".to_owned() + &text,
+        ] {
+            assert!(
+                AdminKubeconfig::read(unusable.as_bytes()).is_err() && observed(unusable.as_bytes()).is_none(),
+                "{unusable}"
+            );
         }
     }
 }

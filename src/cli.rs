@@ -10,7 +10,8 @@ use tracing::Level;
 use crate::app::Sources;
 use crate::app::process::{self, LogForm};
 use crate::command;
-use crate::config::Duration;
+use crate::config::{ALL, Duration};
+use crate::name::{LABEL, is_label};
 
 pub(crate) use shell::program;
 pub use shell::{CompletionsArgs, ManArgs};
@@ -84,8 +85,12 @@ pub struct Connect {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Namespace of hosted meshes, repeatable; `*` for all. Overrides the configuration's.
-    #[arg(long = "namespace", short = 'n', value_name = "NAME")]
+    #[arg(long = "namespace", short = 'n', value_name = "NAME", value_parser = namespace)]
     pub namespaces: Vec<String>,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if text == ALL || is_label(text) { Ok(text.to_owned()) } else { Err(format!("a namespace's name is {LABEL}")) }
 }
 
 /// What is logged, and how; to standard error.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::UserMessageFormatter;
 
 use crate::mesh::Naming;
+use crate::name::{LABEL, is_label, is_subdomain};
 use crate::rollout::Reach;
 use crate::secret::SecretRule;
 
@@ -269,9 +270,12 @@ impl SecretRuleConfig {
     }
 }
 
+/// What stands for all namespaces, alone.
+pub const ALL: &str = "*";
+
 /// The namespaces as the core takes them: `None` for all.
 pub fn namespaces(names: &[String]) -> Option<Vec<String>> {
-    (names != ["*"]).then(|| names.to_vec())
+    (names != [ALL]).then(|| names.to_vec())
 }
 
 const NAME: &str = "1 to 63 letters, digits, '-', '_' or '.', and begin and end with a letter or digit";
@@ -282,11 +286,6 @@ fn is_name(name: &str) -> bool {
     name.len() <= 63 && name.chars().all(inner) && name.starts_with(edge) && name.ends_with(edge)
 }
 
-/// RFC 1123 section 2.1, in lower case as Kubernetes wants it.
-fn is_dns_label(label: &str) -> bool {
-    is_name(label) && label.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'))
-}
-
 fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
     if is_name(name) { Ok(()) } else { Err(invalid(path, format!("{name:?} must be {NAME}"))) }
 }
@@ -294,8 +293,7 @@ fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
 /// What Kubernetes takes as a label (`k8s.io/apimachinery/pkg/util/validation`).
 fn check_label(path: &str, key: &str, value: &str) -> Result<(), ConfigError> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let is_prefix = |prefix: &str| prefix.len() <= 253 && prefix.split('.').all(is_dns_label);
-    if !is_name(name) || !prefix.is_none_or(is_prefix) {
+    if !is_name(name) || !prefix.is_none_or(is_subdomain) {
         return Err(invalid(path, format!("{key:?} is no label: behind a domain and '/', if any, it must be {NAME}")));
     }
     if value.is_empty() || is_name(value) {
@@ -307,9 +305,9 @@ fn check_label(path: &str, key: &str, value: &str) -> Result<(), ConfigError> {
 fn check_namespaces(path: &str, names: &[String]) -> Result<(), ConfigError> {
     let message = if names.is_empty() {
         "name at least one namespace, or [\"*\"] for all"
-    } else if names == ["*"] {
+    } else if names == [ALL] {
         return Ok(());
-    } else if names.iter().any(|name| name == "*") {
+    } else if names.iter().any(|name| name == ALL) {
         "\"*\" means all namespaces and stands alone"
     } else {
         return names.iter().enumerate().try_for_each(|(i, name)| check_namespace(&format!("{path}[{i}]"), name));
@@ -318,12 +316,7 @@ fn check_namespaces(path: &str, names: &[String]) -> Result<(), ConfigError> {
 }
 
 fn check_namespace(path: &str, name: &str) -> Result<(), ConfigError> {
-    if is_dns_label(name) {
-        return Ok(());
-    }
-    let message =
-        "must be a namespace's name: 1 to 63 small letters, digits or '-', and begin and end with a letter or digit";
-    Err(invalid(path, format!("{name:?} {message}")))
+    if is_label(name) { Ok(()) } else { Err(invalid(path, format!("{name:?} must be a namespace's name: {LABEL}"))) }
 }
 
 fn invalid(path: &str, message: String) -> ConfigError {

@@ -111,6 +111,8 @@ fn hindrance(error: &ApiError) -> Option<Hindrance> {
 
 /// More passes than a whole renewal of a mesh with many members takes without waiting.
 const MOST_PASSES: u32 = 200;
+/// Conflicts in a row after which nobody is faster any more: something answers so, whatever is asked.
+const MOST_CONFLICTS: u32 = 5;
 /// Renewals that are looked at at the same time: each has its Secrets in memory meanwhile.
 const ABREAST: usize = 32;
 
@@ -271,16 +273,17 @@ impl Actor {
             return false;
         };
         let key = MeshKey { namespace: namespace.as_str().into(), id: mesh };
+        let mut conflicts = 0;
         for _ in 0..MOST_PASSES {
             if !self.leads() {
                 return false;
             }
             match self.pass(&key, renewal, all).await {
-                Ok(Some(true)) => {}
+                Ok(Some(true)) => conflicts = 0,
                 Ok(Some(false)) => return true,
                 Ok(None) => return false,
                 // Somebody was faster: what is there now decides.
-                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) if error.kind == ErrorKind::Conflict && conflicts + 1 < MOST_CONFLICTS => conflicts += 1,
                 Err(error) => {
                     warn!(namespace, name, %error, "the renewal waits");
                     // A right is not granted within a second.

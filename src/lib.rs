@@ -20,6 +20,7 @@ pub mod job;
 pub mod material;
 pub mod mesh;
 pub mod metrics;
+pub mod name;
 pub mod native;
 pub mod notification;
 pub mod observer;

@@ -114,7 +114,7 @@ pub struct Policy {
     pub renew_before: i64,
     /// With less time left than this, windows and cooldown do not hold a renewal up.
     pub urgent_before: i64,
-    /// Meshes of a cluster that are renewed at the same time.
+    /// Renewals of a namespace that are under way at the same time: each holds a Lease beside its mesh's Secrets.
     pub max_concurrent: u32,
     /// Least time between two renewals of a mesh.
     pub cooldown: i64,
@@ -298,7 +298,7 @@ impl Policy {
                 format!("no maintenance window is open; below {} windows do not count", words(self.urgent_before));
             return Some((Hold::OutsideWindow, message));
         }
-        // One more is let through where the end is near: a wrong breaker must not let a mesh die.
+        // Whatever is near its end is let through, however many: a wrong breaker must not let a mesh die.
         if about.failed_meshes >= self.stop_after_failures && !urgent && !about.forced {
             let message = format!(
                 "the renewals of {} other meshes of this cluster failed within a day; look at them, or wait",

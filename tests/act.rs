@@ -16,9 +16,11 @@ use std::process::{Command, Output};
 
 use axum::routing::get;
 use axum::{Json, Router};
+use meshcert::app::acting::Roles;
 use meshcert::demo::Scenario;
+use meshcert::renewal::{Phase, Spec};
 use serde_json::json;
-use served::{Cluster, eventually};
+use served::{Cluster, Served, eventually};
 use support::daemon::{Demo, Process};
 use support::prometheus::free_address;
 use support::{http, tools};
@@ -218,11 +220,35 @@ fn the_webhook_takes_what_alertmanager_sends_and_nothing_else() {
 #[test]
 fn no_key_and_no_token_is_shown_anywhere() {
     for engine in ["native", "job"] {
-        show_nothing(engine);
+        show_nothing(engine, "auto", "Succeeded", |_| {});
     }
 }
 
-fn show_nothing(engine: &str) {
+#[test]
+fn no_key_is_shown_where_a_job_prints_one_and_fails() {
+    show_nothing("job", "approve", "Failed", |demo| {
+        wait_for(demo, "AwaitingApproval");
+        let key = demo.kubectl(&["get", "secret", "expiring-1-kube-certs", "-o", r"jsonpath={.data.apiserver\.key}"]);
+        let printed_by_job = format!("+ kubectl patch secret x -p {{\"data\":{{\"apiserver.key\":\"{key}\"}}}}");
+        let powerless = json!({ "metadata": { "annotations": { "demo.meshcert.dev/powerless": printed_by_job } } });
+        demo.kubectl(&["patch", "serviceaccount", "mspider-mcpc", "--type=merge", "-p", &powerless.to_string()]);
+        printed(&meshcert(demo, &["approve", "expiring-1"]));
+        wait_for(demo, "Failed");
+        let message = demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[*].status.message}"]);
+        assert!(message.contains("could not write") && message.contains("cannot patch"), "{message}");
+    });
+}
+
+#[test]
+fn no_key_is_shown_on_the_way_back() {
+    show_nothing("native", "auto", "RolledBack", |demo| {
+        wait_for(demo, "Succeeded");
+        printed(&meshcert(demo, &["rollback", "expiring-1"]));
+    });
+}
+
+/// Nor anywhere else, once the renewal of a demo has come to its end by what is done to it.
+fn show_nothing(engine: &str, mode: &str, end: &str, act: impl FnOnce(&Demo)) {
     let folder = tempfile::TempDir::new().unwrap();
     let log = folder.path().join("log");
     let demo = Demo::start_logging(
@@ -230,7 +256,7 @@ fn show_nothing(engine: &str) {
             "--engine",
             engine,
             "--mode",
-            "auto",
+            mode,
             "--scenario",
             "expiring",
             "--meshes",
@@ -248,7 +274,9 @@ fn show_nothing(engine: &str) {
     while demo.kubectl(&["get", "crn", "-o", "name"]).is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    wait_for(&demo, "Succeeded");
+    act(&demo);
+    wait_for(&demo, end);
+    demo.kubectl(&["wait", "crn", "--all", "--for=jsonpath={.status.cleanedUp}=true", "--timeout=120s"]);
     // Every key, old and new: a stretch of its base64 from the middle, as it stands in the Secret and as it stands in the PEM.
     let all = format!("{before} {}", secrets("{.items[*].data}"));
     let field = regex::Regex::new(r#""([^"]+\.key|config)":"([A-Za-z0-9+/=]{80,})""#).unwrap();
@@ -278,11 +306,29 @@ fn show_nothing(engine: &str) {
         assert!(answer.body.contains("expiring-1"), "{path} tells of the mesh");
         shown.push(answer.body);
     }
-    assert!(shown[0].contains("TRACE") && shown[0].contains("Succeeded"), "the log was kept");
-    assert!(shown[0].contains("mode=auto namespaces=istio-system"), "as in the configuration");
+    assert!(shown[0].contains("TRACE") && shown[0].contains(&format!("{end}: ")), "the log was kept");
+    let acts = format!("mode={mode} namespaces=istio-system");
+    assert!(shown[0].contains(&acts), "as in the configuration");
     for needle in &needles {
         assert!(shown.iter().all(|text| !text.contains(needle.as_str())), "{needle} is shown");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_approves_does_not_insist_on_what_came_with_the_creation() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    let spec = Spec { mesh_id: "expiring-1".to_owned(), force: true, ..Spec::default() };
+    assert!(cluster.api.create_renewal("istio-system", "asked", &spec).await.unwrap());
+    let config = cluster.put("config.yaml", &format!("{}policy: {{mode: approve}}\n", cluster.clusters()));
+    let _served = Served::start(config.as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
+    let asked = async || cluster.api.renewal("istio-system", "asked").await.unwrap().unwrap();
+    eventually("it is planned", async || asked().await.status.phase == Phase::AwaitingApproval).await;
+    let mut approve = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+    approve.args(["approve", "expiring-1", "--config", &config]);
+    printed(&tokio::task::spawn_blocking(move || approve.output().unwrap()).await.unwrap());
+    let approved = asked().await;
+    assert!(approved.spec.approval.is_some() && approved.generation > 1 && !approved.forced());
+    eventually("it is renewed", async || asked().await.status.phase == Phase::Succeeded).await;
 }
 
 #[test]

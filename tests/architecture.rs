@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     // Core: pure, time is an argument.
     ("time", &[]),
+    ("name", &[]),
     ("cert", &["time"]),
     ("secret", &["cert", "mesh"]),
     ("mesh", &["cert", "secret", "time"]),
     ("inventory", &["mesh", "secret"]),
     ("digest", &[]),
     ("material", &["cert", "digest", "mesh", "secret"]),
-    ("admin", &[]),
+    ("admin", &["cert"]),
     ("native", &["admin", "cert", "material", "mesh", "plan", "policy", "time"]),
     ("job", &["admin", "cert", "digest", "material", "mesh", "native", "policy", "time"]),
     ("policy", &["cert", "secret", "time"]),
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runbook", &[]),
     // What the core and the shell need from outside.
     ("ports", &["secret", "time"]),
-    ("config", &["cert", "mesh", "policy", "rollout", "secret", "time"]),
+    ("config", &["cert", "mesh", "name", "policy", "rollout", "secret", "time"]),
     // Adapters: know core and ports, never each other.
     ("clock", &["ports", "time"]),
     ("cluster", &["cert", "digest", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
@@ -39,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "tasks", "time"]),
     ("follower", &["cluster", "ports", "renewal", "tasks", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
-    ("requests", &["cluster", "mesh", "notification", "ports", "renewal", "time"]),
+    ("requests", &["cluster", "mesh", "name", "notification", "ports", "renewal", "time"]),
     (
         "controller",
         &[
@@ -55,6 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "inventory",
             "mesh",
             "metrics",
+            "name",
             "notification",
             "plan",
             "policy",
@@ -67,7 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // An embedded Kubernetes with meshes; knows nothing of the daemon.
-    ("demo", &["ports", "time"]),
+    ("demo", &["name", "ports", "time"]),
     // Composition root, then the command line on top.
     (
         "app",
@@ -116,11 +118,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
-    ("cli", &["app", "command", "config", "demo", "policy"]),
+    ("cli", &["app", "command", "config", "demo", "name", "policy"]),
 ];
 
 const CORE: &[&str] = &[
     "time",
+    "name",
     "cert",
     "secret",
     "mesh",

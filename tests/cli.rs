@@ -242,6 +242,23 @@ fn wrong_usage_is_exit_code_two() {
     }
 }
 
+#[test]
+fn a_namespace_that_cannot_be_is_wrong_usage_and_is_named() {
+    for (namespaces, words) in [
+        (&["-n", "Istio_System"][..], "'Istio_System' for '--namespace <NAME>': a namespace's name is 1 to 63 small"),
+        (&["-n", ""], "'' for '--namespace <NAME>'"),
+        (&["--namespace", "a/b"], "'a/b' for"),
+        (&["-n", "a", "-n", "*"], "stands alone"),
+    ] {
+        for command in [&["status"][..], &["serve"], &["renew", "m"], &["uninstall", "check"]] {
+            let output = meshcert().args(command).args(namespaces).args(["--kubeconfig", "/nowhere"]).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?} {namespaces:?}: {said}");
+            assert!(said.contains(words), "{said}");
+        }
+    }
+}
+
 /// A demo whose temporary files are in `folder`, once it has written them.
 fn start_demo(folder: &TempDir) -> Child {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_meshcert"))

@@ -19,12 +19,13 @@ use meshcert::config::Config;
 use meshcert::controller::{self, Acting, Surroundings, Timing};
 use meshcert::crd;
 use meshcert::demo::{self, Options, Scenario};
-use meshcert::material::assemble;
+use meshcert::material::{MeshSecrets, assemble};
 use meshcert::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
 use meshcert::metrics::Metrics;
 use meshcert::metrics::exposition::Exposition;
 use meshcert::metrics::family::Format;
 use meshcert::metrics::renewals::RenewalMetrics;
+use meshcert::native;
 use meshcert::policy::{Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Trigger};
@@ -241,6 +242,28 @@ async fn what_endpoints_serve_is_seen_on_every_way_that_leads_there() {
     world.served("probe_success", &["1"; 6]).await;
     world.tunnel.harm(Harm::CutAfter(200));
     world.served("probe_success", &["0"; 6]).await;
+}
+
+/// As a person does who forgets the restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_renewed_by_hand_is_served_stale_until_its_pods_start_anew() {
+    let mut world = World::new(1).await;
+    let (mesh, mut secrets) = (Arc::clone(&world.meshes[0]), MeshSecrets::default());
+    for (role, name) in SecretRole::ALL.iter().zip(&mesh.secret_names) {
+        secrets[*role as usize] = world.api.secret(NAMESPACE, name).await.unwrap();
+    }
+    for role in SecretRole::ALL {
+        let made = native::renew(&mesh, &secrets, role, &auto(), SystemClock.now(), &mut rand::rng()).unwrap();
+        let live = secrets[role as usize].as_ref().unwrap();
+        world.api.write_entries(NAMESPACE, &live.name, &live.resource_version, &made).await.unwrap();
+    }
+    world.meshes = vec![Arc::new(world.mesh("expiring-1").await)];
+    let _running = world.run(Reach::Direct, Policy::default());
+    world.served("stale", &["1"; 3]).await;
+    world
+        .change_templates(json!({ "metadata": { "annotations": { "kubectl.kubernetes.io/restartedAt": "now" } } }))
+        .await;
+    world.served("stale", &["0"; 3]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,6 +151,25 @@ async fn an_invalid_file_leaves_the_former_configuration_in_force_and_says_so() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_kubeconfig_of_the_environment_is_taken_up_when_it_is_replaced() {
+    let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
+    let kubeconfig = |token: &str| cluster.demo.kubeconfig().replace("user: {}", &format!("user: {{token: {token}}}"));
+    let own = cluster.put("own", &kubeconfig("first"));
+    let config = cluster.put("meshcert.yaml", "clusters: [{name: demo}]\n");
+    let daemon = Daemon::start(Path::new(&config), "json", &[("KUBECONFIG", Path::new(&own))]);
+    let is_up =
+        || get(&daemon.address, "/metrics").body.contains("\nmeshcert_source_up{source=\"demo/istio-system\"} 1\n");
+    eventually("the cluster is read", is_up);
+    cluster.put("own", "clusters: {");
+    daemon.wait_for("the changed configuration is refused, the former stays in force");
+    assert!(is_up());
+    cluster.demo.restrict("first", &[]);
+    cluster.put("own", &kubeconfig("second"));
+    daemon.wait_for("configuration reloaded");
+    eventually("the cluster is read again", is_up);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_labelled_secret_brings_a_cluster_and_takes_it_along() {
     let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
     let config = format!("{}clusterSecrets: {{namespace: clusters}}\n", cluster.clusters());

@@ -18,8 +18,8 @@ use meshcert::plan::Plan;
 use meshcert::policy::{Circumstances, Engine, Mode, Policy};
 use meshcert::ports::Clock;
 use meshcert::renewal::observed::{Holder, Lease, Observed, Unproven};
-use meshcert::renewal::step::{Effect, Next, step};
-use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf, Status, Tier};
+use meshcert::renewal::step::{Effect, Hindrance, Next, prevented, step};
+use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf, Status, StepRecord, Tier};
 use meshcert::rollout::{Health, Kind, Members, Pod, Progress, Serves, Target, Workload};
 use meshcert::time::{DAY, UnixTime};
 use proptest::prelude::*;
@@ -448,6 +448,19 @@ proptest! {
             let may_count = count(&|pod| pod.ready && pod.health != Health::Alone);
             let is_lost = works == 0 && may_count < quorum;
             prop_assert!(others >= quorum.min(etcd.pods.len() - 1) || is_lost, "{} of {etcd:#?}", gone.name);
+        }
+    }
+
+    #[test]
+    fn a_status_fits_into_an_object_however_long_an_answer_is(mut seen in world()) {
+        let phase = seen.renewal.status.phase;
+        seen.renewal.status.steps =
+            vec![StepRecord { name: phase, attempt: 1, started_at: FIXTURE.now, finished_at: None, result: String::new() }];
+        let told = "é".repeat(50_000);
+        for hindrance in [Hindrance::Forbidden, Hindrance::Rejected, Hindrance::Unavailable] {
+            if let Next::Journal(after) | Next::Note(after) = prevented(&seen, hindrance, &told, FIXTURE.now) {
+                prop_assert!(serde_json::to_vec(&after).unwrap().len() < 64 << 10);
+            }
         }
     }
 

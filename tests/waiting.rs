@@ -7,9 +7,10 @@ mod faults;
 #[path = "support/world.rs"]
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use faults::Fault;
+use http::StatusCode;
 use meshcert::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX};
 use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
@@ -286,4 +287,25 @@ async fn a_renewal_that_cannot_be_read_is_left_alone_and_keeps_nobody_else_waiti
     comes_to("Succeeded").await;
     process.abort();
     assert_eq!(version().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_that_lasts_is_no_reason_to_ask_all_the_time() {
+    let mut world = World::new(None).await;
+    // Each sign of life of the leader has it look again.
+    (world.timing.busy, world.timing.lease) = (Duration::from_millis(200), Duration::from_secs(15));
+    world.ask().await;
+    let write = "update certificaterenewals/status";
+    *world.plan.broken.lock().unwrap() = Some((write, StatusCode::CONFLICT));
+    let process = tokio::spawn(world.process("test", auto()));
+    let written = async |count: usize| {
+        while world.plan.asked.lock().unwrap().get(write).is_none_or(|asked| *asked < count) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written(1)).await.unwrap();
+    let first = Instant::now();
+    tokio::time::timeout(PATIENCE, written(30)).await.unwrap();
+    assert!(first.elapsed() >= 3 * world.timing.busy, "{:?}", first.elapsed());
+    process.abort();
 }

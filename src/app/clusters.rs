@@ -176,7 +176,7 @@ pub(super) fn connection(cluster: &ClusterConfig, plane: Plane) -> Result<Connec
             let message = "is missing, and there is no kubeconfig for all roles; name the file of this role".to_owned();
             return Err(ConfigError::Invalid { path, message });
         }
-        (None, false) => Connection::Current { context },
+        (None, false) => Connection::current(context),
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use base64::Engine;
 use memchr::memmem;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::DuplicateKeyPolicy;
 
 use crate::cert::parse::{BASE64, NamePool, Retain, read_bundle};
@@ -56,23 +56,35 @@ struct Named {
     body: Fields,
 }
 
-/// Parses a kubeconfig, YAML or JSON; `None` where the bytes are none. As kubectl does, it takes the first of several documents, and of a field that stands twice the last.
+/// Parses a kubeconfig, YAML or JSON; `None` where the bytes are none.
 pub(super) fn parse(bytes: &[u8]) -> Option<Parsed> {
     // A cheap look first: a certificate bundle is no YAML worth parsing.
     let holds = |word: &str| memmem::find(bytes, word.as_bytes()).is_some();
     if !(holds("current-context") || holds("clusters") && holds("users")) {
         return None;
     }
-    let (_, text) = documents(std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}')).next()?;
-    // A user may be called `no`.
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
-    match serde_saphyr::from_multiple_with_options(text, options).map(|documents| documents.into_iter().next()) {
+    match from_document(document(std::str::from_utf8(bytes).ok()?)?) {
         Ok(Some(Node::Fields(fields))) if FIELDS[..4].iter().any(|field| fields.0.contains_key(field)) => {
             Some(Parsed::Kubeconfig(fields))
         }
         Ok(_) => None,
         Err(_) => Some(Parsed::Invalid),
     }
+}
+
+/// The document of a kubeconfig that counts: as kubectl does, it takes the first of several.
+pub fn document(text: &str) -> Option<&str> {
+    documents(text.trim_start_matches('\u{feff}')).map(|(_, document)| document).next()
+}
+
+/// Reads it; as kubectl does, it takes of a field that stands twice the last. `None` where it holds nothing.
+///
+/// # Errors
+/// It is neither YAML nor JSON.
+pub fn from_document<T: DeserializeOwned>(document: &str) -> Result<Option<T>, serde_saphyr::Error> {
+    // A user may be called `no`.
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
+    Ok(serde_saphyr::from_multiple_with_options(document, options)?.into_iter().next())
 }
 
 /// The documents of a YAML stream that hold anything, each with the number of lines before it; JSON has no line that could divide it.

@@ -57,7 +57,7 @@ impl NamePool {
 }
 
 /// Base64 as people store it: with or without padding.
-pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::config::ALL;
 
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
@@ -27,8 +29,14 @@ pub struct ManArgs {
 impl Cli {
     /// Reads the command line; ends the process where it is wrong, or asks for help. Called as kubectl's plugin, the help says so.
     pub fn read() -> Self {
-        let matches = Self::command().bin_name(program()).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let mut command = Self::command().bin_name(program());
+        let matches = command.get_matches_mut();
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let namespaces = cli.sources().namespaces;
+        if namespaces.len() > 1 && namespaces.iter().any(|name| name == ALL) {
+            command.error(ErrorKind::ArgumentConflict, "--namespace '*' means all namespaces and stands alone").exit();
+        }
+        cli
     }
 }
 

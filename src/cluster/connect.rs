@@ -24,6 +24,8 @@ pub enum Connection {
     Current {
         /// Context, if not the current one.
         context: Option<String>,
+        /// What it holds, as that of a file; `None` where there is none that can be read.
+        content: Option<String>,
     },
     /// A kubeconfig file.
     File {
@@ -44,20 +46,41 @@ pub enum Connection {
 }
 
 impl Connection {
+    /// By way of the current kubeconfig as it is now.
+    pub fn current(context: Option<String>) -> Self {
+        let all: Option<Vec<_>> = current_files().iter().map(|path| content(path)).collect();
+        let content = all.filter(|all| !all.is_empty()).map(|all| digest::sha256(all.into_iter().flatten()));
+        Self::Current { context, content }
+    }
+
     /// By way of a kubeconfig file as it is now.
     pub fn file(path: PathBuf, context: Option<String>) -> Self {
         let content = content(&path).map(digest::sha256);
         Self::File { path, context, content }
     }
 
-    /// Whether this is what became of a kubeconfig file that could be read.
+    /// Whether this is what became of a kubeconfig that could be read.
     pub fn replaces(&self, former: &Self) -> bool {
         match (former, self) {
             (Self::File { path: known, content: Some(_), .. }, Self::File { path, .. }) => {
                 known == path && former != self
             }
+            (Self::Current { context: known, content: Some(_) }, Self::Current { context, .. }) => {
+                known == context && former != self
+            }
             _ => false,
         }
+    }
+}
+
+/// The files of the current kubeconfig, where the client looks for them.
+fn current_files() -> Vec<PathBuf> {
+    let named: Vec<_> = std::env::var_os("KUBECONFIG").iter().flat_map(std::env::split_paths).collect();
+    let named: Vec<_> = named.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+    if named.is_empty() {
+        std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect()
+    } else {
+        named
     }
 }
 
@@ -104,15 +127,13 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
     let mut config = match connection {
         Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
-        // Not `Config::infer`, which does the same and logs the parser's words.
-        Connection::Current { context: None } => match Config::from_kubeconfig(&options(&None)).await {
+        Connection::Current { context, content } => match Config::from_kubeconfig(&options(context)).await {
             Ok(config) => config,
-            Err(error) => Config::incluster()
+            // Not `Config::infer`, which logs the parser's words, and takes other credentials where a kubeconfig is half written.
+            Err(error) if context.is_none() && content.is_none() => Config::incluster()
                 .map_err(|inside| unusable(&format!("{}; nor {:?}: {inside}", chain(&error), Connection::InCluster)))?,
+            Err(error) => return Err(unusable(&chain(&error))),
         },
-        Connection::Current { context } => {
-            Config::from_kubeconfig(&options(context)).await.map_err(|error| unusable(&chain(&error)))?
-        }
         Connection::File { path, context, .. } => {
             let file = Kubeconfig::read_from(path).map_err(|error| unusable(&chain(&error)))?;
             Config::from_custom_kubeconfig(file, &options(context)).await.map_err(|error| unusable(&chain(&error)))?
@@ -133,7 +154,7 @@ pub fn is_inside(connection: &Connection) -> bool {
     match connection {
         Connection::InCluster => true,
         // Without a kubeconfig it is the pod's service account that is used.
-        Connection::Current { context: None } => Kubeconfig::read().is_err(),
+        Connection::Current { context: None, content: None } => true,
         Connection::Current { .. } | Connection::File { .. } | Connection::Document { .. } => false,
     }
 }

@@ -135,10 +135,11 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
         })?;
         let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
         say(&show(plan))?;
-        // On the version that was shown: another plan needs another consent.
+        // On the version that was shown: another plan needs another consent. What came with the creation would count from now on, and nobody meant that.
+        let (force, rollback) = (renewal.forced(), renewal.wants_back());
         let patch = json!({
             "metadata": { "resourceVersion": renewal.resource_version },
-            "spec": { "approval": { "planDigest": plan.digest } },
+            "spec": { "approval": { "planDigest": plan.digest }, "force": force, "rollback": rollback },
         });
         found.api.change_renewal(&renewal.namespace, &renewal.name, &patch).await?;
         writeln!(io::stdout(), "\n{} approved", renewal.name)?;

@@ -66,14 +66,6 @@ pub(super) fn immutable(kind: &Kind, current: &Value, next: &Value) -> Result<()
     Ok(())
 }
 
-/// Whether it is an RFC 1123 subdomain.
-pub(super) fn is_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    let bytes = name.as_bytes();
-    bytes.len() <= 253 && bytes.iter().all(|byte| inner(*byte)) && edge(bytes.first()) && edge(bytes.last())
-}
-
 fn no_new_finalizers(current: &Value, next: &Value) -> Result<(), Failure> {
     let finalizers = |value: &Value| value["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
     let (known, wanted) = (finalizers(current), finalizers(next));

@@ -21,7 +21,7 @@ impl Api {
     }
 
     fn custom_kinds(&self) -> Vec<Kind> {
-        let definitions = self.store.list("apiextensions.k8s.io/customresourcedefinitions", None);
+        let definitions = self.store.list(kinds::DEFINITIONS, None);
         definitions.objects.iter().flat_map(|(_, object)| kinds::custom(&object.value)).collect()
     }
 

@@ -20,6 +20,9 @@ pub(super) struct Kind {
     pub(super) columns: Vec<(String, String, String, i64)>,
 }
 
+/// The resource by which others are defined.
+pub(super) const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
 /// Group, plural, kind, short name, namespaced, status.
 const RESOURCES: [(&str, &str, &str, &str, bool, bool); 15] = [
     ("", "namespaces", "Namespace", "ns", false, true),

@@ -18,7 +18,7 @@ use crate::demo::pki::{Ca, Validity, kubeconfig, params};
 use crate::demo::store::Store;
 use crate::time::{DAY, UnixTime};
 
-/// Annotation of a ServiceAccount that may not write Secrets.
+/// Annotation of a ServiceAccount that may not write Secrets; its value is what the script prints before it says so.
 const POWERLESS: &str = "demo.meshcert.dev/powerless";
 /// An image whose name contains this has the kubeadm of that time, which kept the admin's organization; all others have a newer one.
 const OLD: &str = "v1.28";
@@ -136,11 +136,11 @@ impl Script<'_> {
         let account = self.pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
         let namespace = self.namespace();
         let known = self.store.get(&("/serviceaccounts".into(), Arc::clone(&namespace), account.into()));
-        match known.is_some_and(|known| known.value["metadata"]["annotations"][POWERLESS] == "true") {
-            true => Err(Failure::MayNotWrite(format!(
-                "Error from server (Forbidden): secrets {secret:?} is forbidden: User \"system:serviceaccount:{namespace}:{account}\" cannot patch resource \"secrets\""
+        match known.as_ref().and_then(|known| known.value["metadata"]["annotations"][POWERLESS].as_str()) {
+            Some(printed) => Err(Failure::MayNotWrite(format!(
+                "{printed}\nError from server (Forbidden): secrets {secret:?} is forbidden: User \"system:serviceaccount:{namespace}:{account}\" cannot patch resource \"secrets\""
             ))),
-            false => Ok(()),
+            None => Ok(()),
         }
     }
 

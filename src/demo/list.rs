@@ -16,7 +16,7 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::demo::api::{Api, json_response, raw_response};
 use crate::demo::call::{Call, Form};
-use crate::demo::kinds::Kind;
+use crate::demo::kinds::{DEFINITIONS, Kind};
 use crate::demo::selector::{Selector, field};
 use crate::demo::status::Failure;
 use crate::demo::store::{Change, Dependents, Key, Object, Store};
@@ -205,13 +205,17 @@ impl Watcher {
             Some(version) => version,
             None => self.send_initial().await?,
         };
+        // What has been deleted and made again since is another kind: this one's versions are none of its own.
+        let changes = self.store.since(version).map(|(changes, _)| changes).unwrap_or_default();
+        if changes.iter().any(|change| self.is_kinds_end(change)) {
+            return self.send_gone().await;
+        }
         let mut versions = self.versions.clone();
         let mut bookmarks = interval(BOOKMARK_INTERVAL);
         bookmarks.reset();
         loop {
             let Some((changes, now)) = self.store.since(version) else {
-                let line = json!({ "type": "ERROR", "object": Failure::gone().body() });
-                return self.send(line).await;
+                return self.send_gone().await;
             };
             for change in changes {
                 if let Some(event) = self.event(&change) {
@@ -244,7 +248,7 @@ impl Watcher {
     fn is_kinds_end(&self, change: &Change) -> bool {
         let (resource, _, name) = &change.key;
         change.after.is_none()
-            && **resource == *"apiextensions.k8s.io/customresourcedefinitions"
+            && **resource == *DEFINITIONS
             && **name == *format!("{}.{}", self.kind.plural, self.kind.group)
     }
 
@@ -285,6 +289,10 @@ impl Watcher {
             json!({ "resourceVersion": version.to_string(), "annotations": annotations, "creationTimestamp": null });
         let object = json!({ "kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata });
         self.send(json!({ "type": "BOOKMARK", "object": object })).await
+    }
+
+    async fn send_gone(&self) -> Option<()> {
+        self.send(json!({ "type": "ERROR", "object": Failure::gone().body() })).await
     }
 
     async fn send(&self, line: Value) -> Option<()> {

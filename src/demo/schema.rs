@@ -7,7 +7,7 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use crate::demo::api::Api;
-use crate::demo::kinds::Kind;
+use crate::demo::kinds::{DEFINITIONS, Kind};
 use crate::demo::status::Failure;
 
 /// The definition that a schema was read from, and what came of it.
@@ -28,7 +28,7 @@ impl Api {
     /// The schema of a custom resource; made ready once, for every write asks for it.
     pub(super) fn schema(&self, kind: &Kind) -> Option<Arc<Schema>> {
         let name = format!("{}.{}", kind.plural, kind.group);
-        let key = ("apiextensions.k8s.io/customresourcedefinitions".into(), "".into(), name.as_str().into());
+        let key = (DEFINITIONS.into(), "".into(), name.as_str().into());
         let definition = self.store.get(&key)?.value;
         let mut known = self.schemas.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (name, kind.version.clone());

@@ -4,15 +4,17 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::admission::{check, complete, immutable, is_name};
+use crate::demo::admission::{check, complete, immutable};
 use crate::demo::api::{Api, json_response, no_subresource, raw_response};
 use crate::demo::apply::Applier;
 use crate::demo::call::Call;
+use crate::demo::kinds::{DEFINITIONS, custom};
 use crate::demo::patch;
 use crate::demo::scale;
 use crate::demo::schema::Schema;
 use crate::demo::status::Failure;
 use crate::demo::store::{Dependents, Key, metadata};
+use crate::name::is_subdomain;
 
 impl Api {
     pub(super) fn create(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
@@ -27,7 +29,7 @@ impl Api {
             fields.insert("name".to_owned(), json!(format!("{prefix}{suffix:05}")));
         }
         let name = fields["name"].as_str().unwrap_or_default().to_owned();
-        if !is_name(&name) {
+        if !is_subdomain(&name) {
             return Err(Failure::invalid(format!(
                 "metadata.name: Invalid value: {name:?}: must be a lowercase RFC 1123 subdomain"
             )));
@@ -191,6 +193,9 @@ impl Api {
             None if &*key.0 == "batch/jobs" => Dependents::Stay,
             None => Dependents::Go,
         };
+        if *key.0 == *DEFINITIONS {
+            self.delete_defined(&key);
+        }
         let object = self.store.delete(&key, dependents, allowed)?;
         let metadata = &object.value["metadata"];
         // What is gone at once is told of; what is only going, and a pod, is shown.
@@ -201,6 +206,18 @@ impl Api {
         let status =
             json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
         Ok(json_response(StatusCode::OK, &status))
+    }
+}
+
+impl Api {
+    /// The objects of a kind go before its definition does.
+    fn delete_defined(&self, definition: &Key) {
+        let Some(stored) = self.store.get(definition) else { return };
+        let Some(kind) = custom(&stored.value).pop() else { return };
+        for (key, _) in self.store.list(&kind.resource(), None).objects {
+            // Whatever is gone meanwhile is what was wanted.
+            let _ = self.store.delete(&key, Dependents::Go, |_| Ok(()));
+        }
     }
 }
 

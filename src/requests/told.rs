@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::mesh::MeshId;
+use crate::name::{is_label, is_subdomain};
 use crate::ports::{Clock, SourceError, SourceErrorReason};
 use crate::time::UnixTime;
 
@@ -291,23 +292,12 @@ fn understand(bytes: &[u8]) -> Result<Told, String> {
     let mut meshes: BTreeMap<String, Vec<Arc<BriefMesh>>> = BTreeMap::new();
     for mesh in brief.meshes {
         let id: Result<MeshId, _> = mesh.id.parse();
-        if id.is_err() || !is_name(&mesh.namespace, 63) || !is_name(&mesh.renewal_name, 240) {
+        if id.is_err() || !is_label(&mesh.namespace) || !is_subdomain(&mesh.renewal_name) {
             return Err("the answer is not understood: it holds names that no Kubernetes object has".to_owned());
         }
         meshes.entry(mesh.cluster.clone()).or_default().push(Arc::new(mesh));
     }
     Ok(Told { complete: brief.complete, meshes })
-}
-
-/// Lower-case letters, digits and hyphens, beginning and ending with no hyphen.
-fn is_name(text: &str, longest: usize) -> bool {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let edge = |byte: Option<&u8>| byte.copied().is_some_and(letter);
-    let bytes = text.as_bytes();
-    bytes.len() <= longest
-        && bytes.iter().all(|byte| letter(*byte) || *byte == b'-')
-        && edge(bytes.first())
-        && edge(bytes.last())
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceError> {

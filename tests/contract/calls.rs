@@ -332,24 +332,33 @@ async fn directives(server: &Server, notes: &mut Notes) {
     pick(notes, "a map below that is deleted", &strategic(gone).await, &["/spec/template/metadata/annotations"]);
 }
 
-async fn renewals(server: &Server, notes: &mut Notes) {
+fn mk_definition() -> Value {
     let definition = std::process::Command::new(env!("CARGO_BIN_EXE_meshcert")).arg("crd").output().unwrap().stdout;
-    let definition: Value = serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap();
-    // The embedded API knows it already.
-    assert!([201, 409].contains(&server.post(DEFINITIONS, &definition).await.0));
-    let one = json!({
-        "apiVersion": "meshcert.dev/v1alpha1", "kind": "CertificateRenewal", "metadata": { "name": "r" }, "spec": { "meshId": "m" },
-    });
+    serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap()
+}
+
+fn mk_renewal() -> Value {
+    json!({ "apiVersion": "meshcert.dev/v1alpha1", "kind": "CertificateRenewal", "metadata": { "name": "r" }, "spec": { "meshId": "m" } })
+}
+
+/// Creates an object as soon as that can be: a kind is served, and gone, a while after its definition.
+async fn created(server: &Server, path: &str, object: &Value) -> Answer {
     let start = std::time::Instant::now();
-    let created = loop {
-        let answer = server.post(RENEWALS, &one).await;
+    loop {
+        let answer = server.post(path, object).await;
         if answer.0 == 201 {
-            break answer;
+            return answer;
         }
-        assert!(start.elapsed().as_secs() < 30, "the kind is not served: {answer:?}");
+        assert!(start.elapsed().as_secs() < 30, "{path}: {answer:?}");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    };
-    note(notes, "a renewal", &created);
+    }
+}
+
+async fn renewals(server: &Server, notes: &mut Notes) {
+    // The embedded API knows it already.
+    assert!([201, 409].contains(&server.post(DEFINITIONS, &mk_definition()).await.0));
+    let one = mk_renewal();
+    note(notes, "a renewal", &created(server, RENEWALS, &one).await);
     pick(notes, "the list's items", &server.get(RENEWALS).await, &["/kind", "/items/0/kind", "/items/0/apiVersion"]);
     let at = format!("{RENEWALS}/r");
     let with_status = json!({ "metadata": { "annotations": { "a": "b" } }, "status": { "phase": "Failed" } });
@@ -422,9 +431,10 @@ async fn mistakes(server: &Server, notes: &mut Notes) {
 }
 
 async fn the_end_of_a_kind(server: &Server, notes: &mut Notes) {
+    created(server, RENEWALS, &mk_renewal()).await;
     let list = server.get(RENEWALS).await;
-    let watch = format!("{RENEWALS}?watch=true&timeoutSeconds=120&resourceVersion={}", version(&list));
-    let watch = server.open(&watch).await;
+    let path = format!("{RENEWALS}?watch=true&timeoutSeconds=120&resourceVersion={}", version(&list));
+    let watch = server.open(&path).await;
     let definition = format!("{DEFINITIONS}/certificaterenewals.meshcert.dev");
     assert_eq!(server.delete(&definition, &json!({})).await.0, 200);
     let events = Server::read(watch, usize::MAX).await;
@@ -435,4 +445,9 @@ async fn the_end_of_a_kind(server: &Server, notes: &mut Notes) {
         json!([all_deleted, events.len() == count]),
     ));
     notes.push(("a kind that is gone".to_owned(), json!(server.get(RENEWALS).await.0)));
+    created(server, DEFINITIONS, &mk_definition()).await;
+    created(server, RENEWALS, &mk_renewal()).await;
+    notes.push(("of a kind that is made anew, what is new".to_owned(), names(&server.get(RENEWALS).await)));
+    let events = server.events(&path, 1).await;
+    notes.push(("and a watch from before".to_owned(), json!([events[0]["type"], events[0]["object"]["code"]])));
 }

@@ -12,8 +12,9 @@ const MOST_RECORDS: usize = 60;
 const FIRST_RETRY: i64 = 3600;
 /// Tries beside the first.
 const MOST_RETRIES: u32 = 6;
-/// Of a message; a status has to fit into an object.
+/// Characters of a message, and of each entry's result: a status has to fit into an object.
 const LONGEST_MESSAGE: usize = 4096;
+const LONGEST_RESULT: usize = 1024;
 
 /// Whether trying again can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +30,9 @@ pub(super) enum Retry {
 /// Enters a phase.
 pub(super) fn enter(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Status {
     let mut status = seen.renewal.status.clone();
-    let left = message.to_owned();
     if let Some(open) = status.steps.last_mut().filter(|record| record.finished_at.is_none()) {
         open.finished_at = Some(now);
-        open.result.clone_from(&left);
+        open.result = cut(message, LONGEST_RESULT);
     }
     status.attempt = status.attempt.max(1);
     if !phase.is_terminal() {
@@ -51,10 +51,14 @@ pub(super) fn enter(seen: &Observed, phase: Phase, message: &str, now: UnixTime)
     status.phase_since = Some(now);
     status.observed_generation = seen.renewal.generation;
     status.reason = phase.as_str().to_owned();
-    status.message = message.chars().take(LONGEST_MESSAGE).collect();
+    status.message = cut(message, LONGEST_MESSAGE);
     status.next_attempt_at = None;
     status.cleaned_up = false;
     status
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    text.chars().take(longest).collect()
 }
 
 /// Counts another attempt, which the phase just entered belongs to.
@@ -73,7 +77,7 @@ pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) ->
 /// Stays in the phase and says why; written once.
 pub(super) fn note(renewal: &Renewal, reason: &str, message: &str) -> Next {
     let mut status = renewal.status.clone();
-    let message: String = message.chars().take(LONGEST_MESSAGE).collect();
+    let message = cut(message, LONGEST_MESSAGE);
     let is_seen = status.observed_generation == renewal.generation;
     if status.reason == reason && status.message == message && is_seen {
         return Next::Wait(None);

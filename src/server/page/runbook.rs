@@ -9,6 +9,7 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 use serde::Deserialize;
 
 use crate::mesh::MeshId;
+use crate::name::is_subdomain;
 use crate::runbook::{filled, with_renewal};
 use crate::server::page::fleet::Segment;
 use crate::server::page::{Escaped, document, html_response};
@@ -89,7 +90,7 @@ fn render(out: &mut String, text: &str, about: &About) {
         if let Some(namespace) = namespace {
             query = format!("{query}&namespace={namespace}");
         }
-        if is_name(&about.renewal) {
+        if is_subdomain(&about.renewal) {
             text = with_renewal(&text, &about.renewal);
             query = format!("{query}&renewal={}", about.renewal);
         }
@@ -108,14 +109,6 @@ fn render(out: &mut String, text: &str, about: &About) {
         other => other,
     });
     html::push_html(out, linked);
-}
-
-/// Whether it is the name of an object (RFC 1123, a subdomain), which no shell takes for anything else.
-fn is_name(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| inner(*byte) && *byte != b'-' && *byte != b'.');
-    let bytes = text.as_bytes();
-    edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|byte| inner(*byte))
 }
 
 /// Where a link leads: another runbook is served too, about the same mesh; of the other documents only the published ones are to be had.

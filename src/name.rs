@@ -1,0 +1,55 @@
+//! Names as Kubernetes takes them (RFC 1123, in small letters).
+
+/// What a label is, in words.
+pub const LABEL: &str = "1 to 63 small letters, digits or '-', and begin and end with a letter or digit";
+
+/// Whether it can be the name of a namespace.
+pub fn is_label(text: &str) -> bool {
+    text.len() <= 63 && is_part(text)
+}
+
+/// Whether it can be the name of most other objects: no shell and no path takes it for anything else.
+pub fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+fn is_part(text: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let edge = |byte: Option<&u8>| byte.copied().is_some_and(letter);
+    let bytes = text.as_bytes();
+    edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|byte| letter(*byte) || *byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_kubernetes_takes() {
+        let long = |length| "a".repeat(length);
+        for (text, label, subdomain) in [
+            ("a", true, true),
+            ("0-a", true, true),
+            ("istio-system", true, true),
+            (&long(63), true, true),
+            (&long(64), false, true),
+            ("m-1.a", false, true),
+            (&long(253), false, true),
+            (&long(254), false, false),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("a.-b", false, false),
+            (".a", false, false),
+            ("Istio", false, false),
+            ("a_b", false, false),
+            ("é", false, false),
+            ("a/b", false, false),
+            ("a\n", false, false),
+            ("*", false, false),
+        ] {
+            assert_eq!((is_label(text), is_subdomain(text)), (label, subdomain), "{text:?}");
+        }
+    }
+}
