@@ -270,7 +270,7 @@ fn axe_finds_nothing_and_nothing_is_wider_than_the_screen() {
             let file = folder.join(format!("{name}-{width}-{scheme}.png"));
             browser.screenshot(&file);
             let picture = std::fs::read(&file).unwrap();
-            assert!(picture.starts_with(b"\x89PNG") && picture[16..20] == (width as u32).to_be_bytes(), "{path}");
+            assert!(picture.starts_with(b"\x89PNG") && picture[16..20] == u32::to_be_bytes(width), "{path}");
         }
     }
 }
