@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test may")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf
 use meshcert::rollout::{Health, Kind, Members, Pod, Progress, Serves, Target, Workload};
 use meshcert::time::{DAY, UnixTime};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 const NAMESPACE: &str = "istio-system";
 const MESH: &str = "expiring-1";
@@ -175,8 +177,8 @@ fn seen_job() -> impl Strategy<Value = SeenJob> {
         .prop_map(|(job, pod)| SeenJob { job, pods: pod.into_iter().collect() })
 }
 
-fn status() -> impl Strategy<Value = Status> {
-    let phase = prop::sample::select(Phase::ALL.to_vec());
+fn status(phases: &[Phase]) -> impl Strategy<Value = Status> + use<> {
+    let phase = prop::sample::select(phases.to_vec());
     let target = prop::option::weighted(0.8, content());
     let intents = prop::collection::vec(
         (0_usize..3, 1_u32..9, often("7", "6")).prop_map(|(role, times, version)| Intent {
@@ -318,6 +320,11 @@ fn copy(content: Option<(Content, bool)>, role: SecretRole) -> Option<StoredSecr
 
 /// Any world, likely or not.
 fn world() -> impl Strategy<Value = Observed> {
+    world_in(&Phase::ALL)
+}
+
+/// Any in which the renewal is in one of these phases.
+fn world_in(phases: &[Phase]) -> impl Strategy<Value = Observed> + use<> {
     let staged = prop::option::weighted(0.8, (content(), often(true, false)));
     let backups = prop::option::weighted(0.8, often(Content::Before, Content::Foreign));
     let places = (
@@ -327,16 +334,18 @@ fn world() -> impl Strategy<Value = Observed> {
     );
     let engine = prop_oneof![Just(Engine::Native), Just(Engine::Job)];
     let renewal = (
-        status(),
+        status(phases),
         any::<bool>(),
         often(false, true),
         often(false, true),
         often(false, true),
         often(1_i64, 2),
         prop::option::of(engine),
+        often("", "another"),
     );
     let leases = (holder(), holder());
-    let circumstances = (often(false, true), any::<bool>(), often(20_i64, 400), any::<bool>());
+    let circumstances =
+        (often(false, true), any::<bool>(), often(20_i64, 400), any::<bool>(), often(Mode::Auto, Mode::Approve));
     let members =
         prop_oneof![Just(Members::Healthy), Just(Members::Unhealthy), Just(Members::Lost), Just(Members::Unknown)];
     let proof = prop::option::of(prop::option::of(any::<bool>()));
@@ -346,12 +355,14 @@ fn world() -> impl Strategy<Value = Observed> {
         seen_job(),
         any::<bool>(),
         members,
+        any::<bool>(),
     );
     (places, renewal, leases, circumstances, around).prop_map(|(places, renewal, leases, circumstances, around)| {
         let (live, staged, backups) = places;
-        let (mut status, finalizer, deleting, rollback, force, generation, engine) = renewal;
-        let (paused, same_leaves, days, ends_soon) = circumstances;
-        let (tiers, proof, job, others_under_way, members) = around;
+        let (mut status, finalizer, deleting, rollback, force, generation, engine, request_name) = renewal;
+        let (paused, same_leaves, days, ends_soon, mode) = circumstances;
+        let (tiers, proof, job, others_under_way, members, has_copies) = around;
+        request_name.clone_into(&mut status.request_name);
         status.plan = engine.map(plan);
         if let Some(leaf) = status.plan.as_mut().and_then(|plan| plan.leaves.first_mut()).filter(|_| ends_soon) {
             leaf.ends_at = FIXTURE.now.plus(DAY - 1);
@@ -390,7 +401,7 @@ fn world() -> impl Strategy<Value = Observed> {
                 forced: force,
                 ..Circumstances::default()
             },
-            policy: policy_of(engine.unwrap_or_default()),
+            policy: Policy { mode, ..policy_of(engine.unwrap_or_default()) },
             mesh,
             secrets,
             tiers: Ok(tiers),
@@ -399,7 +410,7 @@ fn world() -> impl Strategy<Value = Observed> {
             backups: SecretRole::ALL.map(|role| backups[role as usize].map(|content| content.of(role))),
             staged: SecretRole::ALL.map(|role| copy(staged[role as usize], role)),
             job,
-            staged_names: vec!["copy-kube-certs".to_owned()],
+            staged_names: has_copies.then(|| "copy-kube-certs".to_owned()).into_iter().collect(),
             lock: lease("lock", leases.0),
             slots: vec![lease("slot", leases.1)],
             others_under_way,
@@ -479,7 +490,9 @@ proptest! {
             Next::Wait(_) => {}
         }
         let settled = status.phase.is_terminal() && status.cleaned_up && status.next_attempt_at.is_none_or(|at| at > FIXTURE.now)
-            && seen.renewal.generation == status.observed_generation && !seen.renewal.wants_back();
+            && seen.renewal.generation == status.observed_generation && !seen.renewal.wants_back()
+            // Other certificates than those that were asked for are looked at again.
+            && status.request_name.is_empty();
         if settled {
             prop_assert!(matches!(step(&seen, FIXTURE.now), Next::Wait(_)), "what has ended rests");
         }
@@ -562,10 +575,55 @@ fn allowed(seen: &Observed, effect: &Effect) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The arrows of the diagram in docs/RENEWAL.md.
+fn drawn() -> &'static BTreeSet<(Phase, Phase)> {
+    static DRAWN: LazyLock<BTreeSet<(Phase, Phase)>> = LazyLock::new(|| {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/RENEWAL.md")).unwrap();
+        let diagram = page.split("```").find(|part| part.starts_with("mermaid")).unwrap();
+        let phase = |name: &str| Phase::ALL.into_iter().find(|phase| phase.as_str() == name.trim());
+        let arrows = diagram.lines().filter_map(|line| line.split(':').next()?.split_once(" --> "));
+        arrows.filter_map(|(from, to)| Some((phase(from)?, phase(to)?))).collect()
+    });
+    &DRAWN
+}
+
+/// What the sentence below the diagram says instead.
+fn is_said(from: Phase, to: Phase) -> bool {
+    match to {
+        Phase::Pending | Phase::Preflight => (Phase::BackingUp..=Phase::Committing).contains(&from),
+        Phase::Failed => (Phase::BackingUp..=Phase::Verifying).contains(&from),
+        Phase::Superseded => !from.is_terminal(),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_arrow_of_the_diagram_is_gone_somewhere() {
+    let mut runner = TestRunner::deterministic();
+    for from in Phase::ALL {
+        let mut wanted: Vec<Phase> = drawn().iter().filter(|arrow| arrow.0 == from).map(|arrow| arrow.1).collect();
+        let worlds = world_in(&[from]);
+        for _ in 0..20_000 {
+            if wanted.is_empty() {
+                break;
+            }
+            let seen = worlds.new_tree(&mut runner).unwrap().current();
+            if let Next::Journal(after) = step(&seen, FIXTURE.now) {
+                wanted.retain(|phase| *phase != after.phase);
+            }
+        }
+        assert_eq!(wanted, [], "from {from:?}");
+    }
+}
+
 /// Whether a change of the journal is one that this world allows.
 fn turned(seen: &Observed, after: &Status) -> Result<(), TestCaseError> {
     let status = &seen.renewal.status;
     let (from, to) = (status.phase, after.phase);
+    // What has ended may look here as none does that came to its end.
+    if !from.is_terminal() && from != to {
+        prop_assert!(drawn().contains(&(from, to)) || is_said(from, to), "{from:?} to {to:?} is not in the diagram");
+    }
     if from == Phase::Auditing && to == Phase::Committing {
         prop_assert!(
             is(Content::Good, &seen.staged) || is(Content::Foreign, &seen.staged),
