@@ -25,8 +25,7 @@ impl Actor {
     async fn of_staged(&self, seen: &Observed, tiers: &[Vec<Workload>]) -> Vec<Unproven> {
         let namespace = &*seen.mesh.key.namespace;
         let staged = overlay(&seen.secrets, &seen.sealed().map(Option::unwrap_or_default));
-        let unproven = prove::not_logged_in(&self.way, namespace, &staged, tiers).await;
-        prove::compared(unproven, &self.way, namespace, &seen.secrets, tiers).await
+        prove::not_logged_in(&self.way, namespace, &staged, Some(&seen.secrets), tiers).await
     }
 
     async fn of_stored(
@@ -37,15 +36,14 @@ impl Actor {
     ) -> Result<Vec<Unproven>, ApiError> {
         let Observed { renewal, mesh, secrets, .. } = seen;
         let namespace = &*mesh.key.namespace;
-        let unproven = prove::unproven(&self.way, mesh, secrets, tiers).await;
         let Status { rolling_back, phase_since, .. } = &renewal.status;
         let is_overdue = |since: UnixTime| since.seconds_until(now) >= self.acting.policy.verify_deadline;
         // Before that it only waits, whatever is refused.
-        if *rolling_back || !unproven.iter().any(|one| one.refused) || !phase_since.is_some_and(is_overdue) {
-            return Ok(unproven);
+        let mut former = None;
+        if !rolling_back && phase_since.is_some_and(is_overdue) {
+            let copies = self.api.copies_of(namespace, &renewal.uid).await?;
+            former = Some(overlay(secrets, &backups_of(renewal, copies).map(Option::unwrap_or_default)));
         }
-        let copies = self.api.copies_of(namespace, &renewal.uid).await?;
-        let former = backups_of(renewal, copies).map(Option::unwrap_or_default);
-        Ok(prove::compared(unproven, &self.way, namespace, &overlay(secrets, &former), tiers).await)
+        Ok(prove::unproven(&self.way, mesh, secrets, former.as_ref(), tiers).await)
     }
 }

@@ -125,26 +125,28 @@ pub(super) async fn out_of_reach(way: &Way, namespace: &str, tiers: &[Vec<Worklo
     (!failed.is_empty()).then(|| unreachable(&format!("{}; {remedy}", failed.join("; "))))
 }
 
-/// What is not proven yet.
+/// What is not proven yet; for what the former credentials are there, see [`not_logged_in`].
 pub(super) async fn unproven(
     way: &Way,
     mesh: &HostedMesh,
     secrets: &MeshSecrets,
+    former: Option<&MeshSecrets>,
     tiers: &[Vec<Workload>],
 ) -> Vec<Unproven> {
     let namespace = &*mesh.key.namespace;
     let asked = spots(tiers).into_iter().map(|spot| objection(way, mesh, spot).boxed());
     let shown = abreast(ABREAST, asked.collect()).await;
     let mut unproven: Vec<Unproven> = shown.into_iter().flatten().collect();
-    unproven.extend(not_logged_in(way, namespace, secrets, tiers).await);
+    unproven.extend(not_logged_in(way, namespace, secrets, former, tiers).await);
     unproven
 }
 
-/// Where the hosted API could not be used with the admin kubeconfig of these Secrets.
+/// Where the hosted API could not be used with the admin kubeconfig of these Secrets. Each pod that is there is asked: not one that is ending, or has no address yet.
 pub(super) async fn not_logged_in(
     way: &Way,
     namespace: &str,
     secrets: &MeshSecrets,
+    former: Option<&MeshSecrets>,
     tiers: &[Vec<Workload>],
 ) -> Vec<Unproven> {
     let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
@@ -152,42 +154,37 @@ pub(super) async fn not_logged_in(
         let message = "no pod of the hosted API is there to be asked".to_owned();
         return vec![Unproven { message, refused: false }];
     }
-    let logins = logins(way, namespace, secrets, &apis).await.into_iter();
-    logins.filter_map(Result::err).map(|error| unproven_by("login: ", error)).collect()
+    let asked = apis.iter().filter(|api| is_there(&api.pod));
+    let asked = asked.map(|api| login_objection(way, namespace, api, secrets, former).boxed()).collect();
+    abreast(ABREAST, asked).await.into_iter().flatten().collect()
 }
 
-/// That new credentials are refused shows where the hosted API takes the former ones at the same time: else something was wrong before, and these are no worse.
-pub(super) async fn compared(
-    mut unproven: Vec<Unproven>,
+/// That new credentials are refused shows where the same pod takes the former ones at that time: else something was wrong there before, and these are no worse.
+async fn login_objection(
     way: &Way,
     namespace: &str,
-    former: &MeshSecrets,
-    tiers: &[Vec<Workload>],
-) -> Vec<Unproven> {
-    let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
-    let refused = unproven.iter().any(|one| one.refused);
-    if refused && !logins(way, namespace, former, &apis).await.iter().any(Result::is_ok) {
-        unproven.iter_mut().for_each(|one| one.refused = false);
-        let message = "so are the former credentials, or nobody answers: it was like that before".to_owned();
-        unproven.push(Unproven { message, refused: false });
+    api: &Spot,
+    secrets: &MeshSecrets,
+    former: Option<&MeshSecrets>,
+) -> Option<Unproven> {
+    let try_with = async |secrets| log_in(api.open(way, namespace).await?, secrets).await;
+    let error = try_with(secrets).await.err()?;
+    let mut message = format!("login: {}", error.message);
+    let mut refused = error.fault == Fault::Certificate;
+    if refused
+        && let Some(former) = former
+        && try_with(former).await.is_err()
+    {
+        message.push_str("; so are the former credentials, or nobody answers: it was like that before");
+        refused = false;
     }
-    unproven
-}
-
-/// Logs in to each hosted API that is there: one that is ending, or has no address yet, is none.
-async fn logins(way: &Way, namespace: &str, secrets: &MeshSecrets, apis: &[Spot]) -> Vec<Result<(), ProbeError>> {
-    let apis = apis.iter().filter(|api| is_there(&api.pod));
-    let logins = apis.map(|api| async { log_in(api.open(way, namespace).await?, secrets).await }.boxed()).collect();
-    abreast(ABREAST, logins).await
-}
-
-fn unproven_by(what: &str, error: ProbeError) -> Unproven {
-    Unproven { message: format!("{what}{}", error.message), refused: error.fault == Fault::Certificate }
+    Some(Unproven { message, refused })
 }
 
 async fn objection(way: &Way, mesh: &HostedMesh, spot: Spot) -> Option<Unproven> {
     match spot.served(way, &mesh.key.namespace).await {
-        Err(error) => Some(unproven_by("", error)),
+        // Without credentials none can be refused.
+        Err(error) => Some(Unproven { message: error.message, refused: false }),
         Ok(served) if spot.stored(mesh).is_some_and(|stored| stored.fingerprint != served.fingerprint) => {
             let message = format!(
                 "{} serves another certificate than the stored one, which ends at {}",
