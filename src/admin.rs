@@ -134,10 +134,13 @@ impl AdminKubeconfig {
         let user = users.iter_mut().find(|user| text(user, "name") == self.user).ok_or(Unusable::Unresolved)?;
         let user = user["user"].as_object_mut().ok_or(Unusable::Unresolved)?;
         user.insert("client-certificate-data".to_owned(), certificate.as_str().into());
-        user.insert("client-key-data".to_owned(), key.as_str().into());
+        // The former key goes with it.
+        if let Some(mut former) = user.insert("client-key-data".to_owned(), key.as_str().into()) {
+            wipe(&mut former);
+        }
         // Comments, order and quoting stay where each text stands in one piece; else the document is written anew.
-        let edited =
-            Zeroizing::new(former.replace(&self.certificate_text, &certificate).replace(self.key_text.as_str(), &key));
+        let edited = Zeroizing::new(former.replace(&self.certificate_text, &certificate));
+        let edited = Zeroizing::new(edited.replace(self.key_text.as_str(), &key));
         if Document::read(&edited).is_ok_and(|edited| edited == wanted) {
             // What stands around the document that counts stays too.
             let (before, after) = whole.split_once(former).ok_or(Unusable::Rewrite)?;

@@ -3,7 +3,7 @@
 use crate::app::Sources;
 use crate::cli;
 use crate::cluster::api::{ApiError, ErrorKind};
-use crate::config::ConfigError;
+use crate::config::{ALL, ConfigError};
 use crate::ports::{SourceError, SourceErrorReason};
 
 /// What no observed cluster answered; its message names each.
@@ -39,7 +39,7 @@ pub fn next_command(error: &anyhow::Error, sources: &Sources) -> Option<String> 
         Some(format!("{}, and choose one with --context", kubectl(&all, "config get-contexts")))
     };
     let namespace = match &sources.namespaces[..] {
-        [one] if one != "*" => quoted(one),
+        [one] if one != ALL => quoted(one),
         _ => "NAMESPACE".to_owned(),
     };
     let rights = || Some(kubectl(sources, &format!("auth can-i --list --namespace {namespace}")));
