@@ -26,6 +26,8 @@ const ADDRESS: &str = "demo.meshcert.dev/address";
 /// Every pod gets an address of its own below 127.64.0.0/10, as it would have in a cluster.
 const FIRST_ADDRESS: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 const ADDRESSES: u32 = 1 << 22;
+/// No embedded cluster listens below 127.128.0.0/10: what stands there in place of an address leads nowhere.
+const HIDDEN: u32 = u32::from_be_bytes([127, 128, 0, 0]) - FIRST_ADDRESS;
 
 /// The running servers.
 pub(super) struct Endpoints {
@@ -66,9 +68,8 @@ impl Endpoints {
             None => (self.next_address(), Vec::new()),
         };
         self.nodes.runs(&uid, address);
-        // Nothing listens at the next one.
         let hidden = pod["metadata"]["annotations"][ADDRESS] == "hidden";
-        let shown = if hidden { self.next_address() } else { address };
+        let shown = if hidden { Ipv4Addr::from(u32::from(address) + HIDDEN) } else { address };
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
         self.running.insert(uid, Running { pod: pod_key(&namespace.into(), pod), tasks });
         Ok(shown.to_string())
