@@ -26,6 +26,7 @@ use crate::rollout::{Reach, Target};
 
 mod act;
 mod leader;
+mod login;
 mod look;
 mod preview;
 mod proof;
@@ -355,7 +356,7 @@ impl Actor {
                 let phase = (status.phase != seen.renewal.status.phase).then_some(status.phase);
                 self.api.write_status(&seen.renewal, &status).await?;
                 if let Some(phase) = phase {
-                    if phase == Phase::Succeeded {
+                    if matches!(phase, Phase::Succeeded | Phase::RolledBack) {
                         self.learn_proof(&seen);
                     }
                     self.entered(&seen.renewal, phase, &status.reason, &status.message).await;

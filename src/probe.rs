@@ -54,6 +54,8 @@ pub struct ProbeError {
 pub enum Fault {
     /// The other side refused a certificate.
     Certificate,
+    /// It answered, but not what was hoped for.
+    Answer,
     /// The endpoint does not do what it should.
     Endpoint,
     /// The way to it is barred or broke: nothing is known about the endpoint.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use meshcert::clock::SystemClock;
+use meshcert::clock::{ManualClock, SystemClock};
 use meshcert::cluster::api::Api;
 use meshcert::cluster::connect::{Connection, connect};
 use meshcert::config::Config;
@@ -39,6 +39,7 @@ use tunnel::{Harm, Tunnel};
 const NAMESPACE: &str = "istio-system";
 /// Nothing takes longer, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+const QUICK: Duration = Duration::from_millis(20);
 
 struct World {
     _demo: demo::Demo,
@@ -47,6 +48,8 @@ struct World {
     folder: TempDir,
     meshes: Vec<Arc<HostedMesh>>,
     metrics: Arc<RenewalMetrics>,
+    /// Between two looks at all endpoints.
+    scan: Duration,
 }
 
 /// meshcert; ends when dropped.
@@ -61,12 +64,17 @@ impl Drop for Running {
 impl World {
     /// A cluster with meshes that end soon.
     async fn new(meshes: usize) -> Self {
+        Self::at_the_time_of(Arc::new(SystemClock), meshes).await
+    }
+
+    /// One whose hosted APIs go by a clock of their own.
+    async fn at_the_time_of(clock: Arc<dyn Clock>, meshes: usize) -> Self {
         let options = Options {
             scenario: Scenario::Expiring,
             meshes: Some(meshes),
             listen: "127.0.0.1:0".parse().unwrap(),
             pace: Duration::from_millis(5),
-            clock: Arc::new(SystemClock),
+            clock,
         };
         let demo = demo::start(options).await.unwrap();
         let tunnel = Tunnel::start(demo.address).await;
@@ -78,7 +86,7 @@ impl World {
         let api = Api::new(connect(&Connection::file(direct, None)).await.unwrap());
         api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &crd::definition()).await.unwrap();
         let metrics = Arc::default();
-        let mut world = Self { _demo: demo, api, tunnel, folder, meshes: Vec::new(), metrics };
+        let mut world = Self { _demo: demo, api, tunnel, folder, meshes: Vec::new(), metrics, scan: QUICK };
         for number in 1..=meshes {
             world.meshes.push(Arc::new(world.mesh(&format!("expiring-{number}")).await));
         }
@@ -122,7 +130,6 @@ impl World {
     }
 
     fn run(&self, reach: Reach, policy: Policy) -> Running {
-        let quick = Duration::from_millis(20);
         let acting = Acting {
             name: "demo".into(),
             connection: Connection::file(self.folder.path().join("tunnelled"), None),
@@ -132,10 +139,10 @@ impl World {
             policy,
             tiers: Config::default().policy.restart_tiers,
             timing: Timing {
-                busy: quick,
-                idle: quick,
-                scan: quick,
-                first_scan: quick,
+                busy: QUICK,
+                idle: QUICK,
+                scan: self.scan,
+                first_scan: self.scan,
                 lease: Duration::from_millis(400),
             },
             identity: "test".to_owned(),
@@ -320,6 +327,31 @@ async fn a_way_that_breaks_in_the_middle_is_waited_for() {
         world.tunnel.harm(Harm::None);
         world.until(&name, succeeded).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_while_the_new_credentials_are_refused_and_of_the_former_nothing_is_known() {
+    // The hosted API's clock is so late that what is made now is not valid there yet.
+    let late = Arc::new(ManualClock::new(SystemClock.now().plus(-900)));
+    let mut world = World::at_the_time_of(late, 1).await;
+    // The former ones are tried right after the new ones, and nobody comes in between.
+    world.scan = Duration::from_secs(3600);
+    world.tunnel.harm(Harm::CutSecond(6443));
+    let name = world.ask().await;
+    let running = world.run(Reach::PortForward, auto());
+    let is_open = |renewal: &Renewal| {
+        renewal.status.phase == Phase::Auditing && renewal.status.message.contains("is not known: ")
+    };
+    world.until(&name, is_open).await;
+    drop(running);
+    // Whoever was stopped in the middle may have left an odd number.
+    world.tunnel.harm(Harm::CutSecond(6443));
+    let _running = world.run(Reach::PortForward, Policy { verify_deadline: 1, ..auto() });
+    let failed = world.until(&name, |renewal| renewal.status.phase == Phase::Failed).await;
+    assert_eq!(failed.status.reason, "LoginRefused");
+    let words = "does not say whether it takes that of expiring-1-apiserver-admin-kubeconfig, nothing was touched";
+    assert!(failed.status.message.contains(words), "{}", failed.status.message);
+    assert_eq!(world.mesh("expiring-1").await.certificates, world.meshes[0].certificates);
 }
 
 #[tokio::test(flavor = "multi_thread")]

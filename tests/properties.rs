@@ -17,7 +17,7 @@ use meshcert::native;
 use meshcert::plan::Plan;
 use meshcert::policy::{Circumstances, Engine, Mode, Policy};
 use meshcert::ports::Clock;
-use meshcert::renewal::observed::{Holder, Lease, Observed, Unproven};
+use meshcert::renewal::observed::{Holder, Lease, Observed, Refusal, Unproven};
 use meshcert::renewal::step::{Effect, Hindrance, Next, prevented, step};
 use meshcert::renewal::{Digests, Intent, JobRecord, Phase, Renewal, ReplacedLeaf, Status, StepRecord, Tier};
 use meshcert::rollout::{Health, Kind, Members, Pod, Progress, Serves, Target, Workload};
@@ -348,7 +348,8 @@ fn world_in(phases: &[Phase]) -> impl Strategy<Value = Observed> + use<> {
         (often(false, true), any::<bool>(), often(20_i64, 400), any::<bool>(), often(Mode::Auto, Mode::Approve));
     let members =
         prop_oneof![Just(Members::Healthy), Just(Members::Unhealthy), Just(Members::Lost), Just(Members::Unknown)];
-    let proof = prop::option::of(prop::option::of(any::<bool>()));
+    let refusal = prop_oneof![Just(None), Just(Some(Refusal::OfNew)), Just(Some(Refusal::Unclear))];
+    let proof = prop::option::of(prop::option::of(refusal));
     let around = (
         prop::collection::vec(prop::collection::vec(prop_oneof![workload(), etcd()], 0..2), 0..3),
         proof,
@@ -415,8 +416,8 @@ fn world_in(phases: &[Phase]) -> impl Strategy<Value = Observed> + use<> {
             slots: vec![lease("slot", leases.1)],
             others_under_way,
             members,
-            proof: proof.map(|refused| {
-                refused.map(|refused| Unproven { message: "x".to_owned(), refused }).into_iter().collect()
+            proof: proof.map(|unproven| {
+                unproven.map(|refusal| Unproven { message: "x".to_owned(), refusal }).into_iter().collect()
             }),
         }
     })
@@ -631,7 +632,7 @@ fn turned(seen: &Observed, after: &Status) -> Result<(), TestCaseError> {
         );
         prop_assert_eq!(after.target.as_ref(), status.target.as_ref());
         prop_assert!(
-            seen.proof.as_ref().is_some_and(|proof| proof.iter().all(|one| !one.refused)),
+            seen.proof.as_ref().is_some_and(|proof| proof.iter().all(|one| one.refusal.is_none())),
             "and only after it was asked whether the new credentials are taken"
         );
     }
@@ -645,7 +646,7 @@ fn turned(seen: &Observed, after: &Status) -> Result<(), TestCaseError> {
     if from == Phase::Verifying && to == Phase::Committing {
         let ends = status.plan.iter().flat_map(|plan| &plan.leaves).map(|leaf| leaf.ends_at);
         prop_assert!(ends.min().is_some_and(|end| FIXTURE.now.seconds_until(end) >= DAY), "back only to what lasts");
-        prop_assert!(seen.proof.iter().flatten().any(|one| one.refused), "back only on proof");
+        prop_assert!(seen.proof.iter().flatten().any(|one| one.refusal == Some(Refusal::OfNew)), "back only on proof");
     }
     // From the first commit on there is no way back to where a person would be asked.
     if !status.commits.is_empty() && (Phase::Committing..=Phase::Verifying).contains(&from) {

@@ -2,7 +2,7 @@
 
 use crate::cluster::api::ApiError;
 use crate::controller::look::backups_of;
-use crate::controller::{Actor, prove};
+use crate::controller::{Actor, login, prove};
 use crate::material::overlay;
 use crate::renewal::observed::{Observed, Unproven};
 use crate::renewal::step::is_about_to_commit;
@@ -25,7 +25,7 @@ impl Actor {
     async fn of_staged(&self, seen: &Observed, tiers: &[Vec<Workload>]) -> Vec<Unproven> {
         let namespace = &*seen.mesh.key.namespace;
         let staged = overlay(&seen.secrets, &seen.sealed().map(Option::unwrap_or_default));
-        prove::not_logged_in(&self.way, namespace, &staged, Some(&seen.secrets), tiers).await
+        login::not_logged_in(&self.way, namespace, &staged, Some(&seen.secrets), tiers).await
     }
 
     async fn of_stored(

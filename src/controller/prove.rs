@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
-use serde_json::json;
 
-use crate::admin::AdminKubeconfig;
 use crate::cert::Certificate;
 use crate::cert::chain::details;
+use crate::controller::login::not_logged_in;
 use crate::controller::reach::{Way, abreast};
 use crate::material::MeshSecrets;
 use crate::mesh::{Component, HostedMesh, SecretRole};
 use crate::native::Obstacle;
-use crate::probe::{self, Credentials, Fault, Line, ProbeError, Session};
+use crate::probe::{self, Credentials, Line, ProbeError, Session};
 use crate::renewal::observed::Unproven;
 use crate::rollout::{Health, Listener, Members, Pod, Serves, Workload};
 use crate::time::UnixTime;
@@ -29,9 +28,6 @@ const HEALTH: &str = "/health?exclude=NOSPACE";
 /// What can be shown to etcd, in this order.
 const ETCD_CLIENTS: [(SecretRole, &str); 2] =
     [(SecretRole::EtcdCerts, "healthcheck-client"), (SecretRole::KubeCerts, "apiserver-etcd-client")];
-/// What is created and deleted in the hosted API to prove that it can be written.
-const CANARY: &str = "meshcert-canary";
-const CANARIES: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A port of a pod that shows a certificate.
 #[derive(Clone, Debug)]
@@ -58,7 +54,7 @@ impl Spot {
         format!("{}:{}", self.pod.name, self.port())
     }
 
-    async fn open(&self, way: &Way, namespace: &str) -> Result<Line, ProbeError> {
+    pub(super) async fn open(&self, way: &Way, namespace: &str) -> Result<Line, ProbeError> {
         way.open(namespace, &self.pod, self.port()).await
     }
 
@@ -141,57 +137,17 @@ pub(super) async fn unproven(
     unproven
 }
 
-/// Where the hosted API could not be used with the admin kubeconfig of these Secrets. Each pod that is there is asked: not one that is ending, or has no address yet.
-pub(super) async fn not_logged_in(
-    way: &Way,
-    namespace: &str,
-    secrets: &MeshSecrets,
-    former: Option<&MeshSecrets>,
-    tiers: &[Vec<Workload>],
-) -> Vec<Unproven> {
-    let apis = listening(tiers, Serves::KubeApiserver, Listener::KubeApiserver);
-    if apis.is_empty() {
-        let message = "no pod of the hosted API is there to be asked".to_owned();
-        return vec![Unproven { message, refused: false }];
-    }
-    let asked = apis.iter().filter(|api| is_there(&api.pod));
-    let asked = asked.map(|api| login_objection(way, namespace, api, secrets, former).boxed()).collect();
-    abreast(ABREAST, asked).await.into_iter().flatten().collect()
-}
-
-/// That new credentials are refused shows where the same pod takes the former ones at that time: else something was wrong there before, and these are no worse.
-async fn login_objection(
-    way: &Way,
-    namespace: &str,
-    api: &Spot,
-    secrets: &MeshSecrets,
-    former: Option<&MeshSecrets>,
-) -> Option<Unproven> {
-    let try_with = async |secrets| log_in(api.open(way, namespace).await?, secrets).await;
-    let error = try_with(secrets).await.err()?;
-    let mut message = format!("login: {}", error.message);
-    let mut refused = error.fault == Fault::Certificate;
-    if refused
-        && let Some(former) = former
-        && try_with(former).await.is_err()
-    {
-        message.push_str("; so are the former credentials, or nobody answers: it was like that before");
-        refused = false;
-    }
-    Some(Unproven { message, refused })
-}
-
 async fn objection(way: &Way, mesh: &HostedMesh, spot: Spot) -> Option<Unproven> {
     match spot.served(way, &mesh.key.namespace).await {
         // Without credentials none can be refused.
-        Err(error) => Some(Unproven { message: error.message, refused: false }),
+        Err(error) => Some(Unproven { message: error.message, refusal: None }),
         Ok(served) if spot.stored(mesh).is_some_and(|stored| stored.fingerprint != served.fingerprint) => {
             let message = format!(
                 "{} serves another certificate than the stored one, which ends at {}",
                 spot.name(),
                 served.not_after
             );
-            Some(Unproven { message, refused: false })
+            Some(Unproven { message, refusal: None })
         }
         Ok(_) => None,
     }
@@ -318,12 +274,12 @@ fn server_name(mesh: &HostedMesh, member: &Spot) -> String {
     name.map_or_else(|| member.server.clone(), |name| name.replacen('*', "any", 1))
 }
 
-fn listening(tiers: &[Vec<Workload>], serves: Serves, listener: Listener) -> Vec<Spot> {
+pub(super) fn listening(tiers: &[Vec<Workload>], serves: Serves, listener: Listener) -> Vec<Spot> {
     let workloads = tiers.iter().flatten().filter(|workload| workload.target.serves == serves);
     workloads.flat_map(|workload| workload.pods.iter().map(move |pod| Spot::new(workload, pod, listener))).collect()
 }
 
-fn is_there(pod: &Pod) -> bool {
+pub(super) fn is_there(pod: &Pod) -> bool {
     pod.ip.is_some() && !pod.deleting
 }
 
@@ -340,34 +296,6 @@ async fn etcd_answers(line: Line, name: &str, secrets: &MeshSecrets) -> Result<A
     let mut session = Session::open(line, name, &Credentials { ca, certificate, key }).await?;
     let (status, body) = session.send(Method::GET, HEALTH, None).await?;
     Answer::read(status, &body).ok_or_else(|| ProbeError::of_endpoint(format!("/health answered {status}")))
-}
-
-/// Logs in as the admin kubeconfig says, but at this end of a line; creates an object and deletes it.
-async fn log_in(line: Line, secrets: &MeshSecrets) -> Result<(), ProbeError> {
-    let secret = secrets[SecretRole::AdminKubeconfig as usize]
-        .as_ref()
-        .ok_or_else(|| ProbeError::of_endpoint("the admin kubeconfig is missing"))?;
-    let admin = secret.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok());
-    let admin = admin.ok_or_else(|| ProbeError::of_endpoint("the admin kubeconfig cannot be read"))?;
-    let name = admin.tls_server_name.as_deref().unwrap_or_else(|| admin.host_and_port().0);
-    let credentials = Credentials { ca: &admin.ca, certificate: &admin.certificate, key: &admin.key };
-    let mut session = Session::open(line, name, &credentials).await?;
-    let one = format!("{CANARIES}/{CANARY}");
-    let canary = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": CANARY } }).to_string();
-    let (created, _) = session.send(Method::POST, CANARIES, Some(canary)).await?;
-    // One that is there already was left by a proof that was interrupted.
-    expect("creating a canary object", created, &[StatusCode::CREATED, StatusCode::OK, StatusCode::CONFLICT])?;
-    let (deleted, _) = session.send(Method::DELETE, &one, None).await?;
-    expect("deleting the canary object", deleted, &[StatusCode::OK, StatusCode::ACCEPTED, StatusCode::NOT_FOUND])
-}
-
-fn expect(what: &str, status: StatusCode, fine: &[StatusCode]) -> Result<(), ProbeError> {
-    if fine.contains(&status) {
-        return Ok(());
-    }
-    // The Subject is kept: what it may not do now, it might not do before.
-    let fault = if status == StatusCode::UNAUTHORIZED { Fault::Certificate } else { Fault::Endpoint };
-    Err(ProbeError { message: format!("{what}: the hosted API answered {status}"), fault })
 }
 
 #[cfg(test)]

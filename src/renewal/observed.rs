@@ -77,8 +77,17 @@ pub enum Holder {
 pub struct Unproven {
     /// Endpoint or action, and what happened.
     pub message: String,
-    /// Whether the new certificates themselves were refused (by x509 or authorization), which waiting does not heal.
-    pub refused: bool,
+    /// Whether the new credentials themselves were refused (x509, 401) where it is asked how the former ones fare.
+    pub refusal: Option<Refusal>,
+}
+
+/// What became of the former credentials, at the same pod at that time, where the new ones were refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// They were taken: the new ones are worse, which waiting does not heal.
+    OfNew,
+    /// There was no answer.
+    Unclear,
 }
 
 impl Observed {

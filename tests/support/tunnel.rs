@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "only tests use it")]
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::{Method, Request, Response, StatusCode};
@@ -25,6 +26,8 @@ pub enum Harm {
     NoUpgrade,
     /// They break after so many bytes from the pod's side.
     CutAfter(usize),
+    /// Every second one to this port breaks at once.
+    CutSecond(u16),
 }
 
 /// The proxy; ends when dropped.
@@ -40,6 +43,8 @@ struct Shared {
     /// The harm that begins with the first change of a path with these words in it.
     trigger: Mutex<Option<(String, Harm)>>,
     asked: Mutex<Vec<String>>,
+    /// To the port of [`Harm::CutSecond`].
+    forwards: AtomicUsize,
 }
 
 impl Drop for Tunnel {
@@ -56,8 +61,13 @@ impl Tunnel {
     pub async fn start(api: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { api, harm: Mutex::new(Harm::None), trigger: Mutex::default(), asked: Mutex::default() });
+        let shared = Arc::new(Shared {
+            api,
+            harm: Mutex::new(Harm::None),
+            trigger: Mutex::default(),
+            asked: Mutex::default(),
+            forwards: AtomicUsize::default(),
+        });
         let given = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             loop {
@@ -77,6 +87,7 @@ impl Tunnel {
     }
 
     pub fn harm(&self, harm: Harm) {
+        self.shared.forwards.store(0, Ordering::Relaxed);
         *self.shared.harm.lock().unwrap() = harm;
     }
 
@@ -109,6 +120,11 @@ async fn pass(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respons
     match harm {
         Harm::None => tunnel(&shared, request, usize::MAX).await,
         Harm::CutAfter(bytes) => tunnel(&shared, request, bytes).await,
+        Harm::CutSecond(port) => {
+            let is_meant = request.uri().query().is_some_and(|query| query.ends_with(&format!("ports={port}")));
+            let is_second = is_meant && shared.forwards.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+            tunnel(&shared, request, if is_second { 0 } else { usize::MAX }).await
+        }
         Harm::NoUpgrade => Ok(Response::new(Full::from("no such page"))),
         Harm::Refuse(code) => {
             let body = format!(

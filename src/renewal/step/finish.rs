@@ -101,7 +101,7 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
         _ => false,
     };
     let is_whole = commit::missing(seen).is_empty();
-    let is_due = seen.about.expiration.is_none_or(|end| now.seconds_until(end) < seen.policy.renew_before);
+    let is_due = seen.about.expiration.is_none_or(|end| seen.policy.due_from(end) <= now);
     // Whoever comes to nothing on his way back has brought the new ones before.
     let is_brought = status.phase == Phase::Failed && commit::holds(seen, status.target.as_ref());
     ended_badly && is_whole && !is_due && !is_brought && !commit::holds(seen, status.goal())

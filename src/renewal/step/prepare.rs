@@ -6,10 +6,9 @@ use crate::mesh::SecretRole;
 use crate::native::{self, Obstacle};
 use crate::plan::Plan;
 use crate::policy::{Hold, Mode};
-use crate::renewal::observed::{Holder, Observed, copy_name};
+use crate::renewal::observed::{Holder, Observed, Refusal, copy_name};
 use crate::renewal::step::commit::{changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
-use crate::renewal::step::restart::former_end;
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
@@ -209,27 +208,39 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
         return next;
     }
     let Some(proof) = &seen.proof else { return Next::Wait(None) };
+    let of = |refusal| {
+        let those = proof.iter().filter(|one| one.refusal == Some(refusal));
+        those.map(|one| one.message.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    let (refused, unclear) = (of(Refusal::OfNew), of(Refusal::Unclear));
+    if !refused.is_empty() {
+        return login_refused(seen, "still takes", &refused, now);
+    }
     // Who does not answer, or takes the former credentials no more, proves nothing: that may be what this is to heal.
-    let refused: Vec<&str> = proof.iter().filter(|one| one.refused).map(|one| one.message.as_str()).collect();
-    if refused.is_empty() {
+    if unclear.is_empty() {
         return go(seen, Phase::Committing, "the new material is good", now);
     }
-    login_refused(seen, &refused.join("; "), now)
+    let is_overdue = |since: UnixTime| since.seconds_until(now) >= seen.policy.verify_deadline;
+    if seen.renewal.status.phase_since.is_some_and(is_overdue) {
+        return login_refused(seen, "does not say whether it takes", &unclear, now);
+    }
+    note(&seen.renewal, Phase::Auditing.as_str(), &unclear)
 }
 
-/// The end of an attempt whose credentials the hosted API knows already that it will not take. What it goes by may change without us; once the present ones
-/// have ended there is nothing to lose, and nothing to compare with.
-fn login_refused(seen: &Observed, words: &str, now: UnixTime) -> Next {
+/// The end of an attempt whose credentials the hosted API knows already that it will not take. What it goes by may change without us, and does when one of
+/// the present certificates ends: at last there is nothing to lose, and nothing to compare with.
+fn login_refused(seen: &Observed, takes: &str, words: &str, now: UnixTime) -> Next {
     let [kube, _, admin] = &seen.mesh.secret_names;
     let message = format!(
-        "the hosted API refuses the new admin kubeconfig and still takes that of {admin}, nothing was touched: {words}; correct what it takes clients by (--client-ca-file has to be ca.crt of {kube}; its node's clock), then: {}",
+        "the hosted API refuses the new admin kubeconfig and {takes} that of {admin}, nothing was touched: {words}; correct what it takes clients by (--client-ca-file has to be ca.crt of {kube}; its node's clock), then: {}",
         seen.renewal.command("renew")
     );
-    let Next::Journal(mut status) = fail(seen, "LoginRefused", &message, Retry::Later, now) else {
-        return Next::Wait(None);
-    };
-    status.next_attempt_at = status.next_attempt_at.or(former_end(&status).filter(|end| *end > now));
-    Next::Journal(status)
+    let mut next = fail(seen, "LoginRefused", &message, Retry::Later, now);
+    if let Next::Journal(status) = &mut next {
+        let ends = status.plan.iter().flat_map(|plan| &plan.leaves).map(|leaf| leaf.ends_at);
+        status.next_attempt_at = status.next_attempt_at.or(ends.filter(|end| *end > now).min());
+    }
+    next
 }
 
 /// What is against the staged set without asking anybody.

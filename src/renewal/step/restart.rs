@@ -1,7 +1,7 @@
 //! Restarting the consumers and proving that they use what is stored.
 
 use crate::mesh::SecretRole;
-use crate::renewal::observed::Observed;
+use crate::renewal::observed::{Observed, Refusal};
 use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, is_clustered, leave_slot};
@@ -143,7 +143,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
         return note(&seen.renewal, "Verifying", &words);
     }
     let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
-    if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refused) {
+    if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refusal == Some(Refusal::OfNew)) {
         let mut status = turn_round(seen, &format!("the new certificates are refused: {words}"), now);
         status.refused = true;
         return Next::Journal(Box::new(status));
