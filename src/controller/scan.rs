@@ -85,7 +85,7 @@ impl Actor {
 
     async fn ask_if_due(&self, mesh: &HostedMesh, renewals: &[Renewal]) -> Result<(), ApiError> {
         let now = self.around.clock.now();
-        let due = mesh.expiration.is_some_and(|end| now.seconds_until(end) < self.acting.policy.renew_before);
+        let due = mesh.expiration.is_some_and(|end| self.acting.policy.due_from(end) <= now);
         if !due || self.acting.policy.mode == Mode::Observe {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! What endpoints serve, looked at every minute whether or not anything is being renewed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use tracing::warn;
@@ -11,7 +11,7 @@ use crate::cluster::workloads::Roster;
 use crate::controller::Actor;
 use crate::controller::prove::{Spot, spots};
 use crate::controller::reach::abreast;
-use crate::mesh::HostedMesh;
+use crate::mesh::{HostedMesh, MeshKey};
 use crate::metrics::renewals::EndpointState;
 use crate::renewal::observed::Observed;
 use crate::time::UnixTime;
@@ -29,6 +29,8 @@ pub(super) struct Memory {
     sweeps: u64,
     /// By the pod's uid and the port: in which sweep it was asked, and the certificate if it showed one.
     asked: BTreeMap<(String, u16), (u64, Option<Shown>)>,
+    /// What the proofs of renewals have shown since the last sweep ended: one that began before them knows less.
+    proven: BTreeMap<MeshKey, Vec<EndpointState>>,
     /// What stood in the way last time; said once.
     said: Vec<String>,
 }
@@ -43,9 +45,7 @@ struct Shown {
 impl Actor {
     /// Looks at every endpoint of these meshes; where that costs the API server a request each, at some, those first that were not asked for the longest time.
     pub(super) async fn sweep(&self, meshes: &[&Arc<HostedMesh>]) {
-        // There is one sweep at a time.
-        let mut memory = std::mem::take(&mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner));
-        let rosters = self.rosters(meshes, &mut memory).await;
+        let rosters = self.rosters(meshes).await;
         let mut all: Vec<(&HostedMesh, Spot)> = Vec::new();
         for mesh in meshes {
             let Some(roster) = rosters.get(&*mesh.key.namespace) else { continue };
@@ -54,16 +54,20 @@ impl Actor {
             all.extend(spots(&tiers).into_iter().map(|spot| (&***mesh, spot)));
         }
         drop(rosters);
-        memory.begin(all.iter().map(|(_, spot)| key(spot)).collect());
-        let chosen = memory.longest_unasked(all.iter().map(|(_, spot)| key(spot)), self.way.asked_per_sweep());
+        let chosen = self.memory().begin(all.iter().map(|(_, spot)| key(spot)), self.way.asked_per_sweep());
         let mut asked = Vec::with_capacity(chosen.len());
         for position in &chosen {
             let (mesh, spot) = &all[*position];
             asked.push(spot.served(&self.way, &mesh.key.namespace).boxed());
         }
+        let answers = abreast(ABREAST, asked).await;
         let mut silent = Vec::new();
-        for (position, served) in chosen.iter().zip(abreast(ABREAST, asked).await) {
+        let mut memory = self.memory();
+        for (position, served) in chosen.iter().zip(answers) {
             let (mesh, spot) = &all[*position];
+            if memory.proven.contains_key(&mesh.key) {
+                continue;
+            }
             let shown = match served {
                 Ok(Certificate { fingerprint, not_after, .. }) => Some(Shown { fingerprint, not_after }),
                 Err(error) => {
@@ -73,21 +77,23 @@ impl Actor {
             };
             memory.learn(key(spot), shown);
         }
+        let others = all.iter().filter(|(mesh, _)| !memory.proven.contains_key(&mesh.key));
+        let mut states: Vec<_> = others.filter_map(|(mesh, spot)| memory.state(mesh, spot)).collect();
+        states.extend(std::mem::take(&mut memory.proven).into_values().flatten());
+        self.around.metrics.endpoints(&self.acting.name, states);
+        drop(memory);
         for (mesh, message) in silent.iter().take(MOST_SAID) {
             warn!(cluster = %self.acting.name, mesh, "an endpoint shows no certificate: {message}");
         }
         if silent.len() > MOST_SAID {
             warn!(cluster = %self.acting.name, "{} more endpoints show no certificate", silent.len() - MOST_SAID);
         }
-        let states = all.iter().filter_map(|(mesh, spot)| memory.state(mesh, spot)).collect();
-        self.around.metrics.endpoints(&self.acting.name, states);
-        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = memory;
     }
 
     /// Takes over what the proof of a renewal has shown: nobody is to read until the next sweep that a renewed mesh serves old certificates.
     pub(super) fn learn_proof(&self, seen: &Observed) {
         let Ok(tiers) = &seen.tiers else { return };
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory();
         let mut states = Vec::new();
         for spot in spots(tiers) {
             if let Some(Certificate { fingerprint, not_after, .. }) = spot.stored(&seen.mesh) {
@@ -95,12 +101,16 @@ impl Actor {
             }
             states.extend(memory.state(&seen.mesh, &spot));
         }
-        drop(memory);
+        memory.proven.insert(seen.mesh.key.clone(), states.clone());
         self.around.metrics.endpoints_of(&self.acting.name, &seen.mesh.key, states);
     }
 
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The meshes' namespaces; those that cannot be read are left out and said.
-    async fn rosters<'a>(&self, meshes: &[&'a Arc<HostedMesh>], memory: &mut Memory) -> BTreeMap<&'a str, Roster> {
+    async fn rosters<'a>(&self, meshes: &[&'a Arc<HostedMesh>]) -> BTreeMap<&'a str, Roster> {
         let mut namespaces: Vec<&str> = meshes.iter().map(|mesh| &*mesh.key.namespace).collect();
         namespaces.dedup();
         let (mut rosters, mut to_say) = (BTreeMap::new(), Vec::new());
@@ -117,10 +127,10 @@ impl Actor {
                 Err(error) => to_say.push(format!("endpoints are not looked at: {}", error.message)),
             }
         }
-        for message in to_say.iter().filter(|message| !memory.said.contains(message)) {
+        let said = std::mem::replace(&mut self.memory().said, to_say.clone());
+        for message in to_say.iter().filter(|message| !said.contains(message)) {
             warn!(cluster = %self.acting.name, "{message}");
         }
-        memory.said = to_say;
         rosters
     }
 }
@@ -130,18 +140,15 @@ fn key(spot: &Spot) -> (String, u16) {
 }
 
 impl Memory {
-    /// Another sweep; what is not there any more is forgotten.
-    fn begin(&mut self, there: BTreeSet<(String, u16)>) {
+    /// Another sweep, over all that is there; what is not there any more is forgotten. Positions of those that were not asked for the longest time, so many
+    /// at most, in their order.
+    fn begin(&mut self, there: impl Iterator<Item = (String, u16)>, most: usize) -> Vec<usize> {
+        let there: Vec<_> = there.collect();
+        let known: BTreeSet<_> = there.iter().collect();
+        self.asked.retain(|key, _| known.contains(key));
         self.sweeps += 1;
-        self.asked.retain(|key, _| there.contains(key));
-    }
-
-    /// Positions of those that were not asked for the longest time, so many at most, in their order.
-    fn longest_unasked(&self, all: impl Iterator<Item = (String, u16)>, most: usize) -> Vec<usize> {
-        let mut chosen: Vec<(u64, usize)> = all
-            .enumerate()
-            .map(|(position, key)| (self.asked.get(&key).map_or(0, |(sweep, _)| *sweep), position))
-            .collect();
+        let last = |key| self.asked.get(key).map_or(0, |(sweep, _)| *sweep);
+        let mut chosen: Vec<(u64, usize)> = there.iter().map(last).zip(0..).collect();
         chosen.sort_unstable();
         chosen.truncate(most);
         let mut positions: Vec<usize> = chosen.into_iter().map(|(_, position)| position).collect();
@@ -185,9 +192,7 @@ mod tests {
         let mut memory = Memory::default();
         let mut rounds = Vec::new();
         for there in [4, 4, 5, 5] {
-            let all = || (0..there).map(mk_key);
-            memory.begin(all().collect());
-            let chosen = memory.longest_unasked(all(), 2);
+            let chosen = memory.begin((0..there).map(mk_key), 2);
             for position in &chosen {
                 memory.learn(mk_key(*position as u16), None);
             }
@@ -195,7 +200,7 @@ mod tests {
         }
         assert_eq!(rounds, [vec![0, 1], vec![2, 3], vec![0, 4], vec![1, 2]]);
         assert!(memory.is_news(&mk_key(9)) && !memory.is_news(&mk_key(3)), "it is said once");
-        memory.begin([mk_key(3)].into());
+        memory.begin([mk_key(3)].into_iter(), 2);
         assert_eq!(memory.asked.len(), 1, "what is gone is forgotten");
     }
 }
