@@ -132,8 +132,10 @@ async fn changed(
     if new == *former && ways == former_ways {
         return Ok(None);
     }
-    // Whoever is connected stays so, where a file is half written.
-    for way in ways.iter().filter(|way| former_ways.iter().any(|known| way.replaces(known))) {
+    // Whoever is connected stays so, where a file is half written or leads elsewhere.
+    for way in &ways {
+        let Some(known) = former_ways.iter().find(|known| way.replaces(known)) else { continue };
+        way.leads_where(known)?;
         connect(way).await?;
     }
     let wanted = Wanted::of(&new, roles)?;

@@ -69,6 +69,14 @@ async fn a_kubeconfig_that_is_replaced_before_its_end_is_taken_up_by_every_role(
     cluster.put("own", "clusters: {");
     shows(RELOADED, "0").await;
     assert_eq!(ask("expiring-1").await, 200);
+    cluster.put("own", &kubeconfig("first"));
+    shows(RELOADED, "1").await;
+    // Nor does what leads to another cluster.
+    let elsewhere = Cluster::start(Scenario::Expiring, Some(3)).await;
+    cluster.put("own", &elsewhere.demo.kubeconfig());
+    shows(RELOADED, "0").await;
+    assert_eq!(ask("expiring-1").await, 200);
+    shows(READ, "1").await;
     cluster.put("own", &kubeconfig("second"));
     shows(RELOADED, "1").await;
     cluster.demo.restrict("first", &[]);

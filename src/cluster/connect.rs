@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub enum Connection {
     Current {
         /// Context, if not the current one.
         context: Option<String>,
-        /// What it holds, as that of a file; `None` where there is none that can be read.
-        content: Option<String>,
+        /// What it was; `None` where there is none that can be read, or nothing in it.
+        read: Option<Reading>,
     },
     /// A kubeconfig file.
     File {
@@ -33,8 +33,8 @@ pub enum Connection {
         path: PathBuf,
         /// Context, if not the current one.
         context: Option<String>,
-        /// What it holds, by digest: with other credentials it is another connection. `None` where it cannot be read.
-        content: Option<String>,
+        /// What it was; `None` where it cannot be read, or nothing is in it.
+        read: Option<Reading>,
     },
     /// A kubeconfig from a Secret: it may hold nothing that runs, reads or redirects.
     Document {
@@ -45,31 +45,73 @@ pub enum Connection {
     },
 }
 
+/// A kubeconfig as it was when it was read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Of all that it holds: with other credentials it is another connection.
+    digest: String,
+    /// The server of the context, where that resolves.
+    server: Option<String>,
+}
+
 impl Connection {
     /// By way of the current kubeconfig as it is now.
     pub fn current(context: Option<String>) -> Self {
-        let all: Option<Vec<_>> = current_files().iter().map(|path| content(path)).collect();
-        let content = all.filter(|all| !all.is_empty()).map(|all| digest::sha256(all.into_iter().flatten()));
-        Self::Current { context, content }
+        let read = Reading::of(&current_files(), context.as_deref());
+        Self::Current { context, read }
     }
 
     /// By way of a kubeconfig file as it is now.
     pub fn file(path: PathBuf, context: Option<String>) -> Self {
-        let content = content(&path).map(digest::sha256);
-        Self::File { path, context, content }
+        let read = Reading::of(std::slice::from_ref(&path), context.as_deref());
+        Self::File { path, context, read }
     }
 
     /// Whether this is what became of a kubeconfig that could be read.
     pub fn replaces(&self, former: &Self) -> bool {
-        match (former, self) {
-            (Self::File { path: known, content: Some(_), .. }, Self::File { path, .. }) => {
-                known == path && former != self
-            }
-            (Self::Current { context: known, content: Some(_) }, Self::Current { context, .. }) => {
-                known == context && former != self
-            }
+        let is_same = match (former, self) {
+            (Self::File { path: known, .. }, Self::File { path, .. }) => known == path,
+            (Self::Current { context: known, .. }, Self::Current { context, .. }) => known == context,
             _ => false,
+        };
+        is_same && former.read().is_some() && former != self
+    }
+
+    /// # Errors
+    /// This does not lead to the cluster of the connection that it [replaces](Self::replaces), as after `kubectl config use-context`: what is known by its name would
+    /// be mixed with what is elsewhere.
+    pub fn leads_where(&self, former: &Self) -> Result<(), SourceError> {
+        let refuse = |message| Err(SourceError { reason: SourceErrorReason::Kubeconfig, message });
+        match (former.read().and_then(|read| read.server.as_deref()), self.read()) {
+            (_, None) => refuse(format!("{self:?} is gone or empty; put it back, or restart to go on without it")),
+            (Some(known), Some(Reading { server: Some(server), .. })) if server != known => refuse(format!(
+                "{self:?} leads to {server}, and led to {known} before: that may be another cluster; name the context in clusters[].context, or restart if it is meant"
+            )),
+            _ => Ok(()),
         }
+    }
+
+    fn read(&self) -> Option<&Reading> {
+        match self {
+            Self::Current { read, .. } | Self::File { read, .. } => read.as_ref(),
+            Self::InCluster | Self::Document { .. } => None,
+        }
+    }
+}
+
+impl Reading {
+    /// Of these files together, with those with credentials that they name; of those that hold a token the client takes care itself.
+    fn of(paths: &[PathBuf], context: Option<&str>) -> Option<Self> {
+        let (mut held, mut merged) = (Vec::new(), Some(Kubeconfig::default()));
+        for path in paths {
+            held.push(Zeroizing::new(std::fs::read(path).ok()?));
+            // Paths in it are relative to itself. One that cannot be parsed names none.
+            let kubeconfig = Kubeconfig::read_from(path).ok();
+            held.extend(kubeconfig.iter().flat_map(named_files));
+            merged = merged.zip(kubeconfig).and_then(|(merged, next)| merged.merge(next).ok());
+        }
+        let server = merged.and_then(|merged| server(merged, context));
+        held.iter().any(|bytes| !bytes.trim_ascii().is_empty()).then(|| Self { digest: digest::sha256(held), server })
     }
 }
 
@@ -84,18 +126,21 @@ fn current_files() -> Vec<PathBuf> {
     }
 }
 
-/// What a kubeconfig file holds, and the files with credentials that it names; of those that hold a token the client takes care itself.
-fn content(path: &Path) -> Option<Vec<Zeroizing<Vec<u8>>>> {
-    let mut all = vec![Zeroizing::new(std::fs::read(path).ok()?)];
-    // Its paths are relative to itself. One that cannot be parsed names none.
-    if let Ok(kubeconfig) = Kubeconfig::read_from(path) {
-        let users = kubeconfig.auth_infos.into_iter().filter_map(|named| named.auth_info);
-        let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
-        let mut named: Vec<_> = users.flat_map(|user| [user.client_certificate, user.client_key]).collect();
-        named.extend(clusters.map(|cluster| cluster.certificate_authority));
-        all.extend(named.into_iter().flatten().map(|file| Zeroizing::new(std::fs::read(file).unwrap_or_default())));
-    }
-    Some(all)
+/// What the files with credentials hold that a kubeconfig names.
+fn named_files(kubeconfig: &Kubeconfig) -> Vec<Zeroizing<Vec<u8>>> {
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let mut paths: Vec<_> = users.flat_map(|user| [&user.client_certificate, &user.client_key]).collect();
+    paths.extend(clusters.map(|cluster| &cluster.certificate_authority));
+    paths.into_iter().flatten().map(|path| Zeroizing::new(std::fs::read(path).unwrap_or_default())).collect()
+}
+
+/// The server of a context, or of the current one.
+fn server(kubeconfig: Kubeconfig, context: Option<&str>) -> Option<String> {
+    let name = context.or(kubeconfig.current_context.as_deref())?;
+    let context = kubeconfig.contexts.iter().find(|named| named.name == name)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?;
+    cluster.cluster.as_ref()?.server.clone()
 }
 
 /// Shows the place, never the document: it holds credentials.
@@ -127,10 +172,10 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
     let mut config = match connection {
         Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
-        Connection::Current { context, content } => match Config::from_kubeconfig(&options(context)).await {
+        Connection::Current { context, read } => match Config::from_kubeconfig(&options(context)).await {
             Ok(config) => config,
             // Not `Config::infer`, which logs the parser's words, and takes other credentials where a kubeconfig is half written.
-            Err(error) if context.is_none() && content.is_none() => Config::incluster()
+            Err(error) if context.is_none() && read.is_none() => Config::incluster()
                 .map_err(|inside| unusable(&format!("{}; nor {:?}: {inside}", chain(&error), Connection::InCluster)))?,
             Err(error) => return Err(unusable(&chain(&error))),
         },
@@ -154,7 +199,7 @@ pub fn is_inside(connection: &Connection) -> bool {
     match connection {
         Connection::InCluster => true,
         // Without a kubeconfig it is the pod's service account that is used.
-        Connection::Current { context: None, content: None } => true,
+        Connection::Current { context: None, read: None } => true,
         Connection::Current { .. } | Connection::File { .. } | Connection::Document { .. } => false,
     }
 }
@@ -294,8 +339,42 @@ mod tests {
         assert!(second.replaces(&first), "a file that it names");
         write("config", &text.replace("me", "you"));
         assert!(at().replaces(&second));
+        for gone in ["", " \n"] {
+            write("config", gone);
+            assert!(at().replaces(&second) && at().leads_where(&second).is_err(), "not another account instead");
+        }
         std::fs::remove_file(folder.path().join("config")).unwrap();
         assert!(at().replaces(&second) && !at().replaces(&mk_document("", "")));
+        let refused = at().leads_where(&second).unwrap_err().message;
+        assert!(refused.contains("config is gone or empty; put it back"), "{refused}");
+    }
+
+    #[test]
+    fn another_cluster_is_not_taken_for_the_same() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("config");
+        let reading = |current: &str, token: &str, context: Option<&str>| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, current-context: {current}, users: [{{name: me, user: {{token: {token}}}}}], \
+                 clusters: [{{name: a, cluster: {{server: 'https://a'}}}}, {{name: b, cluster: {{server: 'https://b'}}}}], \
+                 contexts: [{{name: one, context: {{cluster: a, user: me}}}}, {{name: two, context: {{cluster: b, user: me}}}}, \
+                 {{name: three, context: {{cluster: a, user: you}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+            Connection::file(path.clone(), context.map(str::to_owned))
+        };
+        let known = reading("one", "first", None);
+        assert!(reading("one", "second", None).leads_where(&known).is_ok());
+        assert!(reading("three", "first", None).leads_where(&known).is_ok(), "another user");
+        let refused = reading("two", "first", None).leads_where(&known).unwrap_err().message;
+        for words in [path.to_str().unwrap(), "leads to https://b, and led to https://a before", "clusters[].context"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let named = reading("one", "first", Some("one"));
+        assert!(
+            reading("two", "first", Some("one")).leads_where(&named).is_ok(),
+            "named, the current one is nothing to it"
+        );
     }
 
     #[tokio::test]
