@@ -19,7 +19,7 @@ pub fn model(limits: &Limits) -> Value {
             r#"min by (component) (
   meshcert_certificate_not_after_timestamp_seconds{{{ONE}}}
     * on ({MESH}, secret, key, position, instance) group_left (component)
-    meshcert_certificate_info{{{ONE}, role="{role}"}}
+    max by ({MESH}, secret, key, position, instance, component) (meshcert_certificate_info{{{ONE}, role="{role}"}})
 )"#
         )
     };

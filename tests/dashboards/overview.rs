@@ -22,7 +22,7 @@ pub fn model(limits: &Limits) -> Value {
         r#"min by ({MESH}, component) (
   meshcert_certificate_not_after_timestamp_seconds{{{CHOSEN}}}
     * on ({MESH}, secret, key, position, instance) group_left (component)
-    meshcert_certificate_info{{{CHOSEN}, role="ca"}}
+    max by ({MESH}, secret, key, position, instance, component) (meshcert_certificate_info{{{CHOSEN}, role="ca"}})
 )"#
     );
     let month = |moments: &str| {
