@@ -138,17 +138,20 @@ impl AdminKubeconfig {
         if let Some(mut former) = user.insert("client-key-data".to_owned(), key.as_str().into()) {
             wipe(&mut former);
         }
-        // Comments, order and quoting stay where each text stands in one piece; else the document is written anew.
+        // What stands around the document that counts stays; within it comments, order and quoting too, where each text stands in one piece.
+        let (before, after) = whole.split_once(former).ok_or(Unusable::Rewrite)?;
+        let around = |document: &str| Zeroizing::new([before, document, after].concat().into_bytes());
         let edited = Zeroizing::new(former.replace(&self.certificate_text, &certificate));
         let edited = Zeroizing::new(edited.replace(self.key_text.as_str(), &key));
         if Document::read(&edited).is_ok_and(|edited| edited == wanted) {
-            // What stands around the document that counts stays too.
-            let (before, after) = whole.split_once(former).ok_or(Unusable::Rewrite)?;
-            return Ok(Zeroizing::new([before, &edited, after].concat().into_bytes()));
+            return Ok(around(&edited));
         }
-        // JSON is YAML too.
-        let written = Zeroizing::new(serde_json::to_vec_pretty(&wanted.0).map_err(|_| Unusable::Rewrite)?);
-        Ok(written)
+        // Else the document is written anew: JSON is YAML too. With so much room no half of it is left behind where it grows.
+        let mut written = Zeroizing::new(Vec::with_capacity(2 * (whole.len() + certificate.len() + key.len())));
+        written.extend(former.starts_with("---").then_some(b"---\n").into_iter().flatten());
+        serde_json::to_writer_pretty(&mut *written, &wanted.0).map_err(|_| Unusable::Rewrite)?;
+        written.push(b'\n');
+        Ok(around(std::str::from_utf8(&written).map_err(|_| Unusable::Rewrite)?))
     }
 }
 
@@ -207,6 +210,14 @@ mod tests {
         assert_eq!(&*admin.certificate, b"old");
         let changed = admin.with_client(text.as_bytes(), "new", "key").unwrap();
         assert_eq!(&*AdminKubeconfig::read(&changed).unwrap().certificate, b"new");
+        let several = format!("%YAML 1.2\n---\n{text}--- # after\nkind: Other\n");
+        let changed = admin.with_client(several.as_bytes(), "new", "key").unwrap();
+        assert_eq!(&*AdminKubeconfig::read(&changed).unwrap().certificate, b"new");
+        let changed = std::str::from_utf8(&changed).unwrap();
+        assert!(
+            changed.starts_with("%YAML 1.2\n---\n{") && changed.ends_with("}\n--- # after\nkind: Other\n"),
+            "{changed}"
+        );
     }
 
     #[test]
