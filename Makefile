@@ -43,7 +43,9 @@ e2e-up: e2e-tools image ## Bring up that Kubernetes with a hosted mesh that expi
 e2e-down: ## Take it down; nothing is left of it.
 	e2e/down.sh
 
+# What the chart brings along is made from the rules and dashboards.
 golden: ## Write the golden files anew; look at the difference before committing it.
+	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test --test alerts --test dashboards
 	$(WITH_TOOLS) UPDATE_GOLDEN=1 cargo test
 
 manifests: ## Write what is made from the chart anew: plain manifests, its schema, the table of values.
