@@ -89,7 +89,6 @@ pub async fn serve(
             Ok(()) = discoveries.changed() => parts.observe(),
             _ = reload.tick() => match changed(&sources, (&config, &ways), &mut doors, roles).await {
                 Ok(None) => {
-                    doors.reload();
                     if refused.settle() {
                         parts.metrics.config_accepted(parts.clock.now());
                         info!("the configuration in force is the one that is there again");
@@ -127,6 +126,8 @@ async fn changed(
     doors: &mut Doors,
     roles: Roles,
 ) -> anyhow::Result<Option<((Config, Vec<Connection>), Wanted)>> {
+    // Whatever else is refused, a listener's certificate that is replaced in time is taken up.
+    doors.reload();
     let new = sources.load()?;
     let ways = connections(&new, roles);
     if new == *former && ways == former_ways {

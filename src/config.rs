@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::UserMessageFormatter;
 
 use crate::mesh::Naming;
-use crate::name::{LABEL, is_label, is_subdomain};
+use crate::name::{LABEL, is_label, is_subdomain, is_taken};
 use crate::rollout::Reach;
 use crate::secret::SecretRule;
 
@@ -216,6 +216,10 @@ impl Config {
         for (index, cluster) in clusters.iter().enumerate() {
             let path = format!("clusters[{index}]");
             check_name(&format!("{path}.name"), &cluster.name)?;
+            if is_taken(&cluster.name) {
+                let message = format!("{:?} is the name of a source that is no cluster's; take another", cluster.name);
+                return Err(invalid(&format!("{path}.name"), message));
+            }
             if let Some(twin) = twins.insert(&cluster.name, index) {
                 let message = format!("{:?} is the name of clusters[{twin}] already; give each its own", cluster.name);
                 return Err(invalid(&format!("{path}.name"), message));
@@ -369,6 +373,7 @@ policy: {renewBefore: 45d}
             ("clusters: [{name: a, kubecfg: b}]", "clusters[0].kubecfg", "`kubeconfig`"),
             ("clusters: [{name: a, reach: far}]", "clusters[0].reach", "`portForward`"),
             ("clusters: [{name: ''}]", "clusters[0].name", "1 to 63 letters"),
+            ("clusters: [{name: clusterSecrets}]", "clusters[0].name", "take another"),
             ("clusters: [{name: a}, {name: a}]", "clusters[1].name", "clusters[0] already"),
             ("clusters: [{name: a, inCluster: true, context: b}]", "clusters[0]", "keep one"),
             ("clusters: [{name: a, namespaces: []}]", "clusters[0].namespaces", "[\"*\"] for all"),

@@ -211,6 +211,7 @@ impl Actor {
             if !leads {
                 schedule = scan::Schedule::new(timing);
                 scans.abort_all();
+                self.forget_proofs();
             }
             // What changes is looked at soon, and what changes often not each time.
             let rest = if is_known { timing.busy } else { Duration::ZERO };

@@ -20,7 +20,7 @@ use crate::metrics::family::Format;
 use crate::metrics::listeners::{ListenerCollector, ListenerMetrics};
 use crate::metrics::permissions::{PermissionCollector, PermissionMetrics};
 use crate::metrics::process::ProcessCollector;
-use crate::metrics::renewals::{RenewalCollector, RenewalMetrics, Served};
+use crate::metrics::renewals::{Received, Refusal, RenewalCollector, RenewalMetrics, Served};
 use crate::metrics::segment::{Deflater, Segment};
 use crate::time::UnixTime;
 
@@ -158,6 +158,14 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector));
         let tail = Mutex::default();
         Self { registry, http_requests, listeners, permissions, config_successful, config_success_time, renewals, tail }
+    }
+
+    /// A notification for a webhook that is disabled.
+    pub fn webhook_is_disabled(&self) {
+        if let Some(renewals) = &self.renewals {
+            renewals.refused(Refusal::Disabled);
+            renewals.received(Received::Refused);
+        }
     }
 
     /// How the listeners' TLS is.

@@ -1,4 +1,14 @@
-//! Names as Kubernetes takes them (RFC 1123, in small letters).
+//! Names as Kubernetes takes them (RFC 1123, in small letters), and those that are taken.
+
+/// The source that tells of clusters.
+pub const CLUSTER_SECRETS: &str = "clusterSecrets";
+/// The source that tells a webhook alone of meshes.
+pub const MESHES_FROM: &str = "webhook.meshesFrom";
+
+/// Whether a source that is no cluster's has this name: no cluster can have it too.
+pub fn is_taken(name: &str) -> bool {
+    [CLUSTER_SECRETS, MESHES_FROM].contains(&name)
+}
 
 /// What a label is, in words.
 pub const LABEL: &str = "1 to 63 small letters, digits or '-', and begin and end with a letter or digit";

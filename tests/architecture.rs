@@ -37,7 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe", &["cert"]),
     // Shell.
     ("tasks", &[]),
-    ("observer", &["cert", "cluster", "inventory", "metrics", "ports", "secret", "tasks", "time"]),
+    ("observer", &["cert", "cluster", "inventory", "metrics", "name", "ports", "secret", "tasks", "time"]),
     ("follower", &["cluster", "ports", "renewal", "tasks", "time"]),
     ("metrics", &["cert", "inventory", "mesh", "policy", "ports", "renewal", "secret", "time"]),
     ("requests", &["cluster", "mesh", "name", "notification", "ports", "renewal", "time"]),
@@ -80,6 +80,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "controller",
             "follower",
             "metrics",
+            "name",
             "notification",
             "observer",
             "policy",

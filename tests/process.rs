@@ -130,6 +130,29 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_exec_plugin_that_hangs_disturbs_nobody_else() {
+    let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
+    // More than there are threads to wait in, each until this test ends.
+    let plugin = format!("while [ -d '{}' ]; do sleep 0.1; done", cluster.folder.path().display());
+    let user = format!(
+        "user: {{exec: {{command: sh, args: ['-c', \"{plugin}\"], apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}"
+    );
+    let kubeconfig = cluster.demo.kubeconfig().replace("user: {}", &user);
+    let mut config = cluster.clusters();
+    for number in 0..4 {
+        let hangs = cluster.put(&format!("hangs-{number}"), &kubeconfig);
+        config = config.replace("]\n", &format!(", {{name: hangs-{number}, kubeconfig: '{hangs}'}}]\n"));
+    }
+    let mut daemon = Daemon::start(Path::new(&cluster.put("meshcert.yaml", &config)), "json", &[]);
+    eventually("the other cluster is read", || {
+        get(&daemon.address, "/metrics").body.contains("\nmeshcert_source_up{source=\"demo/istio-system\"} 1\n")
+    });
+    let id = daemon.process.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(daemon.process.0.wait().unwrap().code(), Some(0), "{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_file_leaves_the_former_configuration_in_force_and_says_so() {
     let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
     let valid = cluster.clusters();
@@ -178,14 +201,14 @@ async fn a_labelled_secret_brings_a_cluster_and_takes_it_along() {
     cluster.api.create("/api/v1/namespaces", &namespace).await.unwrap();
     let secrets = "/api/v1/namespaces/clusters/secrets";
     let kubeconfig = cluster.demo.kubeconfig();
-    let announce = async |name: &str| {
+    let announce = async |name: &str, secret: &str| {
         let labels = json!({ "meshcert.dev/cluster": name });
-        let metadata = json!({ "name": name, "labels": labels });
+        let metadata = json!({ "name": secret, "labels": labels });
         let secret = json!({ "metadata": metadata, "stringData": { "kubeconfig": kubeconfig } });
         cluster.api.create(secrets, &secret).await.unwrap();
     };
     // It is called as the configured one, which wins.
-    announce("demo").await;
+    announce("demo", "demo").await;
     let daemon = Daemon::start(Path::new(&config), "json", &[]);
     let sources = || {
         let page = get(&daemon.address, "/metrics").body;
@@ -195,12 +218,20 @@ async fn a_labelled_secret_brings_a_cluster_and_takes_it_along() {
     let [discovery, here, there] =
         ["clusterSecrets", "demo/istio-system", "there/istio-system"].map(|name| format!("{{source=\"{name}\"}} 1"));
     eventually("looked once", || sources() == [&*discovery, &here]);
-    announce("there").await;
+    announce("there", "there").await;
     eventually("it is there", || sources() == [&*discovery, &here, &there]);
+    // Whom another Secret names so, or like a source, is not observed: that does not look healthy.
+    announce("there", "too").await;
+    announce("clusterSecrets", "also").await;
+    eventually("they are left out", || sources() == [&*discovery.replace(" 1", " 0"), &here, &there]);
+    for secret in ["too", "also"] {
+        cluster.api.delete(&format!("{secrets}/{secret}"), None).await.unwrap();
+    }
+    eventually("all are there", || sources() == [&*discovery, &here, &there]);
     cluster.api.delete(&format!("{secrets}/there"), None).await.unwrap();
     eventually("it is gone", || sources() == [&*discovery, &here]);
     let log = daemon.log();
-    let said = "demo of Secret clusters/demo: the configured one of this name counts";
+    let said = "demo of Secret clusters/demo: the configured one has this name";
     assert_eq!(log.matches(said).count(), 1, "once, however often it is looked: {log}");
 }
 

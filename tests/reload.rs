@@ -12,7 +12,7 @@ use meshcert::app::acting::Roles;
 use meshcert::demo::Scenario;
 use meshcert::renewal::{Phase, Spec};
 use serde_json::json;
-use served::{Cluster, Served, eventually, notification};
+use served::{Cluster, OBSERVE_AND_WEBHOOK, Served, eventually, notification};
 
 const ALL: Roles = Roles { webhook: true, act: true, ..Roles::OBSERVE };
 const READ: &str = r#"meshcert_renewals_last_read_successful{mesh_cluster="demo"}"#;
@@ -92,4 +92,72 @@ async fn a_kubeconfig_that_is_replaced_before_its_end_is_taken_up_by_every_role(
     })
     .await;
     shows(UP, "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_asks_in_a_cluster_that_a_kubeconfig_leads_to_unasked() {
+    let (cluster, elsewhere) =
+        (Cluster::start(Scenario::Expiring, Some(1)).await, Cluster::start(Scenario::Expiring, Some(1)).await);
+    let own = cluster.put("own", &cluster.demo.kubeconfig());
+    let token = cluster.put("token", "t0ken");
+    let config = format!("clusters: [{{name: demo, kubeconfig: '{own}'}}]\nwebhook: {{bearerTokenFile: '{token}'}}\n");
+    let served = Served::start(cluster.put("config.yaml", &config).as_ref(), OBSERVE_AND_WEBHOOK).await.ready().await;
+    let client = Client::default();
+    cluster.put("own", &elsewhere.demo.kubeconfig());
+    eventually("it is refused", async || served.metric(&client, RELOADED).await.as_deref() == Some("0")).await;
+    // Nobody has asked before: the way is looked for now.
+    let bearer = [("authorization", "Bearer t0ken")];
+    let (status, _) = client.post(served.main, &bearer, notification(&["expiring-1"])).await.unwrap();
+    assert_eq!((status, elsewhere.names().await), (503, Vec::new()));
+    cluster.put("own", &cluster.demo.kubeconfig());
+    eventually("it asks", async || {
+        client.post(served.main, &bearer, notification(&["expiring-1"])).await.unwrap().0 == 200
+    })
+    .await;
+    assert_eq!((cluster.names().await.len(), elsewhere.names().await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_out_of_one_kubeconfig_are_reloaded_and_a_slow_plugin_is_waited_for_by_nobody() {
+    let (one, two) =
+        (Cluster::start(Scenario::Expiring, Some(1)).await, Cluster::start(Scenario::Expiring, Some(1)).await);
+    // Longer than a notification is waited for.
+    let plugin =
+        "sleep 1.5; echo '{kind: ExecCredential, apiVersion: client.authentication.k8s.io/v1, status: {token: t}}'";
+    let kubeconfig = |user: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Config, current-context: one, users: [{{name: {user}, user: {{exec: {{command: sh, args: ['-c', \"{plugin}\"], \
+             apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}}}], \
+             clusters: [{{name: one, cluster: {{server: 'http://{}'}}}}, {{name: two, cluster: {{server: 'http://{}'}}}}], \
+             contexts: [{{name: one, context: {{cluster: one, user: {user}}}}}, {{name: two, context: {{cluster: two, user: {user}}}}}]}}",
+            one.demo.address, two.demo.address
+        )
+    };
+    let (both, token) = (one.put("both", &kubeconfig("me")), one.put("token", "t0ken"));
+    let configure = |policy: &str| {
+        let clusters = ["one", "two"].map(|name| format!("{{name: {name}, kubeconfig: '{both}', context: {name}}}"));
+        let text =
+            format!("clusters: [{}]\nwebhook: {{bearerTokenFile: '{token}'}}\npolicy: {policy}\n", clusters.join(", "));
+        one.put("config.yaml", &text)
+    };
+    let served = Served::start(configure("{}").as_ref(), OBSERVE_AND_WEBHOOK).await;
+    let client = Client::default();
+    let is_read = async |name: &str| {
+        let series = format!(r#"meshcert_source_up{{source="{name}/istio-system"}}"#);
+        served.metric(&client, &series).await.as_deref() == Some("1")
+    };
+    eventually("both are read", async || is_read("one").await && is_read("two").await).await;
+    let ask = async || {
+        client.post(served.main, &[("authorization", "Bearer t0ken")], notification(&["expiring-1"])).await.unwrap().0
+    };
+    assert_eq!(ask().await, 503, "it answers before the plugin does");
+    eventually("it asks", async || ask().await == 200).await;
+    let accepted = "meshcert_config_last_reload_success_timestamp_seconds";
+    for (policy, user) in [("{renewBefore: 20d}", "me"), ("{renewBefore: 20d}", "you")] {
+        let before = served.metric(&client, accepted).await;
+        configure(policy);
+        one.put("both", &kubeconfig(user));
+        eventually("it is taken", async || served.metric(&client, accepted).await != before).await;
+        assert_eq!(served.metric(&client, RELOADED).await.as_deref(), Some("1"));
+    }
 }

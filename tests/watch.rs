@@ -347,6 +347,24 @@ async fn a_version_that_is_gone_means_a_new_list_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watches_that_give_nothing_but_errors_mean_a_new_list() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", ""));
+    let error = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 500, "message": "no leader" } });
+    for line in [format!("{error}\n"), "no event\n".to_owned(), format!("{error}\n")] {
+        script.watches.lock().unwrap().push_back(Answer::Raw(line));
+    }
+    script.list(mk_list(&["b-kube-certs"], "9", ""));
+    let _open = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "listed anew", |r| meshes(r) == ["one/b"] && up(r, "one/istio-system")).await;
+    assert_eq!((errors(&registry, "server"), errors(&registry, "decode")), (2, 1));
+    let watches: Vec<String> = script.requests().into_iter().filter(|uri| uri.contains("watch=true")).collect();
+    assert!(watches[..3].iter().all(|uri| uri.ends_with("resourceVersion=5")), "{watches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_whose_version_is_gone_before_its_end_has_failed() {
     let script = Script::default();
     script.list(mk_list(&["a-kube-certs"], "5", "t"));

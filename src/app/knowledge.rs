@@ -8,13 +8,11 @@ use arc_swap::ArcSwapOption;
 use crate::config::{ConfigError, MeshesFromConfig};
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::{Observed, SourceHealth};
+use crate::name::MESHES_FROM;
 use crate::observer::Registry;
 use crate::ports::SourceErrorReason;
 use crate::requests::told::{Listener, Teller};
 use crate::requests::{Facts, Known, Sight, Sights};
-
-/// The source's name, where another process tells.
-const TOLD: &str = "webhook.meshesFrom";
 
 /// All that is known.
 pub(super) struct Knowledge {
@@ -76,7 +74,7 @@ impl Observed for Knowledge {
             let health = listener.health();
             let count = |reason: SourceErrorReason| health.errors.get(&reason).copied().unwrap_or(0);
             SourceHealth {
-                source: TOLD.into(),
+                source: MESHES_FROM.into(),
                 up: health.up,
                 last_success: health.last_success,
                 objects: health.meshes,

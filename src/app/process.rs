@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::Context;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{Level, info};
 use tracing_subscriber::EnvFilter;
@@ -29,12 +29,15 @@ pub fn log(form: LogForm, level: Level) {
     };
 }
 
-/// The runtime of the daemon.
+/// Does this in a runtime of its own, and ends with it: whatever hangs beside it is not waited for.
 ///
 /// # Errors
-/// Threads cannot be started.
-pub fn runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime's threads")
+/// Threads cannot be started, or the work's own.
+pub fn run<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime's threads")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }
 
 /// SIGTERM and SIGINT.

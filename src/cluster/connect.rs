@@ -1,15 +1,19 @@
 //! Finds the way to a cluster: in-cluster, a kubeconfig file, or a kubeconfig found in a Secret.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::client::AuthError;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::digest;
@@ -67,14 +71,17 @@ impl Connection {
         Self::File { path, context, read }
     }
 
-    /// Whether this is what became of a kubeconfig that could be read.
+    /// Whether this is what became of a kubeconfig that could be read, or stands where the pod's service account did.
     pub fn replaces(&self, former: &Self) -> bool {
-        let is_same = match (former, self) {
-            (Self::File { path: known, .. }, Self::File { path, .. }) => known == path,
-            (Self::Current { context: known, .. }, Self::Current { context, .. }) => known == context,
+        match (former, self) {
+            (Self::File { path: known, context: within, read: Some(_) }, Self::File { path, context, .. }) => {
+                (known, within) == (path, context) && former != self
+            }
+            (Self::Current { context: known, read }, Self::Current { context, .. }) => {
+                known == context && (read.is_some() || is_inside(former)) && former != self
+            }
             _ => false,
-        };
-        is_same && former.read().is_some() && former != self
+        }
     }
 
     /// # Errors
@@ -83,11 +90,24 @@ impl Connection {
     pub fn leads_where(&self, former: &Self) -> Result<(), SourceError> {
         let refuse = |message| Err(SourceError { reason: SourceErrorReason::Kubeconfig, message });
         match (former.read().and_then(|read| read.server.as_deref()), self.read()) {
+            _ if former.read().is_none() => refuse(format!(
+                "{self:?} is there now, in place of {:?}: that may be another cluster; take it away, or restart if it is meant",
+                Self::InCluster
+            )),
             (_, None) => refuse(format!("{self:?} is gone or empty; put it back, or restart to go on without it")),
             (Some(known), Some(Reading { server: Some(server), .. })) if server != known => refuse(format!(
                 "{self:?} leads to {server}, and led to {known} before: that may be another cluster; name the context in clusters[].context, or restart if it is meant"
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The same way, as it is now.
+    fn read_again(&self) -> Self {
+        match self {
+            Self::Current { context, .. } => Self::current(context.clone()),
+            Self::File { path, context, .. } => Self::file(path.clone(), context.clone()),
+            Self::InCluster | Self::Document { .. } => self.clone(),
         }
     }
 
@@ -159,6 +179,12 @@ impl fmt::Debug for Connection {
 const LARGEST_DOCUMENT: usize = 256 << 10;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For an exec plugin.
+const PLUGIN_DEADLINE: Duration = Duration::from_secs(15);
+/// Runs of one kubeconfig's exec plugin at the same time: one that hangs is not killed, and holds a thread.
+const MOST_PLUGINS: usize = 4;
+/// By the origin of the kubeconfig.
+static PLUGINS: Mutex<BTreeMap<String, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
 
 /// A client for the cluster.
 ///
@@ -169,6 +195,11 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
         reason: SourceErrorReason::Kubeconfig,
         message: format!("{connection:?} cannot be used: {error}"),
     };
+    // It is read anew, whenever that is, and may lead elsewhere by now.
+    let now = connection.read_again();
+    if now.replaces(connection) {
+        now.leads_where(connection)?;
+    }
     let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
     let mut config = match connection {
         Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
@@ -191,15 +222,42 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(|error| unusable(&chain(&error)))
+    client(config, format!("{connection:?}"), PLUGIN_DEADLINE).await.map_err(|error| unusable(&error))
+}
+
+/// The client of a configuration of this origin. The library waits for an exec plugin where it is called, so it is called where waiting disturbs nobody.
+async fn client(config: Config, origin: String, deadline: Duration) -> Result<Client, String> {
+    if config.auth_info.exec.is_none() {
+        return Client::try_from(config).map_err(|error| chain(&error));
+    }
+    let runs = Arc::clone(
+        PLUGINS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(origin)
+            .or_insert_with(|| Arc::new(Semaphore::new(MOST_PLUGINS))),
+    );
+    let made = async {
+        let run = runs.acquire_owned().await;
+        spawn_blocking(move || {
+            let _run = run;
+            Client::try_from(config)
+        })
+        .await
+    };
+    match timeout(deadline, made).await {
+        Ok(Ok(made)) => made.map_err(|error| chain(&error)),
+        Ok(Err(_)) => Err("its exec plugin could not be run".to_owned()),
+        Err(_) => Err(format!("its exec plugin has not ended within {} s", deadline.as_secs())),
+    }
 }
 
 /// Whether this process runs in a pod of the cluster, as far as its credentials say.
 pub fn is_inside(connection: &Connection) -> bool {
     match connection {
         Connection::InCluster => true,
-        // Without a kubeconfig it is the pod's service account that is used.
-        Connection::Current { context: None, read: None } => true,
+        // Without a kubeconfig it is the pod's service account that is used, where there is one.
+        Connection::Current { context: None, read: None } => std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
         Connection::Current { .. } | Connection::File { .. } | Connection::Document { .. } => false,
     }
 }
@@ -349,8 +407,8 @@ mod tests {
         assert!(refused.contains("config is gone or empty; put it back"), "{refused}");
     }
 
-    #[test]
-    fn another_cluster_is_not_taken_for_the_same() {
+    #[tokio::test]
+    async fn another_cluster_is_not_taken_for_the_same() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("config");
         let reading = |current: &str, token: &str, context: Option<&str>| {
@@ -367,9 +425,11 @@ mod tests {
         assert!(reading("one", "second", None).leads_where(&known).is_ok());
         assert!(reading("three", "first", None).leads_where(&known).is_ok(), "another user");
         let refused = reading("two", "first", None).leads_where(&known).unwrap_err().message;
+        assert_eq!(connect(&known).await.map(drop).unwrap_err().message, refused, "nor by whoever connects later");
         for words in [path.to_str().unwrap(), "leads to https://b, and led to https://a before", "clusters[].context"] {
             assert!(refused.contains(words), "{refused}");
         }
+        assert!(!reading("two", "first", Some("two")).replaces(&known), "beside it, from the same file");
         let named = reading("one", "first", Some("one"));
         assert!(
             reading("two", "first", Some("one")).leads_where(&named).is_ok(),
@@ -377,24 +437,26 @@ mod tests {
         );
     }
 
+    /// A kubeconfig whose exec plugin is this script.
+    fn with_plugin(script: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, \
+             clusters: [{{name: one, cluster: {{server: 'https://127.0.0.1:1'}}}}], \
+             users: [{{name: me, user: {{exec: {{command: /bin/sh, args: ['-c', \"{script}\"], \
+             apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}}}], \
+             contexts: [{{name: c, context: {{cluster: one, user: me}}}}]}}"
+        )
+    }
+
     #[tokio::test]
     async fn what_cannot_be_parsed_is_placed_and_never_quoted() {
         let broken = "apiVersion: v1\nkind: Config\nusers:\n- nam: v\n  user:\n    token: t0ps3cret\n";
-        let plugin = |script: &str| {
-            format!(
-                "{{apiVersion: v1, kind: Config, current-context: c, \
-                 clusters: [{{name: one, cluster: {{server: 'https://127.0.0.1:1'}}}}], \
-                 users: [{{name: me, user: {{exec: {{command: /bin/sh, args: ['-c', \"{script}\"], \
-                 apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}}}], \
-                 contexts: [{{name: c, context: {{cluster: one, user: me}}}}]}}"
-            )
-        };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config");
         for (text, words) in [
             (broken.to_owned(), "no valid kubeconfig (line 5, column 3)"),
-            (plugin("echo token t0ps3cret; exit 3"), "its exec plugin failed with exit status: 3"),
-            (plugin("echo '{kind: ExecCredential, status: [token, t0ps3cret'"), "no valid ExecCredential (line "),
+            (with_plugin("echo token t0ps3cret; exit 3"), "its exec plugin failed with exit status: 3"),
+            (with_plugin("echo '{kind: ExecCredential, status: [token, t0ps3cret'"), "no valid ExecCredential (line "),
         ] {
             std::fs::write(&path, &text).unwrap();
             let connection = Connection::file(path.clone(), None);
@@ -404,6 +466,24 @@ mod tests {
         let text = Arc::new(Zeroizing::new(broken.as_bytes().to_vec()));
         let Err(error) = connect(&Connection::Document { origin: "here".into(), text }).await else { panic!() };
         assert!(error.message.ends_with("no valid kubeconfig (line 5, column 3)"), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn an_exec_plugin_that_hangs_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let go = folder.path().join("go");
+        let script = format!("while [ ! -e '{}' ]; do sleep 0.01; done", go.display());
+        let document = Kubeconfig::from_yaml(&with_plugin(&script)).unwrap();
+        let config = Config::from_custom_kubeconfig(document, &KubeConfigOptions::default()).await.unwrap();
+        // More than may run at a time: the last one only waits for the others.
+        for _ in 0..=MOST_PLUGINS {
+            let origin = folder.path().display().to_string();
+            let Err(error) = client(config.clone(), origin, Duration::from_millis(50)).await else {
+                panic!("it hangs")
+            };
+            assert_eq!(error, "its exec plugin has not ended within 0 s");
+        }
+        std::fs::write(go, "").unwrap();
     }
 
     #[tokio::test]

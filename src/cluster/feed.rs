@@ -23,6 +23,8 @@ const WATCH_SECONDS: u64 = 290;
 const SHORTEST_WATCH: Duration = Duration::from_millis(500);
 /// The first and the longest wait before a failed request is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
+/// Watches in a row that were open and gave nothing but an error: taken up from the same version, the next one would too.
+const MOST_SPOILED: u32 = 3;
 
 /// What is followed: how its listener is told, and what the lines of its watch mean.
 pub(super) trait Subject {
@@ -67,9 +69,10 @@ pub(super) struct Feed<S: Subject> {
 impl<S: Subject> Feed<S> {
     /// Watches, takes a cut watch up again, and returns when a new list is wanted.
     pub(super) async fn watch_on(&self, mut version: String, failures: &mut u32) -> Result<(), Closed> {
+        let mut spoiled = 0;
         loop {
             let begun = Instant::now();
-            let ended = self.watch(&mut version, failures).await?;
+            let ended = self.watch(&mut version, failures, &mut spoiled).await?;
             let is_gone = match ended {
                 Ok(()) => false,
                 Err(error) if error.reason == SourceErrorReason::Gone => {
@@ -78,7 +81,7 @@ impl<S: Subject> Feed<S> {
                 }
                 Err(error) => {
                     self.fail(error, failures).await?;
-                    if *failures >= S::RELIST_AFTER {
+                    if *failures >= S::RELIST_AFTER || spoiled >= MOST_SPOILED {
                         return Ok(());
                     }
                     continue;
@@ -95,7 +98,12 @@ impl<S: Subject> Feed<S> {
     }
 
     /// One watch request, until it ends. `version` moves with every event.
-    async fn watch(&self, version: &mut String, failures: &mut u32) -> Result<Result<(), SourceError>, Closed> {
+    async fn watch(
+        &self,
+        version: &mut String,
+        failures: &mut u32,
+        spoiled: &mut u32,
+    ) -> Result<Result<(), SourceError>, Closed> {
         let asked = self.asked("watch");
         let uri = format!(
             "{}watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
@@ -111,10 +119,11 @@ impl<S: Subject> Feed<S> {
         loop {
             match lines.next(&asked).await {
                 Ok(Some(line)) => {
-                    *failures = 0;
                     if let Err(error) = self.take_line(&line, version, &asked).await? {
+                        *spoiled += 1;
                         return Ok(Err(error));
                     }
+                    (*failures, *spoiled) = (0, 0);
                 }
                 Ok(None) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),

@@ -236,7 +236,7 @@ impl Report {
 impl CertificateReport {
     fn outcome(&self, now: UnixTime, expiring_within: i64) -> Outcome {
         match now.seconds_until(self.not_after) {
-            left if left <= 0 => Outcome::Expired,
+            left if left < 0 => Outcome::Expired,
             left if left < expiring_within => Outcome::Expiring,
             _ => Outcome::Fine,
         }

@@ -57,7 +57,7 @@ const TIMING: Timing = Timing {
 /// An address cannot be listened on, or a file cannot be written.
 pub fn run(args: DemoArgs) -> anyhow::Result<Outcome> {
     args.logging.start();
-    process::runtime()?.block_on(async {
+    process::run(async {
         let signals = process::Signals::new()?;
         let options = Options {
             scenario: args.scenario,

@@ -42,7 +42,7 @@ struct EntryExplanation {
 pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     let ExplainArgs { secret, connect, output } = args;
     let config = watching(connect.into(), &secret).load()?;
-    let (answers, missed) = process::runtime()?.block_on(async {
+    let (answers, missed) = process::run(async {
         let (specs, missed) = app::clusters_now(&config, Plane::Observe).await?;
         Ok::<_, anyhow::Error>((explain(&specs, &secret).await?, missed))
     })?;

@@ -14,7 +14,7 @@ use crate::renewal::Renewal;
 /// The mesh is not there.
 pub fn run(args: HistoryArgs) -> anyhow::Result<Outcome> {
     let HistoryArgs { mesh: MeshArgs { mesh, connect }, output } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let renewals = found.renewals().await?;
         let answer: Vec<_> = renewals

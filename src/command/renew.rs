@@ -54,7 +54,7 @@ async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<O
 /// The mesh is not there, or something that a renewal looks at cannot be read.
 pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
     let PlanArgs { mesh: MeshArgs { mesh, connect }, force, output } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
             Some(plan) => {
@@ -72,7 +72,7 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
 /// The mesh is not there, or the request could not be stored.
 pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
     let RenewArgs { mesh: MeshArgs { mesh, connect }, dry_run, force, wait } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         if dry_run {
             return foretell(found, force, Output::Table).await;
@@ -128,7 +128,7 @@ async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
 /// The renewal is not there or has no plan.
 pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
     let ApproveArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let renewal = waiting(&found).await?.with_context(|| {
             format!("no renewal of {mesh} waits for approval; `{}` lists them", found.command("history", ""))
@@ -153,17 +153,29 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
 /// There is nothing to put back.
 pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     let RollbackArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let written = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.has_written());
         let history = found.command("history", "");
-        let renewal = written.with_context(|| format!("no renewal of {mesh} has replaced anything; `{history}` lists them"))?;
+        let renewal =
+            written.with_context(|| format!("no renewal of {mesh} has replaced anything; `{history}` lists them"))?;
         if !matches!(renewal.status.phase, Phase::Succeeded | Phase::Failed) {
-            bail!("the renewal {} is {}; only one that succeeded or failed is rolled back: `{history}` shows how far it is", renewal.name, renewal.status.phase.as_str());
+            bail!(
+                "the renewal {} is {}; only one that succeeded or failed is rolled back: `{history}` shows how far it is",
+                renewal.name,
+                renewal.status.phase.as_str()
+            );
         }
-        let ended = renewal.status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= SystemClock.now());
+        let ended =
+            renewal.status.plan.iter().flat_map(|plan| &plan.leaves).find(|leaf| leaf.ends_at <= SystemClock.now());
         if let Some(leaf) = ended {
-            bail!("no rollback: the former {} of {} has ended at {}; `{}` makes new ones", leaf.key, leaf.secret, leaf.ends_at, found.command("renew", " --force --wait"));
+            bail!(
+                "no rollback: the former {} of {} has ended at {}; `{}` makes new ones",
+                leaf.key,
+                leaf.secret,
+                leaf.ends_at,
+                found.command("renew", " --force --wait")
+            );
         }
         let namespace = &found.mesh.key.namespace;
         let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];

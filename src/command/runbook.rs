@@ -16,7 +16,7 @@ const RUNBOOK: &str = include_str!("../../docs/runbooks/MspiderHostedKubeAPICert
 /// The mesh or a workload is not there.
 pub fn run(args: MeshArgs) -> anyhow::Result<Outcome> {
     let MeshArgs { mesh, connect } = args;
-    process::runtime()?.block_on(async {
+    process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let tiers = found.workloads().await?;
         let mut stdout = io::stdout();

@@ -16,7 +16,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     let ServeArgs { connect, listen, roles, logging } = args;
     let roles = roles_of(&roles);
     logging.start();
-    process::runtime()?.block_on(async {
+    process::run(async {
         let signals = process::Signals::new()?;
         let listener = TcpListener::bind(listen)
             .await

@@ -37,7 +37,7 @@ pub fn run(args: StatusArgs) -> anyhow::Result<Outcome> {
     let StatusArgs { connect, watch, output } = args;
     let sources = Sources::from(connect);
     let thresholds = sources.load()?.policy.thresholds();
-    process::runtime()?.block_on(async {
+    process::run(async {
         let Observing { registry, missed, _supervisor } = observe(&sources).await?;
         let said = |(source, why): (Arc<str>, String)| format!("{source}: {why}");
         let mut failures: Vec<String> = registry.failures().into_iter().map(said).collect();

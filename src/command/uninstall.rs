@@ -25,7 +25,7 @@ struct Place {
 /// # Errors
 /// A cluster cannot be asked, so that nobody knows; or a Lease cannot be removed.
 pub fn run(command: UninstallCommand) -> anyhow::Result<Outcome> {
-    process::runtime()?.block_on(async {
+    process::run(async {
         match command {
             UninstallCommand::Check(connect) => check(&Sources::from(connect)).await,
             UninstallCommand::Clean(connect) => clean(&Sources::from(connect)).await,

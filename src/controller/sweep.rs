@@ -105,6 +105,11 @@ impl Actor {
         self.around.metrics.endpoints_of(&self.acting.name, &seen.mesh.key, states);
     }
 
+    /// What was proven under an earlier leadership is no news any more.
+    pub(super) fn forget_proofs(&self) {
+        self.memory().proven.clear();
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,9 +13,10 @@ use zeroize::Zeroizing;
 
 use crate::cluster::connect::{Connection, connect};
 use crate::cluster::secrets::labelled;
+use crate::name::is_taken;
 use crate::observer::ClusterSpec;
 use crate::observer::registry::{Registry, SourceState};
-use crate::ports::{Clock, SourceError};
+use crate::ports::{Clock, SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
 /// The label of a cluster's Secret; its value is the cluster's name, or else the Secret's own name is.
@@ -54,6 +55,8 @@ pub struct Found {
     pub clusters: BTreeMap<Arc<str>, ClusterSpec>,
     /// Which are not among them, and why.
     pub left_out: BTreeSet<String>,
+    /// Those of them that are not observed otherwise.
+    pub missed: Vec<String>,
 }
 
 /// How looking goes, for those who read it.
@@ -76,8 +79,8 @@ impl Discovery {
         let mut said = BTreeSet::new();
         loop {
             match self.look(&client).await {
-                Ok(Found { clusters, left_out }) => {
-                    progress.succeed(clusters.len() as u64);
+                Ok(Found { clusters, left_out, missed }) => {
+                    progress.succeed(clusters.len() as u64, &missed);
                     for why in left_out.difference(&said) {
                         warn!(why, "a cluster in a Secret is left out");
                     }
@@ -109,7 +112,7 @@ impl Discovery {
             found.clusters.pop_last();
         }
         if all > MOST_CLUSTERS {
-            found.left_out.insert(format!("of {all} clusters all but the first {MOST_CLUSTERS} by name"));
+            found.leave_out(format!("of {all} clusters all but the first {MOST_CLUSTERS} by name"), false);
         }
         Ok(found)
     }
@@ -131,7 +134,10 @@ impl Discovery {
     }
 
     fn add(&self, name: &str, secret: &str, key: &str, text: Vec<u8>, found: &mut Found) {
-        let taken = if self.configured.contains(name) {
+        let is_configured = self.configured.contains(name);
+        let taken = if is_taken(name) {
+            "a source that is no cluster's"
+        } else if is_configured {
             "the configured one"
         } else if found.clusters.contains_key(name) {
             "the first Secret by name"
@@ -148,17 +154,33 @@ impl Discovery {
             found.clusters.insert(Arc::clone(&spec.name), spec);
             return;
         };
-        found.left_out.insert(format!("{name} of Secret {}/{secret}: {taken} of this name counts", self.namespace));
+        let why = format!("{name} of Secret {}/{secret}: {taken} has this name", self.namespace);
+        found.leave_out(why, is_configured);
+    }
+}
+
+impl Found {
+    fn leave_out(&mut self, why: String, is_observed: bool) {
+        if !is_observed {
+            self.missed.push(why.clone());
+        }
+        self.left_out.insert(why);
     }
 }
 
 impl Progress {
-    fn succeed(&self, clusters: u64) {
+    /// Where any is missed, it does not look healthy.
+    fn succeed(&self, clusters: u64, missed: &[String]) {
         let now = self.clock.now();
         self.registry.record(&self.source, |health| {
             health.objects = clusters;
             health.listed = true;
+            health.overflowed = !missed.is_empty();
             health.succeed(now);
+            if health.overflowed {
+                let message = format!("not all clusters are observed: {}", missed.join("; "));
+                health.fail(&SourceError { reason: SourceErrorReason::TooLarge, message });
+            }
         });
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::inventory::Snapshot;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::{Observed, SourceHealth};
+use crate::name::CLUSTER_SECRETS;
 use crate::observer::ClusterSpec;
 use crate::observer::health::Health;
 use crate::ports::SourceErrorReason;
@@ -33,8 +34,6 @@ pub struct SourceState {
     snapshot: Mutex<Option<Snapshot>>,
 }
 
-/// The name of the source that tells of clusters.
-const DISCOVERY: &str = "clusterSecrets";
 /// No cluster is called so.
 const NO_CLUSTER: &str = "";
 
@@ -87,7 +86,7 @@ impl Registry {
     /// The source that is no cluster's: the Secrets that announce clusters.
     pub(super) fn add_discovery(&self) -> Arc<SourceState> {
         let source = Arc::new(SourceState {
-            name: DISCOVERY.into(),
+            name: CLUSTER_SECRETS.into(),
             cluster: NO_CLUSTER.into(),
             namespace: None,
             health: Mutex::default(),

@@ -1,18 +1,18 @@
 //! Where the webhook asks: for which meshes, on which cluster, many at a time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cluster::api::Api;
 use crate::cluster::connect::{Connection, connect};
 use crate::mesh::HostedMesh;
 use crate::notification::Selector;
-use crate::ports::{Clock, SourceError};
+use crate::ports::{Clock, SourceError, SourceErrorReason};
 use crate::renewal::{Renewal, Spec, Trigger, name_for};
 use crate::requests::told::BriefMesh;
 use crate::requests::{Asked, Certainty, ask_among};
@@ -49,13 +49,16 @@ pub struct Place {
     pub namespaces: Option<Vec<String>>,
 }
 
+/// To a cluster: found by one at a time, without keeping up those to others.
+type Way = Arc<tokio::sync::Mutex<Option<(Connection, Api)>>>;
+
 /// Knows the meshes and how their clusters are reached.
 pub struct Desk {
     knowledge: Knowledge,
     clock: Arc<dyn Clock>,
     places: ArcSwap<Vec<Place>>,
     renew_before: AtomicI64,
-    apis: Mutex<BTreeMap<Arc<str>, (Connection, Api)>>,
+    ways: Mutex<BTreeMap<Arc<str>, Way>>,
 }
 
 /// The answer for one mesh.
@@ -75,8 +78,8 @@ const AT_ONCE: usize = 8;
 impl Desk {
     /// With no cluster yet.
     pub fn new(knowledge: Knowledge, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let (places, renew_before, apis) = (ArcSwap::default(), AtomicI64::new(0), Mutex::default());
-        Arc::new(Self { knowledge, clock, places, renew_before, apis })
+        let (places, renew_before, ways) = (ArcSwap::default(), AtomicI64::new(0), Mutex::default());
+        Arc::new(Self { knowledge, clock, places, renew_before, ways })
     }
 
     /// Takes the clusters, and `renewBefore` in seconds.
@@ -170,16 +173,28 @@ impl Desk {
         asking.join_all().await
     }
 
+    /// The API of a place. Whoever asks may give up in the middle: the way to it is found all the same, and the next one has it.
     async fn api(&self, place: &Place) -> Result<Api, SourceError> {
-        let mut apis = self.apis.lock().await;
-        if let Some((known, api)) = apis.get(&place.name)
+        let way = Arc::clone(
+            self.ways.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(&place.name)).or_default(),
+        );
+        let mut way = way.lock_owned().await;
+        if let Some((known, api)) = &*way
             && *known == place.connection
         {
             return Ok(api.clone());
         }
-        let api = Api::new(connect(&place.connection).await?);
-        apis.insert(Arc::clone(&place.name), (place.connection.clone(), api.clone()));
-        Ok(api)
+        let connection = place.connection.clone();
+        let connecting = tokio::spawn(async move {
+            let api = Api::new(connect(&connection).await?);
+            *way = Some((connection, api.clone()));
+            Ok(api)
+        });
+        let failed = |_| SourceError {
+            reason: SourceErrorReason::Kubeconfig,
+            message: "connecting failed; the log says why".to_owned(),
+        };
+        connecting.await.map_err(failed)?
     }
 }
 

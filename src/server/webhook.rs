@@ -74,6 +74,7 @@ pub(super) async fn receive(
     body: Body,
 ) -> Response {
     let Some(webhook) = app.webhook.load_full() else {
+        app.metrics.webhook_is_disabled();
         return sentence(
             StatusCode::NOT_FOUND,
             "the webhook is disabled: it is no role of this process, or has no credential",

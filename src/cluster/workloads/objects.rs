@@ -35,6 +35,7 @@ pub(super) struct Metadata {
 #[serde(default)]
 struct Owner {
     kind: String,
+    name: String,
     uid: String,
     /// Whether it is the one that looks after it; at most one does.
     #[serde(deserialize_with = "or_default")]
@@ -240,7 +241,7 @@ impl WorkloadObject {
             partition_before: metadata.annotations.get(PARTITION_BEFORE).and_then(|text| text.parse().ok()),
             on_delete: spec.update_strategy.kind == "OnDelete",
             pods: pods
-                .filter(|pod| !pod.has_ended() && pod.belongs_to(kind, &metadata.uid))
+                .filter(|pod| !pod.has_ended() && pod.belongs_to(kind, metadata))
                 .map(|pod| pod.read(target, services))
                 .collect(),
         }
@@ -254,10 +255,14 @@ impl WorkloadObject {
 }
 
 impl PodObject {
-    /// Whether it is this workload's, and not another's whose selector means the same labels. A Deployment has its pods by way of ReplicaSets, which are not read.
-    fn belongs_to(&self, kind: Kind, uid: &str) -> bool {
-        let controller = self.metadata.owner_references.iter().find(|owner| owner.controller);
-        controller.is_some_and(|owner| owner.uid == uid || kind == Kind::Deployment && owner.kind == "ReplicaSet")
+    /// Whether it is this workload's, and not another's whose selector means the same labels. A Deployment has its pods by way of ReplicaSets, which are not read:
+    /// their names are its own and the hash of the template.
+    fn belongs_to(&self, kind: Kind, workload: &Metadata) -> bool {
+        let Some(owner) = self.metadata.owner_references.iter().find(|owner| owner.controller) else { return false };
+        let is_replica_set =
+            |hash: &String| owner.kind == "ReplicaSet" && owner.name == format!("{}-{hash}", workload.name);
+        owner.uid == workload.uid
+            || kind == Kind::Deployment && self.metadata.labels.get("pod-template-hash").is_some_and(is_replica_set)
     }
 
     /// A pod that ran to its end (evicted, drained) is no member any more.
@@ -340,20 +345,27 @@ mod tests {
     #[test]
     fn a_pod_is_its_owners_and_not_whoevers_selector_means_it() {
         let pod = |name: &str, owners| {
-            let pod = json!({ "metadata": { "name": name, "ownerReferences": owners } });
+            let labels = json!({ "pod-template-hash": "abc" });
+            let pod = json!({ "metadata": { "name": name, "labels": labels, "ownerReferences": owners } });
             serde_json::from_value::<PodObject>(pod).unwrap()
         };
-        let owner = |kind, uid, controller| json!([{ "kind": kind, "uid": uid, "controller": controller }]);
+        let owner =
+            |kind, uid, controller| json!([{ "kind": kind, "name": "m-abc", "uid": uid, "controller": controller }]);
         let pods = [
             pod("own", owner("StatefulSet", "u", json!(true))),
             pod("another's", owner("StatefulSet", "v", json!(true))),
             pod("a Deployment's", owner("ReplicaSet", "r", json!(true))),
+            pod(
+                "another Deployment's",
+                json!([{ "kind": "ReplicaSet", "name": "m-two-abc", "uid": "r", "controller": true }]),
+            ),
             pod("a Job's", owner("Job", "j", json!(true))),
             pod("not looked after", owner("StatefulSet", "u", json!(null))),
             pod("nobody's", json!(null)),
         ];
         let names = |kind| {
-            let object: WorkloadObject = serde_json::from_value(json!({ "metadata": { "uid": "u" } })).unwrap();
+            let object: WorkloadObject =
+                serde_json::from_value(json!({ "metadata": { "name": "m", "uid": "u" } })).unwrap();
             let read = object.read(&crate::rollout::default_tiers()[0][0], kind, &[], pods.iter());
             read.pods.into_iter().map(|pod| pod.name).collect::<Vec<_>>()
         };
