@@ -23,6 +23,7 @@ use crate::renewal::step::{Effect, Hindrance, Next, prevented, step, unseen};
 use crate::renewal::{Phase, Renewal, Status};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
+use crate::time::UnixTime;
 
 mod act;
 mod leader;
@@ -135,7 +136,7 @@ pub async fn run(acting: Acting, around: Surroundings) {
 
 /// Acts on this API until it is dropped, whatever the connection says.
 pub async fn run_on(api: Api, acting: Acting, around: Surroundings) {
-    let (lead, leading) = watch::channel(false);
+    let (lead, leading) = watch::channel(None);
     let mut tasks = JoinSet::new();
     let home = acting.namespaces.first().cloned().unwrap_or_default();
     let Acting { identity, timing, .. } = acting.clone();
@@ -159,7 +160,7 @@ struct Actor {
     around: Surroundings,
     api: Api,
     way: Way,
-    leading: watch::Receiver<bool>,
+    leading: watch::Receiver<Option<UnixTime>>,
     followed: Arc<Followed>,
     /// Whether the API server has said what it is.
     introduced: OnceCell<()>,
@@ -175,7 +176,7 @@ impl Actor {
         around: Surroundings,
         api: Api,
         way: Way,
-        leading: watch::Receiver<bool>,
+        leading: watch::Receiver<Option<UnixTime>>,
         followed: Arc<Followed>,
     ) -> Self {
         let (introduced, slots, dozing, memory) = Default::default();
@@ -189,7 +190,7 @@ impl Actor {
         let mut schedule = scan::Schedule::new(timing);
         let mut scans = JoinSet::new();
         loop {
-            let leads = *leading.borrow_and_update();
+            let leads = leading.borrow_and_update().is_some();
             changes.mark_unchanged();
             let view = self.followed.view();
             // Whoever has not seen the failures of a namespace cannot know whether the breaker is open; one that cannot be read holds up no other.
@@ -224,7 +225,7 @@ impl Actor {
     }
 
     fn leads(&self) -> bool {
-        *self.leading.borrow()
+        self.leading.borrow().is_some()
     }
 
     /// Exports the newest renewal of each mesh, and whether all can be read. Before the first answer there is nothing to say.

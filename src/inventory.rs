@@ -40,6 +40,7 @@ pub struct Inventory {
     unassembled: BTreeSet<MeshKey>,
     shards: Vec<Arc<Shard>>,
     len: usize,
+    certificates: usize,
 }
 
 impl Snapshot {
@@ -63,12 +64,18 @@ impl Inventory {
             unassembled: BTreeSet::new(),
             shards: vec![Arc::default()],
             len: 0,
+            certificates: 0,
         }
     }
 
     /// Number of Secrets held.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Number of certificates held.
+    pub fn certificates(&self) -> usize {
+        self.certificates
     }
 
     /// Whether no Secret is held.
@@ -95,23 +102,27 @@ impl Inventory {
             }
         }
         let facts = Arc::new(facts);
-        let fresh = match &facts.class {
+        self.certificates += facts.certificates();
+        let before = match &facts.class {
             Class::Mesh(id, role) => {
                 let key = MeshKey { namespace: Arc::clone(&facts.reference.namespace), id: id.clone() };
                 let secrets = self.mesh_secrets.entry(key.clone()).or_default();
                 let before = secrets[*role as usize].replace(facts);
                 self.unassembled.insert(key);
-                before.is_none()
+                before
             }
             Class::Other(_) => {
                 let reference = facts.reference.clone();
                 let shard = self.shard_of(&reference.namespace, &reference.name);
-                Arc::make_mut(&mut self.shards[shard]).others.insert(reference, facts).is_none()
+                Arc::make_mut(&mut self.shards[shard]).others.insert(reference, facts)
             }
         };
-        if fresh {
-            self.len += 1;
-            self.grow();
+        match before {
+            Some(before) => self.certificates -= before.certificates(),
+            None => {
+                self.len += 1;
+                self.grow();
+            }
         }
     }
 
@@ -119,8 +130,9 @@ impl Inventory {
     pub fn delete(&mut self, reference: &SecretRef) {
         if let Some((key, role)) = self.mesh_place(reference)
             && let Some(secrets) = self.mesh_secrets.get_mut(&key)
-            && secrets[role].take().is_some()
+            && let Some(gone) = secrets[role].take()
         {
+            self.certificates -= gone.certificates();
             if secrets.iter().all(Option::is_none) {
                 self.mesh_secrets.remove(&key);
             }
@@ -130,8 +142,10 @@ impl Inventory {
         }
         let shard = self.shard_of(&reference.namespace, &reference.name);
         // Looked up first: `make_mut` copies the shard, and a reader would take the copy for a change.
-        if self.shards[shard].others.contains_key(reference) {
-            Arc::make_mut(&mut self.shards[shard]).others.remove(reference);
+        if self.shards[shard].others.contains_key(reference)
+            && let Some(gone) = Arc::make_mut(&mut self.shards[shard]).others.remove(reference)
+        {
+            self.certificates -= gone.certificates();
             self.len -= 1;
         }
     }

@@ -100,6 +100,13 @@ pub struct SecretFacts {
     pub entries: Box<[SecretEntry]>,
 }
 
+impl SecretFacts {
+    /// Number of certificates in its entries.
+    pub fn certificates(&self) -> usize {
+        self.entries.iter().map(|entry| entry.entry.certificates.len()).sum()
+    }
+}
+
 /// One entry of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretEntry {

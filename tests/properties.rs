@@ -407,6 +407,7 @@ fn world_in(phases: &[Phase]) -> impl Strategy<Value = Observed> + use<> {
             secrets,
             tiers: Ok(tiers),
             obstacles: Vec::new(),
+            watched_since: FIXTURE.now.plus(if same_leaves { -DAY } else { 0 }),
             server_clock: None,
             backups: SecretRole::ALL.map(|role| backups[role as usize].map(|content| content.of(role))),
             staged: SecretRole::ALL.map(|role| copy(staged[role as usize], role)),

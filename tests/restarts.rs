@@ -20,7 +20,7 @@ use meshcert::mesh::MeshKey;
 use meshcert::metrics::renewals::EndpointState;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal};
+use meshcert::renewal::{Phase, Renewal, Tier};
 use meshcert::rollout::RESTARTED_AT;
 use meshcert::time::{DAY, UnixTime};
 use serde_json::{Value, json};
@@ -296,4 +296,28 @@ async fn pods_of_another_workload_are_neither_counted_nor_ended() {
     let renewal = world.run_until(&name, Policy { restart_deadline: 20, ..auto() }, is_finished).await;
     assert_eq!(renewal.status.phase, Phase::Succeeded, "{}", renewal.status.message);
     assert_eq!(world.get(&pod).await["metadata"]["uid"], before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passed_while_nobody_was_there_is_nobodys_fault() {
+    let mut world = World::new(None).await;
+    // Somebody froze etcd; it dies waiting, and is away for an hour.
+    let partition = |number: u32| json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } });
+    world.api.merge(&etcd(), &partition(5)).await.unwrap();
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.message.contains("of 1 pods")).await;
+    let renewal = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
+    let mut status = renewal.status.clone();
+    let earlier = |since: UnixTime| since.plus(-3600);
+    status.tier = status.tier.map(|tier| Tier { since: earlier(tier.since), ..tier });
+    status.phase_since = status.phase_since.map(earlier);
+    world.api.write_status(&renewal, &status).await.unwrap();
+    let plan = Arc::clone(&world.plan);
+    let looks = move || plan.asked.lock().unwrap().get("get statefulsets").copied().unwrap_or_default();
+    let before = looks();
+    let renewal = world.run_until(&name, auto(), move |_| looks() > before + 1).await;
+    assert_eq!(renewal.status.phase, Phase::Restarting, "{}", renewal.status.message);
+    world.api.merge(&etcd(), &partition(0)).await.unwrap();
+    let renewal = world.run_until(&name, auto(), is_finished).await;
+    assert_eq!((renewal.status.phase, renewal.status.attempt), (Phase::Succeeded, 1), "{}", renewal.status.message);
 }

@@ -10,15 +10,16 @@ use tracing::{info, warn};
 use crate::cluster::api::Api;
 use crate::cluster::lease::LEADER;
 use crate::ports::Clock;
+use crate::time::UnixTime;
 
-/// Tries to lead until dropped, and tells whether it does. `duration` is how long others wait after the last sign of life.
+/// Tries to lead until dropped, and tells since when it does. `duration` is how long others wait after the last sign of life.
 pub(super) async fn elect(
     api: Api,
     namespace: String,
     identity: String,
     duration: Duration,
     clock: Arc<dyn Clock>,
-    leading: watch::Sender<bool>,
+    leading: watch::Sender<Option<UnixTime>>,
 ) {
     let mut seen = (String::new(), String::new(), Instant::now());
     let mut renewed = None;
@@ -27,19 +28,20 @@ pub(super) async fn elect(
         match attempt(&api, &namespace, &identity, duration, &*clock, &mut seen).await {
             Ok(true) => {
                 renewed = Some(started);
-                if !leading.send_replace(true) {
+                if leading.borrow().is_none() {
+                    leading.send_replace(Some(clock.now()));
                     info!(namespace, "leading");
                 }
             }
             Ok(false) => {
                 renewed = None;
-                if leading.send_replace(false) {
+                if leading.send_replace(None).is_some() {
                     warn!(namespace, "no longer leading");
                 }
             }
             // Whoever cannot say that he lives must stop before others begin.
             Err(error) => {
-                if renewed.is_none_or(|at| at.elapsed() > duration * 2 / 3) && leading.send_replace(false) {
+                if renewed.is_none_or(|at| at.elapsed() > duration * 2 / 3) && leading.send_replace(None).is_some() {
                     warn!(namespace, %error, "no longer leading");
                 }
             }

@@ -115,6 +115,7 @@ impl Actor {
             secrets,
             tiers,
             obstacles,
+            watched_since: self.leading.borrow().unwrap_or(now),
             server_clock,
             backups,
             staged,

@@ -37,7 +37,7 @@ pub async fn preview(
 ) -> Result<Outlook, ApiError> {
     let now = clock.now();
     let around = Surroundings { clock, sights: Arc::new(|_| Default::default()), metrics: Arc::default() };
-    let (_, leading) = watch::channel(false);
+    let (_, leading) = watch::channel(None);
     // What would be done is asked also where nobody does it.
     acting.policy.mode = Mode::Auto;
     let actor = Actor::new(acting, around, api, Way::Direct, leading, Arc::default());

@@ -37,7 +37,7 @@ impl Actor {
         let Observed { renewal, mesh, secrets, .. } = seen;
         let namespace = &*mesh.key.namespace;
         let Status { rolling_back, phase_since, .. } = &renewal.status;
-        let is_overdue = |since: UnixTime| since.seconds_until(now) >= self.acting.policy.verify_deadline;
+        let is_overdue = |since| seen.counted_from(since).seconds_until(now) >= self.acting.policy.verify_deadline;
         // Before that it only waits, whatever is refused.
         let mut former = None;
         if !rolling_back && phase_since.is_some_and(is_overdue) {

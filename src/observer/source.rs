@@ -22,8 +22,15 @@ use crate::secret::{RawSecret, SecretEntry, SecretFacts, SecretMeta, SecretRef, 
 /// Events in flight between the connection and the inventory, each up to a page of Secrets; a full channel slows the connection down, nothing is dropped.
 const EVENTS: usize = 1;
 
-/// Secrets read from one source at most.
-const MOST_SECRETS: usize = 200_000;
+/// Read from one source at most.
+const MOST: Most = Most { secrets: 200_000, certificates: 600_000 };
+
+/// How much is held.
+#[derive(Clone, Copy)]
+struct Most {
+    secrets: usize,
+    certificates: usize,
+}
 
 /// Connects, follows and publishes until it is dropped.
 pub(super) async fn run(spec: ClusterSpec, source: Arc<SourceState>, registry: Arc<Registry>, clock: Arc<dyn Clock>) {
@@ -31,7 +38,7 @@ pub(super) async fn run(spec: ClusterSpec, source: Arc<SourceState>, registry: A
         inventory: Inventory::new(spec.selection.naming.clone()),
         names: NamePool::default(),
         listing: None,
-        most: MOST_SECRETS,
+        most: MOST,
         source,
         registry,
         clock,
@@ -66,8 +73,7 @@ struct Source {
     names: NamePool,
     /// The Secrets seen by the list that is under way.
     listing: Option<HashSet<SecretRef>>,
-    /// Secrets held at most.
-    most: usize,
+    most: Most,
     source: Arc<SourceState>,
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
@@ -148,7 +154,10 @@ impl Source {
             block_in_place(|| secrets.into_iter().map(|secret| read(secret, inventory, names)).collect());
         let mut overflows = false;
         for facts in facts {
-            if self.inventory.len() < self.most || self.inventory.get(&facts.reference).is_some() {
+            let known = self.inventory.get(&facts.reference).map(|known| known.certificates());
+            let others = self.inventory.certificates() - known.unwrap_or_default();
+            let has_room = known.is_some() || self.inventory.len() < self.most.secrets;
+            if has_room && others + facts.certificates() <= self.most.certificates {
                 self.inventory.apply(facts);
             } else {
                 overflows = true;
@@ -164,7 +173,10 @@ impl Source {
         let mut is_news = false;
         self.registry.record(&self.source, |health| is_news = !std::mem::replace(&mut health.overflowed, true));
         if is_news {
-            let message = format!("more than {} certificate Secrets; narrow the namespaces or secretRules", self.most);
+            let Most { secrets, certificates } = self.most;
+            let message = format!(
+                "more than {secrets} certificate Secrets, or {certificates} certificates; narrow the namespaces or secretRules"
+            );
             self.fail(&SourceError { reason: SourceErrorReason::TooLarge, message });
         }
     }
@@ -209,7 +221,7 @@ mod tests {
     use crate::secret::Class;
     use crate::testpki::{Ca, NOW};
 
-    fn mk_source(most: usize) -> Source {
+    fn mk_source(secrets: usize) -> Source {
         let registry = Arc::new(Registry::default());
         let selection = Selection { mesh_namespaces: None, naming: Default::default(), rules: Vec::new() };
         let spec = ClusterSpec {
@@ -223,7 +235,7 @@ mod tests {
             inventory: Inventory::new(spec.selection.naming.clone()),
             names: NamePool::default(),
             listing: None,
-            most,
+            most: Most { secrets, certificates: 2 },
             source,
             registry,
             clock: Arc::new(SystemClock),
@@ -291,6 +303,26 @@ mod tests {
         source.take(SecretEvent::Applied(mk_secret("d").meta.reference, Some(mk_secret("d"))));
         assert_eq!(health(&source), (false, 2, 2));
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_source_with_more_certificates_than_are_held_is_not_healthy_either() {
+        let ca = Ca::new("ca", 100);
+        let leaf = ca.leaf("leaf", 10, &[]);
+        let bundle = leaf.repeat(2);
+        let mut source = mk_source(9);
+        let mut lists = |secrets: Vec<RawSecret>| {
+            source.take(SecretEvent::ListStarted);
+            source.take(SecretEvent::Page(secrets));
+            source.take(SecretEvent::ListFinished);
+            (health(&source).0, exported(&source).len())
+        };
+        let of = |text: &str| mk_secret_of("web", &[("tls.crt", text)]);
+        assert_eq!(lists(vec![of(&leaf)]), (true, 1));
+        assert_eq!(lists(vec![of(&bundle)]), (true, 2));
+        assert_eq!(lists(vec![of(&bundle), mk_secret_of("more", &[("tls.crt", &leaf)])]), (false, 2));
+        assert_eq!(lists(vec![of(&leaf)]), (true, 1));
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_exported_follows_the_secret_key_by_key() {
         let ca = Ca::new("ca", 100);

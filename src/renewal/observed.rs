@@ -27,6 +27,8 @@ pub struct Observed {
     pub tiers: Result<Vec<Vec<Workload>>, String>,
     /// What stands in the way beside the certificates themselves: a clock, the documented Job.
     pub obstacles: Vec<Obstacle>,
+    /// Since when this process leads.
+    pub watched_since: UnixTime,
     /// The API server's clock, where it counts and was shown.
     pub server_clock: Option<UnixTime>,
     /// Backups that this renewal made.
@@ -91,6 +93,11 @@ pub enum Refusal {
 }
 
 impl Observed {
+    /// From when a deadline counts that began then: before this process led there may have been nobody who went on.
+    pub fn counted_from(&self, begun: UnixTime) -> UnixTime {
+        begun.max(self.watched_since)
+    }
+
     /// Now, by the clock by which pods are created; our own where the API server shows none.
     pub fn created_now(&self, now: UnixTime) -> UnixTime {
         self.server_clock.unwrap_or(now)

@@ -138,7 +138,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     }
     let words: Vec<&str> = unproven.iter().map(|one| one.message.as_str()).collect();
     let words = words.join("; ");
-    let since = status.phase_since.unwrap_or(now);
+    let since = seen.counted_from(status.phase_since.unwrap_or(now));
     if since.seconds_until(now) < seen.policy.verify_deadline {
         return note(&seen.renewal, "Verifying", &words);
     }
@@ -206,7 +206,7 @@ fn unguarded(seen: &Observed) -> Option<Next> {
 /// Waits within the tier's deadline.
 pub(super) fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
-    let since = status.tier.as_ref().map_or(now, |tier| tier.since);
+    let since = seen.counted_from(status.tier.as_ref().map_or(now, |tier| tier.since));
     // What is shared may have waited for others first.
     let patience = if only_shared_is_left(seen) { COALESCE } else { 0 };
     if since.seconds_until(now) < seen.policy.restart_deadline + patience {
