@@ -268,6 +268,14 @@ fn values_that_cannot_work_are_refused_in_words() {
         ("monitoring: {rules: {runbookUrl: null}}", "'/monitoring/rules': missing property 'runbookUrl'"),
         ("image: {digest: latest}", "digest"),
         ("cluster: {namespaces: ['*']}", "namespaces"),
+        (
+            "cluster: {namespaces: []}",
+            "cluster.namespaces is empty, and no extraClusters has kubeconfigSecrets.observe",
+        ),
+        (
+            "{act: {enabled: true}, cluster: {namespaces: []}, extraClusters: [{name: b, kubeconfigSecrets: {observe: a}}]}",
+            "no extraClusters has kubeconfigSecrets.act: ",
+        ),
         ("extraClusters: [{name: a}]", "kubeconfigSecrets"),
         ("observe: {enabled: false}", "nothing is enabled"),
         ("{combined: {enabled: true}, observe: {enabled: false}}", "combined.enabled without a role"),

@@ -83,9 +83,9 @@ pub fn per_mesh_where(aggregate: &str, metric: &str, chosen: &str, labels: &[&st
     format!("{aggregate} by ({identity}) ({metric}{{{}}})", matchers.join(", "))
 }
 
-/// How many, 0 where there is none.
+/// How many, 0 where there is none; nothing ("No data") where no meshcert is scraped, for then nobody knows.
 pub fn count(of: &str) -> String {
-    format!("count({of}) or vector(0)")
+    format!("count({of}) or 0 * count(meshcert_build_info)")
 }
 
 /// Endpoints that serve another certificate than the stored one, or one that has ended.

@@ -15,7 +15,7 @@ pub fn model() -> Value {
     let told_of = |metric: &str| format!("max by (instance) ({metric}{{{REPLICAS}, {told}}})");
 
     let now = vec![
-        Panel::stat("Replicas", "Replicas of meshcert that are scraped.", 3, &count(&of("meshcert_build_info")))
+        Panel::stat("Replicas", "Replicas of meshcert that are scraped.", 3, &format!("count({}) or vector(0)", of("meshcert_build_info")))
             .colours(&vec![(None, CRITICAL), (Some(1), FINE)])
             .runbook("MeshcertExporterAbsent"),
         Panel::stat(
@@ -36,12 +36,20 @@ pub fn model() -> Value {
         sources_down(REPLICAS),
         Panel::stat(
             "Clusters not acted on",
-            "Clusters on which meshcert may act, and no replica leads that can read the renewals.",
+            "Clusters on which meshcert may act, and no replica leads that can read the renewals; also those of which the replicas that could act within the last 3 days are gone.",
             3,
+            // Replicas that are gone cannot be chosen, so the chosen ones say only which clusters are watched.
             &count(&format!(
-                "max by (mesh_cluster) ({} * {}) == 0",
+                r"max by (mesh_cluster) ({} * {}) == 0
+or
+(
+  max by (mesh_cluster) ({})
+    and on (mesh_cluster) max_over_time(meshcert_leader[3d])
+    unless on (mesh_cluster) meshcert_leader
+)",
                 of("meshcert_leader"),
-                of("meshcert_renewals_last_read_successful")
+                of("meshcert_renewals_last_read_successful"),
+                of("meshcert_cluster_info")
             )),
         )
         .colours(&none_wanted(WARNING))

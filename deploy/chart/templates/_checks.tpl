@@ -46,6 +46,13 @@
     {{- fail (printf "extraClusters: %s is left alone, for it has kubeconfigSecrets only of roles that are not enabled; enable one of them, or add kubeconfigSecrets.%s" $cluster.name (join " or kubeconfigSecrets." $roles)) -}}
   {{- end -}}
 {{- end -}}
+{{- /* Without clusters the program takes the pod's own, where it would have no rights. */ -}}
+{{- range $process := $processes -}}
+  {{- $here := or $values.cluster.namespaces (and (has "observe" $process.roles) $values.cluster.observeAllNamespaces) -}}
+  {{- if and (ne (join "," $process.roles) "webhook") (not $here) (not (include "meshcert.remotes" (list $ $process) | fromJson).items) -}}
+    {{- fail (printf "cluster.namespaces is empty, and no extraClusters has kubeconfigSecrets.%s: %s would have no cluster; name one" (first $process.roles) $process.name) -}}
+  {{- end -}}
+{{- end -}}
 {{- range $rule := $values.secretRules -}}
   {{- if has "*" (get $rule "namespaces" | default list) -}}
     {{- fail "secretRules: namespaces: ['*'] is no namespace; leave namespaces out, for a rule without them is about every watched one, and watch all with cluster.observeAllNamespaces=true" -}}
