@@ -5,7 +5,7 @@ use std::fmt::{Result, Write};
 use crate::mesh::MeshKey;
 use crate::server::overview::State;
 use crate::server::page::fleet::{Fleet, Row};
-use crate::server::page::words::{NOT_SEEN, Tone, serves};
+use crate::server::page::words::{NOT_SEEN, Tone, serves, stuck_for};
 use crate::server::page::{Asked, Escaped, Moment};
 use crate::server::renewals::approve_command;
 use crate::time::{DAY, UnixTime, in_words};
@@ -34,7 +34,7 @@ pub(super) fn body(out: &mut String, fleet: &Fleet, asked: &Asked) -> Result {
 
 fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let all = fleet.rows.len();
-    let bad = all - fleet.count(State::Ok);
+    let bad = fleet.rows.iter().filter(|row| !row.is_well()).count();
     let verb = if bad == 1 { "needs" } else { "need" };
     let down = fleet.sources.iter().filter(|source| !source.up).count();
     let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
@@ -46,9 +46,10 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         _ => write!(out, "{bad} of {all} {} {verb} attention", plural(all, "mesh", "meshes"))?,
     }
     out.push_str("</h1>\n<p>");
-    if let Some(worst) = fleet.rows.first().filter(|row| row.state != State::Ok) {
+    if let Some(worst) = fleet.rows.first().filter(|row| !row.is_well()) {
         let (id, left) = (Escaped(worst.mesh.key.id.as_str()), worst.time_left(fleet.now));
         match worst.state {
+            _ if worst.is_raised() => trouble(out, worst, fleet.now)?,
             State::Expired => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
             State::Urgent | State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
             State::Stale => {
@@ -72,6 +73,17 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         _ => write!(out, " <a href=\"#sources\">{down} sources cannot be read.</a>")?,
     }
     writeln!(out, " <span class=\"asof\">As of {}.</span></p>\n</div>", Moment(fleet.now))
+}
+
+/// What became of a renewal that a person has to look at.
+fn trouble(out: &mut String, row: &Row, now: UnixTime) -> Result {
+    let title = row.doing.as_ref().map_or("", |doing| doing.title);
+    write!(out, "The renewal of {} needs a look: {title}", Escaped(row.mesh.key.id.as_str()))?;
+    if let Some(lasts) = row.renewal.as_ref().and_then(|renewal| stuck_for(renewal, now)) {
+        write!(out, " for {}", in_words(lasts))?;
+    }
+    out.push('.');
+    Ok(())
 }
 
 /// The search, and the states with their numbers.
