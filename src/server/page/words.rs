@@ -97,9 +97,7 @@ pub(super) fn doing(due: bool, renewal: Option<&Renewal>, obstacle: Option<&str>
         None => " Not tried again by itself.".to_owned(),
     };
     let (tone, title, more) = match status.phase {
-        Phase::Pending | Phase::BackingUp if status.phase.is_held(&status.reason) => {
-            (Tone::Wait, "Held up", status.message.clone())
-        }
+        phase if phase.is_held(&status.reason) => (Tone::Wait, "Held up", status.message.clone()),
         Phase::AwaitingApproval if renewal.paused => (Tone::Wait, title(status.phase), status.message.clone()),
         Phase::AwaitingApproval => {
             (Tone::Wait, title(status.phase), "The plan is ready; a person has to agree to it.".to_owned())
@@ -192,6 +190,9 @@ mod tests {
         assert_eq!(said(true, &held), (Tone::Wait, "Held up", "no maintenance window is open".to_owned()));
         let queued = mk_renewal(Phase::BackingUp, "NoSlot", "as many as may be are under way");
         assert_eq!(said(true, &queued).1, "Held up", "nothing is backed up yet");
+        let approved = mk_renewal(Phase::AwaitingApproval, "Paused", "demo-kube-certs is paused");
+        assert_eq!(said(true, &approved), (Tone::Wait, "Held up", "demo-kube-certs is paused".to_owned()));
+        assert_eq!(said(true, &mk_renewal(Phase::AwaitingApproval, "AwaitingApproval", "")).1, "Waiting for approval");
         assert_eq!(said(true, &mk_renewal(Phase::BackingUp, "BackingUp", "")).1, "Backing up");
         let running = mk_renewal(Phase::Restarting, "Restarting", "etcd: 1 of 3 pods");
         assert_eq!(said(true, &running), (Tone::Work, "Restarting", "etcd: 1 of 3 pods".to_owned()));
