@@ -22,7 +22,9 @@ const FULL: i64 = 365 * DAY;
 pub(super) fn body(out: &mut String, fleet: &Fleet, asked: &Asked) -> Result {
     summary(out, fleet)?;
     if fleet.rows.is_empty() {
-        out.push_str("<p class=\"empty\">None found. Are the clusters and namespaces the right ones?</p>\n");
+        if fleet.sources.iter().all(|source| source.up) {
+            out.push_str("<p class=\"empty\">None found. Are the clusters and namespaces the right ones?</p>\n");
+        }
     } else {
         let wanted = state_of(&asked.state);
         let found: Vec<&Row> = fleet.rows.iter().filter(|row| matches(row, &asked.q, wanted)).collect();
@@ -40,6 +42,10 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
     out.push_str("<div id=\"summary\" class=\"summary\">\n<h1>");
     match (all, bad) {
+        (0, _) if down > 0 && down == fleet.sources.len() => {
+            out.push_str("Nothing is known: no source can be read");
+        }
+        (0, _) if down > 0 => out.push_str("No hosted meshes where sources can be read"),
         (0, _) => out.push_str("No hosted meshes"),
         (_, 0) if down == 0 && unseen == 0 => out.push_str("All is well"),
         (_, 0) => out.push_str("All that can be seen is well"),
@@ -280,6 +286,9 @@ fn sources(out: &mut String, fleet: &Fleet) -> Result {
         )?;
         if failures > 0 {
             write!(out, ", {failures} failed {}", plural(failures as usize, "request", "requests"))?;
+        }
+        if let Some(message) = &source.message {
+            write!(out, "; {}", Escaped(message))?;
         }
         out.push_str("</span>");
         if !source.up {

@@ -3,6 +3,7 @@ use crate::cert::{Attribute, CertFingerprint, Certificate, KeyAlgorithm, Name, P
 use crate::follower::{Known, SourceHealth, View};
 use crate::inventory::{Shard, Snapshot};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
+use crate::metrics;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, RenewalMetrics, Served};
 use crate::policy::Thresholds;
@@ -372,4 +373,34 @@ fn renewals_in_trouble_stand_before_what_ends_soon_and_after_what_is_missing() {
         rank(200, Phase::Succeeded),
     ];
     assert!(order.is_sorted_by(|a, b| a.rank() < b.rank()));
+}
+
+#[test]
+fn nothing_is_said_to_be_missing_where_sources_cannot_be_read() {
+    let source = |name: &str, up| metrics::SourceHealth {
+        source: name.into(),
+        up,
+        last_success: None,
+        objects: 0,
+        errors: vec![("forbidden", u64::from(!up) * 6)],
+        resyncs: 0,
+        message: (!up).then(|| "list secrets: 403 <b>".to_owned()),
+    };
+    let html = |sources| {
+        let mut html = String::new();
+        let given = Given { clusters: vec![], sources, ..mk_given(NOW) };
+        list::body(&mut html, &Fleet::make(given, Arc::default()), &Asked::default()).unwrap();
+        html
+    };
+    let none = html(vec![source("cp-1", false)]);
+    let words = without_tags(&none);
+    assert!(words.starts_with("Nothing is known: no source can be read One source cannot be read."), "{words}");
+    assert!(none.contains("never answered, 6 failed requests; list secrets: 403 &lt;b&gt;<"), "{none}");
+    let some = without_tags(&html(vec![source("cp-1", false), source("cp-2", true)]));
+    assert!(some.starts_with("No hosted meshes where sources can be read One source cannot be read."), "{some}");
+    for words in [&words, &some] {
+        assert!(!words.contains("None found"), "{words}");
+    }
+    let all = without_tags(&html(vec![source("cp-1", true)]));
+    assert!(all.starts_with("No hosted meshes") && all.contains("None found."), "{all}");
 }
