@@ -66,6 +66,8 @@ pub struct SourceHealth {
     pub errors: Vec<(&'static str, u64)>,
     /// How often it had to be listed again in full.
     pub resyncs: u64,
+    /// What failed last, while it is down.
+    pub message: Option<String>,
 }
 
 /// Handles of what this process counts. The rest of the registry is read at scrape time.

@@ -80,6 +80,7 @@ impl Observed for Knowledge {
                 objects: health.meshes,
                 errors: SourceErrorReason::ALL.map(|reason| (reason.as_str(), count(reason))).to_vec(),
                 resyncs: 0,
+                message: health.failure,
             }
         }));
         all

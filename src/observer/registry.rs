@@ -141,7 +141,7 @@ impl Observed for Registry {
 
     fn sources(&self) -> Vec<SourceHealth> {
         let health = |source: &Arc<SourceState>| {
-            let Health { up, last_success, objects, resyncs, errors, .. } = lock(&source.health).clone();
+            let Health { up, last_success, objects, resyncs, errors, message, .. } = lock(&source.health).clone();
             let errors =
                 SourceErrorReason::ALL.map(|reason| (reason.as_str(), errors.get(&reason).copied().unwrap_or(0)));
             SourceHealth {
@@ -151,6 +151,7 @@ impl Observed for Registry {
                 objects,
                 errors: errors.to_vec(),
                 resyncs,
+                message,
             }
         };
         lock(&self.sources).values().flatten().map(health).collect()

@@ -108,6 +108,8 @@ pub struct Health {
     pub meshes: u64,
     /// Failed attempts by reason.
     pub errors: BTreeMap<SourceErrorReason, u64>,
+    /// What failed last, while it is down.
+    pub failure: Option<String>,
 }
 
 /// Between two answers.
@@ -171,6 +173,7 @@ impl Listener {
             last_success: state.last_success,
             meshes: state.last.as_ref().map_or(0, |(_, told)| told.meshes.values().map(|all| all.len() as u64).sum()),
             errors: state.errors.clone(),
+            failure: state.failure.clone(),
         }
     }
 

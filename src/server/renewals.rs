@@ -93,7 +93,7 @@ fn json(answer: &impl Serialize) -> Response {
 
 /// What a person types to agree to exactly the plan that waits. It pins the plan's digest: should the plan change meanwhile, it agrees to nothing.
 ///
-/// `None` where no plan waits; and where a name or the digest is not what the API server lets through, for this is made to be pasted into a shell.
+/// `None` where no plan waits, or something else holds it up; and where a name or the digest is not what the API server lets through, for this is made to be pasted into a shell.
 pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
     let Renewal { name, namespace, spec, status, .. } = renewal;
     let digest = &status.plan.as_ref()?.digest;
@@ -102,7 +102,8 @@ pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
     let hexadecimal =
         digest.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
     let safe = plain(name) && !name.starts_with('-') && plain(namespace) && hexadecimal;
-    (status.phase == Phase::AwaitingApproval && !agreed && safe).then(|| {
+    let asks = status.phase == Phase::AwaitingApproval && !status.phase.is_held(&status.reason);
+    (asks && !agreed && safe).then(|| {
         format!(
             "kubectl -n {namespace} patch certificaterenewals.meshcert.dev {name} --type=merge -p '{{\"spec\":{{\"approval\":{{\"planDigest\":\"{digest}\"}}}}}}'"
         )
@@ -111,12 +112,13 @@ pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
 
 /// The runbook for what is wrong with a renewal, if anything is.
 pub(super) fn runbook(renewal: &Renewal) -> Option<&'static str> {
-    match renewal.status.phase {
+    let status = &renewal.status;
+    match status.phase {
+        phase if phase.is_held(&status.reason) => Some("MeshcertRenewalHeld"),
         Phase::AwaitingApproval => Some("MeshcertRenewalAwaitingApproval"),
         Phase::Failed | Phase::RolledBack => Some("MeshcertRenewalFailed"),
         Phase::Refused => Some("MeshcertRenewalRefused"),
-        Phase::Succeeded | Phase::Superseded => None,
-        phase => phase.is_held(&renewal.status.reason).then_some("MeshcertRenewalHeld"),
+        _ => None,
     }
 }
 
@@ -253,6 +255,9 @@ mod tests {
         assert!(approve_command(&renewal).is_some(), "a changed plan asks again");
         renewal.spec.approval = Some(Approval { plan_digest: digest });
         assert_eq!(approve_command(&renewal), None, "agreed already");
+        renewal.spec.approval = None;
+        renewal.status.reason = "Paused".to_owned();
+        assert_eq!(approve_command(&renewal), None, "consent would not help it on");
     }
 
     #[test]
@@ -275,6 +280,7 @@ mod tests {
             runbook(&renewal)
         };
         assert_eq!(with(Phase::AwaitingApproval, "AwaitingApproval"), Some("MeshcertRenewalAwaitingApproval"));
+        assert_eq!(with(Phase::AwaitingApproval, "Paused"), Some("MeshcertRenewalHeld"));
         assert_eq!(with(Phase::Failed, "Unproven"), Some("MeshcertRenewalFailed"));
         assert_eq!(with(Phase::Pending, "Paused"), Some("MeshcertRenewalHeld"));
         assert_eq!(with(Phase::Pending, "NoSlot"), Some("MeshcertRenewalHeld"));

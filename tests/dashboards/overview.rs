@@ -88,7 +88,7 @@ pub fn model(limits: &Limits) -> Value {
     let last = per_mesh("max", "meshcert_last_renewal_timestamp_seconds", CHOSEN, &[]);
     let worst = Panel::table(
         "Meshes, worst first",
-        "Every mesh in the page's order: expired; critical (it ends so soon that on-call is paged); missing (a Secret is not there); stale (an endpoint serves an old certificate); invalid (other findings); expiring; ok. With the time left to the first certificate that its API needs, what is wrong, endpoints that are old or silent (where a replica acts), and what meshcert is doing about it. A mesh leads to its own dashboard.",
+        "Every mesh, worst first by the limits of the alerts, where the page goes by its own: expired; critical (it ends so soon that on-call is paged); missing (a Secret is not there); stale (an endpoint serves an old certificate); invalid (other findings); expiring; ok. With the time left to the first certificate that its API needs, what is wrong, endpoints that are old or silent (where a replica acts), and what meshcert is doing about it. A mesh leads to its own dashboard.",
         (24, 11),
         &[
             &state,

@@ -164,6 +164,7 @@ pub fn mk_source(name: &str, up: bool) -> SourceHealth {
         objects: if up { 12 } else { 0 },
         errors: vec![("forbidden", 0), ("unreachable", u64::from(!up) * 3)],
         resyncs: 0,
+        message: (!up).then(|| "list secrets: no answer".to_owned()),
     }
 }
 

@@ -63,7 +63,7 @@ impl Fleet {
                 state,
                 due,
                 doing: doing(due, renewal.as_deref(), view.obstacle(place.0, place.1), now),
-                runbook: runbook(state, due, &findings, renewal.as_deref()),
+                runbook: runbook(state, due, &findings, renewal.as_deref(), now),
                 findings,
                 renewal,
             }
@@ -85,11 +85,30 @@ impl Fleet {
 }
 
 impl Row {
-    /// Worst first; of those that are well, the ones with whose renewal something is going on. A mesh without any readable certificate has no end and stands first.
-    fn rank(&self) -> (State, bool, Option<UnixTime>, &str, &str, &str) {
-        let quiet = self.state != State::Ok || self.doing.as_ref().is_none_or(|doing| doing.tone == Tone::Calm);
+    /// Whether its renewal went wrong, is stuck or held up: a person has to look.
+    pub(super) fn is_troubled(&self) -> bool {
+        let held = |renewal: &Arc<Renewal>| renewal.status.phase.is_held(&renewal.status.reason);
+        self.doing.as_ref().is_some_and(|doing| doing.tone == Tone::Bad) || self.renewal.as_ref().is_some_and(held)
+    }
+
+    /// Whether all is well with it and its renewal.
+    pub(super) fn is_well(&self) -> bool {
+        self.state == State::Ok && !self.is_troubled()
+    }
+
+    /// Whether its renewal is the worst of it.
+    pub(super) fn is_raised(&self) -> bool {
+        self.state >= State::Expiring && self.is_troubled()
+    }
+
+    /// Worst first; renewals in trouble stand before what merely ends soon; of those that are well, the ones with whose renewal something is going on. A mesh without any readable certificate has no end and stands first.
+    pub(super) fn rank(&self) -> (State, bool, bool, Option<UnixTime>, &str, &str, &str) {
+        let raised = self.is_raised();
+        let state = if raised { State::Expiring } else { self.state };
+        let quiet =
+            raised || self.state != State::Ok || self.doing.as_ref().is_none_or(|doing| doing.tone == Tone::Calm);
         let MeshKey { namespace, id } = &self.mesh.key;
-        (self.state, quiet, self.mesh.expiration, &self.cluster, namespace, id.as_str())
+        (state, !raised, quiet, self.mesh.expiration, &self.cluster, namespace, id.as_str())
     }
 
     /// The time left in words.

@@ -5,7 +5,7 @@ use std::fmt::{Result, Write};
 use crate::mesh::MeshKey;
 use crate::server::overview::State;
 use crate::server::page::fleet::{Fleet, Row};
-use crate::server::page::words::{NOT_SEEN, Tone, serves};
+use crate::server::page::words::{NOT_SEEN, Tone, serves, stuck_for};
 use crate::server::page::{Asked, Escaped, Moment};
 use crate::server::renewals::approve_command;
 use crate::time::{DAY, UnixTime, in_words};
@@ -22,7 +22,9 @@ const FULL: i64 = 365 * DAY;
 pub(super) fn body(out: &mut String, fleet: &Fleet, asked: &Asked) -> Result {
     summary(out, fleet)?;
     if fleet.rows.is_empty() {
-        out.push_str("<p class=\"empty\">None found. Are the clusters and namespaces the right ones?</p>\n");
+        if fleet.sources.iter().all(|source| source.up) {
+            out.push_str("<p class=\"empty\">None found. Are the clusters and namespaces the right ones?</p>\n");
+        }
     } else {
         let wanted = state_of(&asked.state);
         let found: Vec<&Row> = fleet.rows.iter().filter(|row| matches(row, &asked.q, wanted)).collect();
@@ -34,21 +36,26 @@ pub(super) fn body(out: &mut String, fleet: &Fleet, asked: &Asked) -> Result {
 
 fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let all = fleet.rows.len();
-    let bad = all - fleet.count(State::Ok);
+    let bad = fleet.rows.iter().filter(|row| !row.is_well()).count();
     let verb = if bad == 1 { "needs" } else { "need" };
     let down = fleet.sources.iter().filter(|source| !source.up).count();
     let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
     out.push_str("<div id=\"summary\" class=\"summary\">\n<h1>");
     match (all, bad) {
+        (0, _) if down > 0 && down == fleet.sources.len() => {
+            out.push_str("Nothing is known: no source can be read");
+        }
+        (0, _) if down > 0 => out.push_str("No hosted meshes where sources can be read"),
         (0, _) => out.push_str("No hosted meshes"),
         (_, 0) if down == 0 && unseen == 0 => out.push_str("All is well"),
         (_, 0) => out.push_str("All that can be seen is well"),
         _ => write!(out, "{bad} of {all} {} {verb} attention", plural(all, "mesh", "meshes"))?,
     }
     out.push_str("</h1>\n<p>");
-    if let Some(worst) = fleet.rows.first().filter(|row| row.state != State::Ok) {
+    if let Some(worst) = fleet.rows.first().filter(|row| !row.is_well()) {
         let (id, left) = (Escaped(worst.mesh.key.id.as_str()), worst.time_left(fleet.now));
         match worst.state {
+            _ if worst.is_raised() => trouble(out, worst, fleet.now)?,
             State::Expired => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
             State::Urgent | State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
             State::Stale => {
@@ -72,6 +79,17 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         _ => write!(out, " <a href=\"#sources\">{down} sources cannot be read.</a>")?,
     }
     writeln!(out, " <span class=\"asof\">As of {}.</span></p>\n</div>", Moment(fleet.now))
+}
+
+/// What became of a renewal that a person has to look at.
+fn trouble(out: &mut String, row: &Row, now: UnixTime) -> Result {
+    let title = row.doing.as_ref().map_or("", |doing| doing.title);
+    write!(out, "The renewal of {} needs a look: {title}", Escaped(row.mesh.key.id.as_str()))?;
+    if let Some(lasts) = row.renewal.as_ref().and_then(|renewal| stuck_for(renewal, now)) {
+        write!(out, " for {}", in_words(lasts))?;
+    }
+    out.push('.');
+    Ok(())
 }
 
 /// The search, and the states with their numbers.
@@ -268,6 +286,9 @@ fn sources(out: &mut String, fleet: &Fleet) -> Result {
         )?;
         if failures > 0 {
             write!(out, ", {failures} failed {}", plural(failures as usize, "request", "requests"))?;
+        }
+        if let Some(message) = &source.message {
+            write!(out, "; {}", Escaped(message))?;
         }
         out.push_str("</span>");
         if !source.up {

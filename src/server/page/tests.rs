@@ -3,6 +3,7 @@ use crate::cert::{Attribute, CertFingerprint, Certificate, KeyAlgorithm, Name, P
 use crate::follower::{Known, SourceHealth, View};
 use crate::inventory::{Shard, Snapshot};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
+use crate::metrics;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, RenewalMetrics, Served};
 use crate::policy::Thresholds;
@@ -320,4 +321,86 @@ fn renewals_that_may_not_be_read_are_said_and_the_rest_is_shown() {
     let mut html = String::new();
     list::body(&mut html, &fleet, &Asked::default()).unwrap();
     assert!(html.contains("Renewals of cp-1, all namespaces") && html.contains("not readable"), "{html}");
+}
+
+#[test]
+fn a_renewal_in_trouble_needs_attention_however_long_the_mesh_lasts() {
+    let mk = |renewal| {
+        let known = Known { cluster: "cp-1".into(), renewal: Arc::new(renewal) };
+        let view = View { renewals: [known].into_iter().collect(), ..View::default() };
+        Fleet::make(mk_given(NOW.plus(300 * DAY)), Arc::new(view))
+    };
+    let first = |renewal| {
+        let mut html = String::new();
+        list::body(&mut html, &mk(renewal), &Asked::default()).unwrap();
+        without_tags(&html)
+    };
+    let mut held = mk_renewal("demo-1", Phase::Pending, "no window is open");
+    held.status.reason = "OutsideWindow".to_owned();
+    let mut stuck = mk_renewal("demo-1", Phase::Restarting, "etcd: 1 of 3 pods");
+    stuck.status.phase_since = Some(NOW.plus(-4 * 3_600));
+    for (renewal, said, runbook) in [
+        (mk_renewal("demo-1", Phase::Failed, "no"), "Failed", "MeshcertRenewalFailed"),
+        (mk_renewal("demo-1", Phase::Refused, "no"), "Refused", "MeshcertRenewalRefused"),
+        (held, "Held up", "MeshcertRenewalHeld"),
+        (stuck, "Restarting for 4 hours", "MeshcertRenewalStuck"),
+    ] {
+        let words = first(renewal);
+        let headline = format!("1 of 1 mesh needs attention The renewal of demo needs a look: {said}.");
+        assert!(words.starts_with(&headline), "{words}");
+        assert!(words.contains(&format!("Runbook for demo: {runbook}")), "{words}");
+    }
+    for phase in [Phase::Restarting, Phase::Succeeded, Phase::AwaitingApproval] {
+        let words = first(mk_renewal("demo-1", phase, ""));
+        assert!(words.starts_with("All that can be seen is well"), "{phase:?}: {words}");
+    }
+}
+
+#[test]
+fn renewals_in_trouble_stand_before_what_ends_soon_and_after_what_is_missing() {
+    let rank = |days: i64, phase| {
+        let known = Known { cluster: "cp-1".into(), renewal: Arc::new(mk_renewal("demo-1", phase, "")) };
+        let view = View { renewals: [known].into_iter().collect(), ..View::default() };
+        let mut fleet = Fleet::make(mk_given(NOW.plus(days * DAY)), Arc::new(view));
+        fleet.rows.remove(0)
+    };
+    let order = [
+        rank(2, Phase::Staging),
+        rank(20, Phase::Failed),
+        rank(300, Phase::Failed),
+        rank(10, Phase::Staging),
+        rank(300, Phase::Staging),
+        rank(200, Phase::Succeeded),
+    ];
+    assert!(order.is_sorted_by(|a, b| a.rank() < b.rank()));
+}
+
+#[test]
+fn nothing_is_said_to_be_missing_where_sources_cannot_be_read() {
+    let source = |name: &str, up| metrics::SourceHealth {
+        source: name.into(),
+        up,
+        last_success: None,
+        objects: 0,
+        errors: vec![("forbidden", u64::from(!up) * 6)],
+        resyncs: 0,
+        message: (!up).then(|| "list secrets: 403 <b>".to_owned()),
+    };
+    let html = |sources| {
+        let mut html = String::new();
+        let given = Given { clusters: vec![], sources, ..mk_given(NOW) };
+        list::body(&mut html, &Fleet::make(given, Arc::default()), &Asked::default()).unwrap();
+        html
+    };
+    let none = html(vec![source("cp-1", false)]);
+    let words = without_tags(&none);
+    assert!(words.starts_with("Nothing is known: no source can be read One source cannot be read."), "{words}");
+    assert!(none.contains("never answered, 6 failed requests; list secrets: 403 &lt;b&gt;<"), "{none}");
+    let some = without_tags(&html(vec![source("cp-1", false), source("cp-2", true)]));
+    assert!(some.starts_with("No hosted meshes where sources can be read One source cannot be read."), "{some}");
+    for words in [&words, &some] {
+        assert!(!words.contains("None found"), "{words}");
+    }
+    let all = without_tags(&html(vec![source("cp-1", true)]));
+    assert!(all.starts_with("No hosted meshes") && all.contains("None found."), "{all}");
 }

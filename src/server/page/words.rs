@@ -20,6 +20,8 @@ pub(super) enum Tone {
     Bad,
 }
 
+/// Longer than any one phase of work may last, in seconds: the limit of the alert MeshcertRenewalStuck.
+const STUCK_AFTER: i64 = 3_600;
 /// What endpoints serve, where the page is that of a process which does not lead, or has just begun to.
 pub(super) const NOT_SEEN: &str = "not seen here: the process that leads (role act; its name is in the Lease meshcert-leader) looks at them, every minute";
 
@@ -65,6 +67,14 @@ pub(super) fn title(phase: Phase) -> &'static str {
     }
 }
 
+/// For how many seconds a renewal has not left a phase of work, where that is too long.
+pub(super) fn stuck_for(renewal: &Renewal, now: UnixTime) -> Option<i64> {
+    let status = &renewal.status;
+    let waits = matches!(status.phase, Phase::Pending | Phase::AwaitingApproval);
+    let works = !waits && !status.phase.is_terminal() && !status.phase.is_held(&status.reason);
+    status.phase_since.map(|since| since.seconds_until(now)).filter(|lasts| works && *lasts > STUCK_AFTER)
+}
+
 /// What is being done about a mesh that is due or not; `obstacle` says why renewals cannot be read. `None` where nothing is to be done and nothing was.
 pub(super) fn doing(due: bool, renewal: Option<&Renewal>, obstacle: Option<&str>, now: UnixTime) -> Option<Doing> {
     let Some(renewal) = renewal else {
@@ -87,9 +97,7 @@ pub(super) fn doing(due: bool, renewal: Option<&Renewal>, obstacle: Option<&str>
         None => " Not tried again by itself.".to_owned(),
     };
     let (tone, title, more) = match status.phase {
-        Phase::Pending | Phase::BackingUp if status.phase.is_held(&status.reason) => {
-            (Tone::Wait, "Held up", status.message.clone())
-        }
+        phase if phase.is_held(&status.reason) => (Tone::Wait, "Held up", status.message.clone()),
         Phase::AwaitingApproval if renewal.paused => (Tone::Wait, title(status.phase), status.message.clone()),
         Phase::AwaitingApproval => {
             (Tone::Wait, title(status.phase), "The plan is ready; a person has to agree to it.".to_owned())
@@ -104,7 +112,10 @@ pub(super) fn doing(due: bool, renewal: Option<&Renewal>, obstacle: Option<&str>
             (Tone::Bad, title(status.phase), format!("{}.{again}", status.message.trim_end_matches('.')))
         }
         Phase::RolledBack => (Tone::Bad, title(status.phase), status.message.clone()),
-        phase => (Tone::Work, title(phase), status.message.clone()),
+        phase => match stuck_for(renewal, now) {
+            Some(lasts) => (Tone::Bad, title(phase), format!("for {}: {}", in_words(lasts), status.message)),
+            None => (Tone::Work, title(phase), status.message.clone()),
+        },
     };
     Some(Doing { tone, title, more })
 }
@@ -115,9 +126,11 @@ pub(super) fn runbook(
     due: bool,
     findings: &[Finding],
     renewal: Option<&Renewal>,
+    now: UnixTime,
 ) -> Option<&'static str> {
     let is = |reason: Reason| findings.iter().any(|finding| finding.reason == reason);
-    renewal.and_then(renewal_runbook).or(match state {
+    let stuck = |renewal| stuck_for(renewal, now).map(|_| "MeshcertRenewalStuck");
+    renewal.and_then(|renewal| renewal_runbook(renewal).or_else(|| stuck(renewal))).or(match state {
         // Nothing is renewed as long as a Secret is missing.
         State::Ok => None,
         _ if is(Reason::SecretMissing) => Some("MeshcertMeshSecretMissing"),
@@ -177,6 +190,9 @@ mod tests {
         assert_eq!(said(true, &held), (Tone::Wait, "Held up", "no maintenance window is open".to_owned()));
         let queued = mk_renewal(Phase::BackingUp, "NoSlot", "as many as may be are under way");
         assert_eq!(said(true, &queued).1, "Held up", "nothing is backed up yet");
+        let approved = mk_renewal(Phase::AwaitingApproval, "Paused", "demo-kube-certs is paused");
+        assert_eq!(said(true, &approved), (Tone::Wait, "Held up", "demo-kube-certs is paused".to_owned()));
+        assert_eq!(said(true, &mk_renewal(Phase::AwaitingApproval, "AwaitingApproval", "")).1, "Waiting for approval");
         assert_eq!(said(true, &mk_renewal(Phase::BackingUp, "BackingUp", "")).1, "Backing up");
         let running = mk_renewal(Phase::Restarting, "Restarting", "etcd: 1 of 3 pods");
         assert_eq!(said(true, &running), (Tone::Work, "Restarting", "etcd: 1 of 3 pods".to_owned()));
@@ -200,6 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn what_works_for_over_an_hour_is_stuck_and_what_waits_is_not() {
+        let lasting = |phase, seconds: i64| {
+            let mut renewal = mk_renewal(phase, "", "etcd: 1 of 3 pods");
+            renewal.status.phase_since = Some(NOW.plus(-seconds));
+            renewal
+        };
+        let stuck = lasting(Phase::Restarting, 4 * 3600);
+        assert_eq!(said(true, &stuck), (Tone::Bad, "Restarting", "for 4 hours: etcd: 1 of 3 pods".to_owned()));
+        assert_eq!(runbook(State::Ok, false, &[], Some(&stuck), NOW), Some("MeshcertRenewalStuck"));
+        assert_eq!(stuck_for(&lasting(Phase::Restarting, 3600), NOW), None);
+        for waits in [Phase::Pending, Phase::AwaitingApproval, Phase::Succeeded, Phase::Failed] {
+            assert_eq!(stuck_for(&lasting(waits, 4 * 3600), NOW), None, "{waits:?}");
+        }
+        let mut queued = lasting(Phase::BackingUp, 4 * 3600);
+        queued.status.reason = "NoSlot".to_owned();
+        assert_eq!(stuck_for(&queued, NOW), None, "held up");
+    }
+
+    #[test]
     fn the_runbook_is_that_of_what_a_person_has_to_do() {
         let waiting = mk_renewal(Phase::AwaitingApproval, "AwaitingApproval", "");
         let running = mk_renewal(Phase::Staging, "Staging", "");
@@ -208,13 +243,17 @@ mod tests {
             let (key, position, message) = ("tls.crt".into(), Position::Entry, String::new());
             [Finding { secret_role: SecretRole::KubeCerts, key, position, reason, message }]
         };
-        assert_eq!(runbook(State::Expired, true, &[], Some(&waiting)), Some("MeshcertRenewalAwaitingApproval"));
-        assert_eq!(runbook(State::Expired, true, &[], Some(&running)), signal);
-        assert_eq!(runbook(State::Ok, false, &[], None), None);
-        assert_eq!(runbook(State::Invalid, false, &[], None), Some("MeshcertCertificateInvalid"));
-        assert_eq!(runbook(State::Invalid, true, &[], None), signal, "a finding does not hide that it is about to end");
+        assert_eq!(runbook(State::Expired, true, &[], Some(&waiting), NOW), Some("MeshcertRenewalAwaitingApproval"));
+        assert_eq!(runbook(State::Expired, true, &[], Some(&running), NOW), signal);
+        assert_eq!(runbook(State::Ok, false, &[], None, NOW), None);
+        assert_eq!(runbook(State::Invalid, false, &[], None, NOW), Some("MeshcertCertificateInvalid"));
+        assert_eq!(
+            runbook(State::Invalid, true, &[], None, NOW),
+            signal,
+            "a finding does not hide that it is about to end"
+        );
         let missing = found(Reason::SecretMissing);
-        assert_eq!(runbook(State::Urgent, true, &missing, None), Some("MeshcertMeshSecretMissing"));
-        assert_eq!(runbook(State::Invalid, false, &found(Reason::CaExpired), None), Some("MeshcertCAEndsSoon"));
+        assert_eq!(runbook(State::Urgent, true, &missing, None, NOW), Some("MeshcertMeshSecretMissing"));
+        assert_eq!(runbook(State::Invalid, false, &found(Reason::CaExpired), None, NOW), Some("MeshcertCAEndsSoon"));
     }
 }
