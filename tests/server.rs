@@ -263,6 +263,10 @@ async fn of_a_thousand_meshes_the_worst_are_shown_and_the_others_are_a_link_away
 async fn an_empty_fleet_has_a_page_that_helps() {
     let server = mk_server(Limits::default()).await;
     server.told.clusters.lock().unwrap().clear();
+    let some = server.get("/").await;
+    assert!(some.text().contains("No hosted meshes where sources can be read"), "{}", some.text());
+    assert!(some.text().contains("list secrets: no answer") && !some.text().contains("None found"));
+    server.told.sources.lock().unwrap().retain(|source| source.up);
     assert!(server.get("/").await.text().contains("None found"));
     assert_eq!(server.json("/api/v1/meshes").await["meshes"], serde_json::json!([]));
 }
