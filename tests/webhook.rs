@@ -165,6 +165,19 @@ async fn a_client_certificate_admits_by_its_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_to_a_webhook_that_is_not_configured_is_counted() {
+    let cluster = mk_cluster().await;
+    let served = Served::start(&configure(&cluster, ""), OBSERVE_AND_WEBHOOK).await.ready().await;
+    let client = Client::default();
+    assert_eq!(status(&client, served.main, "Bearer t0ken").await, 404);
+    for series in
+        [r#"meshcert_refusals_total{reason="disabled"}"#, r#"meshcert_notifications_total{outcome="refused"}"#]
+    {
+        assert_eq!(served.metric(&client, series).await.as_deref(), Some("1"), "{series}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_an_address_of_its_own_the_webhook_is_at_no_other() {
     let cluster = mk_cluster().await;
     let token = cluster.put("token", "t0ken");
