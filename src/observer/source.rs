@@ -308,7 +308,7 @@ mod tests {
     async fn a_source_with_more_certificates_than_are_held_is_not_healthy_either() {
         let ca = Ca::new("ca", 100);
         let leaf = ca.leaf("leaf", 10, &[]);
-        let bundle = leaf.repeat(2);
+        let bundle = format!("{leaf}{}", ca.leaf("other", 10, &[]));
         let mut source = mk_source(9);
         let mut lists = |secrets: Vec<RawSecret>| {
             source.take(SecretEvent::ListStarted);
