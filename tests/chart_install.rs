@@ -6,7 +6,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -337,24 +337,37 @@ fn the_commands_of_the_manual_work_in_their_order() {
         std::fs::write(&path, example(&page, start)).unwrap();
         path
     };
-    file("meshcert-values.yaml", "cluster:");
-    file("meshcert-clusters.yaml", "extraClusters:");
-    let commands: Vec<&str> = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(commands.len() >= 8, "the page has commands");
-    for command in commands {
+    let values = folder.path().join("meshcert-values.yaml");
+    // What the file says of a thing, by its first line; a later example of the same thing is another choice.
+    let mut parts: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut commands = 0;
+    for fence in page.split("\n```").skip(1).step_by(2) {
+        let (language, text) = fence.split_once('\n').unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        if language == "yaml" && ["cluster:", "policy:", "extraClusters:", "monitoring:"].contains(&first) {
+            parts.insert(first, text);
+            std::fs::write(&values, parts.values().map(|part| format!("{part}\n")).collect::<String>()).unwrap();
+        }
+        if language != "sh" {
+            continue;
+        }
+        commands += 1;
         let (output, said) = cluster.with_jobs_run(|| {
             let mut shell = cluster.api.command(std::path::Path::new("bash"));
-            shell
-                .args(["-euo", "pipefail", "-c", command])
-                .current_dir(folder.path())
-                .env("PATH", &path)
-                .output()
-                .unwrap()
+            shell.args(["-euo", "pipefail", "-c", text]).current_dir(folder.path()).env("PATH", &path).output().unwrap()
         });
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command}{text}{said}");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}{told}{said}");
+        if parts.contains_key("monitoring:") && text.starts_with("helm upgrade") {
+            let manifest = cluster.helm(&["get", "manifest", "meshcert", "-n", NAMESPACE]);
+            for kind in ["kind: ServiceMonitor", "kind: PrometheusRule", "meshcert-dashboard"] {
+                let is_other = kind.ends_with("PrometheusRule") && parts["monitoring:"].contains("insight");
+                assert!(is_other || manifest.contains(kind), "{text}leaves no {kind}");
+            }
+        }
         cluster.end_namespaces();
     }
+    assert!(commands >= 8, "the page has commands");
     let left = cluster.everything();
     let ours: Vec<_> = left.iter().filter(|one| one.contains("meshcert")).collect();
     assert_eq!(ours, Vec::<&String>::new(), "after the last command nothing is left");

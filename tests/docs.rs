@@ -62,7 +62,9 @@ fn judge(example: &str) -> Result<(), String> {
             let route = format!("route: {{receiver: {}}}\n", parsed["receivers"][0]["name"]);
             checked_by("amtool", &["check-config"], &format!("{route}{example}"))
         }
-        "cluster" | "extraClusters" => Helm::find().map_or(Ok(()), |helm| helm.try_template(example, &[]).map(drop)),
+        "cluster" | "policy" | "extraClusters" | "monitoring" => {
+            Helm::find().map_or(Ok(()), |helm| helm.try_template(example, &[]).map(drop))
+        }
         "rule_files" => checked_by("promtool", &["check", "config", "--syntax-only"], example),
         // Objects of Kubernetes: tests/docs_commands.rs creates them, tests/chart_rendering.rs compares the Role with the chart's.
         "apiVersion" => Ok(()),
