@@ -30,6 +30,11 @@ fn etcd() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
 }
 
+/// etcd's members from this one on are rolled.
+fn partition(number: u32) -> Value {
+    json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } })
+}
+
 fn hosted_api() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{MESH}-hosted-apiserver")
 }
@@ -88,7 +93,6 @@ async fn what_stays_stepped_is_said_wherever_the_restart_ends() {
 async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_deleted() {
     let mut world = World::new(None).await;
     // Somebody froze etcd.
-    let partition = |number: u32| json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } });
     world.api.merge(&etcd(), &partition(5)).await.unwrap();
     let name = world.ask().await;
     let impatient = Policy { restart_deadline: 3, ..auto() };
@@ -302,7 +306,6 @@ async fn pods_of_another_workload_are_neither_counted_nor_ended() {
 async fn a_deadline_that_passed_while_nobody_was_there_is_nobodys_fault() {
     let mut world = World::new(None).await;
     // Somebody froze etcd; it dies waiting, and is away for an hour.
-    let partition = |number: u32| json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": number } } } });
     world.api.merge(&etcd(), &partition(5)).await.unwrap();
     let name = world.ask().await;
     world.run_until(&name, auto(), |renewal| renewal.status.message.contains("of 1 pods")).await;
