@@ -148,7 +148,9 @@ impl AdminKubeconfig {
         }
         // Else the document is written anew: JSON is YAML too. With so much room no half of it is left behind where it grows.
         let mut written = Zeroizing::new(Vec::with_capacity(2 * (whole.len() + certificate.len() + key.len())));
-        written.extend(former.starts_with("---").then_some(b"---\n").into_iter().flatten());
+        if former.starts_with("---") {
+            written.extend_from_slice(b"---\n");
+        }
         serde_json::to_writer_pretty(&mut *written, &wanted.0).map_err(|_| Unusable::Rewrite)?;
         written.push(b'\n');
         Ok(around(std::str::from_utf8(&written).map_err(|_| Unusable::Rewrite)?))

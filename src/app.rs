@@ -134,10 +134,8 @@ async fn changed(
         return Ok(None);
     }
     // Whoever is connected stays so, where a file is half written or leads elsewhere.
-    for way in &ways {
-        let Some(known) = former_ways.iter().find(|known| way.replaces(known)) else { continue };
-        way.leads_where(known)?;
-        connect(way).await?;
+    for known in former_ways.iter().filter(|known| ways.iter().any(|way| way.replaces(known))) {
+        connect(known).await?;
     }
     let wanted = Wanted::of(&new, roles)?;
     doors.set(&new, roles.webhook).await?;

@@ -87,7 +87,7 @@ impl Connection {
     /// # Errors
     /// This does not lead to the cluster of the connection that it [replaces](Self::replaces), as after `kubectl config use-context`: what is known by its name would
     /// be mixed with what is elsewhere.
-    pub fn leads_where(&self, former: &Self) -> Result<(), SourceError> {
+    fn leads_where(&self, former: &Self) -> Result<(), SourceError> {
         let refuse = |message| Err(SourceError { reason: SourceErrorReason::Kubeconfig, message });
         match (former.read().and_then(|read| read.server.as_deref()), self.read()) {
             _ if former.read().is_none() => refuse(format!(
@@ -189,7 +189,7 @@ static PLUGINS: Mutex<BTreeMap<String, Arc<Semaphore>>> = Mutex::new(BTreeMap::n
 /// A client for the cluster.
 ///
 /// # Errors
-/// The kubeconfig cannot be read or used; the message names it and the remedy.
+/// The kubeconfig cannot be read or used, or leads elsewhere by now; the message names it and the remedy.
 pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     let unusable = |error: &dyn fmt::Display| SourceError {
         reason: SourceErrorReason::Kubeconfig,

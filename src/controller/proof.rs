@@ -4,9 +4,9 @@ use crate::cluster::api::ApiError;
 use crate::controller::look::backups_of;
 use crate::controller::{Actor, login, prove};
 use crate::material::overlay;
+use crate::renewal::Phase;
 use crate::renewal::observed::{Observed, Unproven};
 use crate::renewal::step::is_about_to_commit;
-use crate::renewal::{Phase, Status};
 use crate::rollout::Workload;
 use crate::time::UnixTime;
 
@@ -36,11 +36,9 @@ impl Actor {
     ) -> Result<Vec<Unproven>, ApiError> {
         let Observed { renewal, mesh, secrets, .. } = seen;
         let namespace = &*mesh.key.namespace;
-        let Status { rolling_back, phase_since, .. } = &renewal.status;
-        let is_overdue = |since| seen.counted_from(since).seconds_until(now) >= self.acting.policy.verify_deadline;
         // Before that it only waits, whatever is refused.
         let mut former = None;
-        if !rolling_back && phase_since.is_some_and(is_overdue) {
+        if !renewal.status.rolling_back && seen.proof_is_overdue(now) {
             let copies = self.api.copies_of(namespace, &renewal.uid).await?;
             former = Some(overlay(secrets, &backups_of(renewal, copies).map(Option::unwrap_or_default)));
         }

@@ -98,6 +98,12 @@ impl Observed {
         begun.max(self.watched_since)
     }
 
+    /// Whether the present phase has waited for its proof as long as `verifyDeadline` says.
+    pub fn proof_is_overdue(&self, now: UnixTime) -> bool {
+        let is_overdue = |since| self.counted_from(since).seconds_until(now) >= self.policy.verify_deadline;
+        self.renewal.status.phase_since.is_some_and(is_overdue)
+    }
+
     /// Now, by the clock by which pods are created; our own where the API server shows none.
     pub fn created_now(&self, now: UnixTime) -> UnixTime {
         self.server_clock.unwrap_or(now)

@@ -83,6 +83,17 @@ pub fn per_mesh_where(aggregate: &str, metric: &str, chosen: &str, labels: &[&st
     format!("{aggregate} by ({identity}) ({metric}{{{}}})", matchers.join(", "))
 }
 
+/// The first end of each component with this role. Where series that have ended are not told, a certificate is described twice for minutes.
+pub fn first_ends(by: &str, chosen: &str, role: &str) -> String {
+    format!(
+        r#"min by ({by}) (
+  meshcert_certificate_not_after_timestamp_seconds{{{chosen}}}
+    * on ({MESH}, secret, key, position, instance) group_left (component)
+    max by ({MESH}, secret, key, position, instance, component) (meshcert_certificate_info{{{chosen}, role="{role}"}})
+)"#
+    )
+}
+
 /// How many, 0 where there is none; nothing ("No data") where no meshcert is scraped, for then nobody knows.
 pub fn count(of: &str) -> String {
     format!("count({of}) or 0 * count(meshcert_build_info)")

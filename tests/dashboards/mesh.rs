@@ -14,15 +14,7 @@ pub fn model(limits: &Limits) -> Value {
     let described = format!(
         "max by ({PLACE}, component, role, subject_cn, issuer_cn, serial_number, key_algorithm) (meshcert_certificate_info{{{ONE}}})"
     );
-    let with_component = |role: &str| {
-        format!(
-            r#"min by (component) (
-  meshcert_certificate_not_after_timestamp_seconds{{{ONE}}}
-    * on ({MESH}, secret, key, position, instance) group_left (component)
-    max by ({MESH}, secret, key, position, instance, component) (meshcert_certificate_info{{{ONE}, role="{role}"}})
-)"#
-        )
-    };
+    let with_component = |role: &str| first_ends("component", ONE, role);
     let signal = format!("min({SIGNAL}{{{ONE}}})");
     let invalid = format!("max by ({PLACE}, reason) (meshcert_certificate_invalid{{{ONE}}})");
     let missing = format!("max by (secret_role) (meshcert_hosted_mesh_secret_present{{{ONE}}}) == 0");

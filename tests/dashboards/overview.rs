@@ -18,13 +18,7 @@ pub fn model(limits: &Limits) -> Value {
     let invalid = per_mesh("max", "meshcert_certificate_invalid", CHOSEN, &["secret", "key", "position", "reason"]);
     let missing = format!("{} == 0", per_mesh("max", "meshcert_hosted_mesh_secret_present", CHOSEN, &["secret_role"]));
     let findings = format!("{}\nor\n{missing}", invalid);
-    let ca = format!(
-        r#"min by ({MESH}, component) (
-  meshcert_certificate_not_after_timestamp_seconds{{{CHOSEN}}}
-    * on ({MESH}, secret, key, position, instance) group_left (component)
-    max by ({MESH}, secret, key, position, instance, component) (meshcert_certificate_info{{{CHOSEN}, role="ca"}})
-)"#
-    );
+    let ca = first_ends(&format!("{MESH}, component"), CHOSEN, "ca");
     let month = |moments: &str| {
         format!(
             r#"label_replace(

@@ -220,8 +220,7 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     if unclear.is_empty() {
         return go(seen, Phase::Committing, "the new material is good", now);
     }
-    let is_overdue = |since| seen.counted_from(since).seconds_until(now) >= seen.policy.verify_deadline;
-    if seen.renewal.status.phase_since.is_some_and(is_overdue) {
+    if seen.proof_is_overdue(now) {
         return login_refused(seen, "does not say whether it takes", &unclear, now);
     }
     note(&seen.renewal, Phase::Auditing.as_str(), &unclear)

@@ -138,8 +138,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     }
     let words: Vec<&str> = unproven.iter().map(|one| one.message.as_str()).collect();
     let words = words.join("; ");
-    let since = seen.counted_from(status.phase_since.unwrap_or(now));
-    if since.seconds_until(now) < seen.policy.verify_deadline {
+    if !seen.proof_is_overdue(now) {
         return note(&seen.renewal, "Verifying", &words);
     }
     let old_is_good = first_end.is_some_and(|end| now.seconds_until(end) >= DAY);
