@@ -11,13 +11,12 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
-use crate::app::clusters::{connections, discovery, places};
+use crate::app::clusters::{clusters, discovery, places};
 use crate::app::complaint::Complaint;
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
 use crate::clock::SystemClock;
-use crate::cluster::connect::{Connection, connect};
 use crate::config::Config;
 use crate::controller::{Acting, Surroundings};
 use crate::follower::{Followed, Followers, Scope};
@@ -26,13 +25,13 @@ use crate::metrics::{Metrics, Observed};
 use crate::observer::discovery::Discovery;
 use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::policy::Thresholds;
-use crate::ports::Clock;
+use crate::ports::{Clock, SourceError};
 use crate::requests::told::{Listener, Teller};
 use crate::requests::{Desk, Place};
 use crate::server::{self, App};
 use crate::tasks::Tasks;
 
-pub use clusters::{Plane, Sources, clusters, clusters_now};
+pub use clusters::{Plane, Sources, Ways, clusters_now};
 
 pub mod acting;
 mod clusters;
@@ -68,8 +67,8 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let mut config = sources.load()?;
     // Before they are used: what changes in between is seen then.
-    let mut ways = connections(&config, roles);
-    let wanted = Wanted::of(&config, roles)?;
+    let mut ways = Ways::read(&config, roles)?;
+    let wanted = Wanted::of(&config, &ways, roles)?;
     let mut parts = Parts::new(roles);
     parts.apply(&config, wanted);
     let mut doors = Doors::open(&parts.app, &parts.metrics, listener, &config, roles.webhook).await?;
@@ -87,27 +86,33 @@ pub async fn serve(
             () = &mut stop => break None,
             error = parts.failed() => break Some(error),
             Ok(()) = discoveries.changed() => parts.observe(),
-            _ = reload.tick() => match changed(&sources, (&config, &ways), &mut doors, roles).await {
-                Ok(None) => {
-                    if refused.settle() {
+            _ = reload.tick() => {
+                let (what, outcome) = match changed(&sources, (&config, &ways), &mut doors, roles).await {
+                    Ok((new, kept)) => {
+                        if let Some((new, wanted)) = new {
+                            parts.apply(&new.0, wanted);
+                            (config, ways) = new;
+                            info!("configuration reloaded");
+                        }
+                        ("kubeconfig", kept.map_err(anyhow::Error::new))
+                    }
+                    Err(error) => ("configuration", Err(error)),
+                };
+                match outcome {
+                    Ok(()) if refused.settle() => {
                         parts.metrics.config_accepted(parts.clock.now());
-                        info!("the configuration in force is the one that is there again");
+                        info!("the configuration in force is the one that is there");
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        parts.metrics.config_refused();
+                        let error = format!("{error:#}");
+                        if refused.is_news(&error) {
+                            error!(error, "the changed {what} is refused, the former stays in force");
+                        }
                     }
                 }
-                Ok(Some((new, wanted))) => {
-                    parts.apply(&new.0, wanted);
-                    (config, ways) = new;
-                    refused.settle();
-                    info!("configuration reloaded");
-                }
-                Err(error) => {
-                    parts.metrics.config_refused();
-                    let error = format!("{error:#}");
-                    if refused.is_news(&error) {
-                        error!(error, "the changed configuration is refused, the former stays in force");
-                    }
-                }
-            },
+            }
         }
     };
     info!("shutting down");
@@ -119,27 +124,25 @@ pub async fn serve(
     failure.map_or(Ok(()), Err)
 }
 
-/// The configuration with its kubeconfigs, and what it means, if it has changed, its addresses are open, and no kubeconfig has become useless.
+/// The configuration with its kubeconfigs, and what it means, if it has changed and its addresses are open; and whether every kubeconfig is in force.
 async fn changed(
     sources: &Sources,
-    (former, former_ways): (&Config, &[Connection]),
+    (former, former_ways): (&Config, &Ways),
     doors: &mut Doors,
     roles: Roles,
-) -> anyhow::Result<Option<((Config, Vec<Connection>), Wanted)>> {
+) -> anyhow::Result<(Option<((Config, Ways), Wanted)>, Result<(), SourceError>)> {
     // Whatever else is refused, a listener's certificate that is replaced in time is taken up.
     doors.reload();
     let new = sources.load()?;
-    let ways = connections(&new, roles);
-    if new == *former && ways == former_ways {
-        return Ok(None);
+    let mut ways = Ways::read(&new, roles)?;
+    // One bad kubeconfig is nothing to the other clusters, nor to a policy that shall stop what is done.
+    let kept = ways.keep(former_ways).await;
+    if new == *former && ways == *former_ways {
+        return Ok((None, kept));
     }
-    // Whoever is connected stays so, where a file is half written or leads elsewhere.
-    for known in former_ways.iter().filter(|known| ways.iter().any(|way| way.replaces(known))) {
-        connect(known).await?;
-    }
-    let wanted = Wanted::of(&new, roles)?;
+    let wanted = Wanted::of(&new, &ways, roles)?;
     doors.set(&new, roles.webhook).await?;
-    Ok(Some(((new, ways), wanted)))
+    Ok((Some(((new, ways), wanted)), kept))
 }
 
 /// What a configuration means for this process: known before anything changes, so that it is taken as a whole or not at all.
@@ -153,7 +156,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(config: &Config, roles: Roles) -> anyhow::Result<Self> {
+    fn of(config: &Config, ways: &Ways, roles: Roles) -> anyhow::Result<Self> {
         let plane = roles.watching();
         let webhook = config.webhook.as_ref().filter(|_| roles.webhook);
         let teller = match webhook.map(|webhook| &webhook.meshes_from) {
@@ -164,12 +167,12 @@ impl Wanted {
             _ => None,
         };
         Ok(Self {
-            clusters: plane.map(|plane| clusters(config, plane)).transpose()?.unwrap_or_default(),
-            discovery: plane.map(|plane| discovery(config, plane)).transpose()?.flatten(),
-            acting: if roles.act { acting::acting(config, roles.timing)? } else { Vec::new() },
-            places: if webhook.is_some() { places(config, Plane::Webhook)? } else { Vec::new() },
+            clusters: plane.map(|plane| clusters(config, ways, plane)).transpose()?.unwrap_or_default(),
+            discovery: plane.map(|plane| discovery(config, ways, plane)).transpose()?.flatten(),
+            acting: if roles.act { acting::acting(config, ways, roles.timing)? } else { Vec::new() },
+            places: if webhook.is_some() { places(config, ways, Plane::Webhook)? } else { Vec::new() },
             teller,
-            checks: permissions::checks(config, roles)?,
+            checks: permissions::checks(config, ways, roles)?,
         })
     }
 }

@@ -169,7 +169,7 @@ async fn an_invalid_file_leaves_the_former_configuration_in_force_and_says_so() 
     assert!(daemon.log().contains("clusters[0].namespaces[0]"), "{}", daemon.log());
     eventually("the refusal is counted", || in_force(0));
     cluster.put("meshcert.yaml", &valid);
-    daemon.wait_for("the configuration in force is the one that is there again");
+    daemon.wait_for("the configuration in force is the one that is there");
     eventually("the reload is counted", || in_force(1));
 }
 
@@ -184,7 +184,7 @@ async fn the_kubeconfig_of_the_environment_is_taken_up_when_it_is_replaced() {
         || get(&daemon.address, "/metrics").body.contains("\nmeshcert_source_up{source=\"demo/istio-system\"} 1\n");
     eventually("the cluster is read", is_up);
     cluster.put("own", "clusters: {");
-    daemon.wait_for("the changed configuration is refused, the former stays in force");
+    daemon.wait_for("the changed kubeconfig is refused, the former stays in force");
     assert!(is_up());
     cluster.demo.restrict("first", &[]);
     cluster.put("own", &kubeconfig("second"));

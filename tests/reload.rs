@@ -95,6 +95,40 @@ async fn a_kubeconfig_that_is_replaced_before_its_end_is_taken_up_by_every_role(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_in_force_whatever_is_wrong_with_one_of_the_kubeconfigs() {
+    let (one, two) =
+        (Cluster::start(Scenario::Expiring, Some(1)).await, Cluster::start(Scenario::Expiring, Some(1)).await);
+    let (good, broken) = (one.put("good", &one.demo.kubeconfig()), one.put("broken", &two.demo.kubeconfig()));
+    let configure = |mode: &str| {
+        one.put(
+            "config.yaml",
+            &format!(
+                "clusters: [{{name: one, kubeconfig: '{good}'}}, {{name: two, kubeconfig: '{broken}'}}]\npolicy: {{mode: {mode}}}\n"
+            ),
+        )
+    };
+    let served = Served::start(configure("approve").as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
+    let client = Client::default();
+    let reloaded = async |value: &str| {
+        eventually(value, async || served.metric(&client, RELOADED).await.as_deref() == Some(value)).await;
+    };
+    reloaded("1").await;
+    one.put("broken", "clusters: {");
+    reloaded("0").await;
+    configure("observe");
+    let spec = Spec { mesh_id: "expiring-1".to_owned(), ..Spec::default() };
+    assert!(one.api.create_renewal("istio-system", "asked", &spec).await.unwrap());
+    eventually("nobody acts", async || {
+        let asked = one.api.renewal("istio-system", "asked").await.unwrap().unwrap();
+        asked.status.reason == "ObserveOnly"
+    })
+    .await;
+    assert_eq!(served.metric(&client, RELOADED).await.as_deref(), Some("0"), "and somebody is told");
+    one.put("broken", &two.demo.kubeconfig());
+    reloaded("1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_asks_in_a_cluster_that_a_kubeconfig_leads_to_unasked() {
     let (cluster, elsewhere) =
         (Cluster::start(Scenario::Expiring, Some(1)).await, Cluster::start(Scenario::Expiring, Some(1)).await);

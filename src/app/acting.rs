@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use crate::app::clusters::{Plane, connection};
+use crate::app::clusters::{Plane, Ways};
 use crate::config::{self, Config, ConfigError, WebhookConfig};
 use crate::controller::{self, Acting, Surroundings, Timing};
 use crate::metrics::renewals::RenewalMetrics;
@@ -47,7 +47,7 @@ impl Roles {
 ///
 /// # Errors
 /// A value that cannot work.
-pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigError> {
+pub fn acting(config: &Config, ways: &Ways, timing: Timing) -> Result<Vec<Acting>, ConfigError> {
     let identity = format!("{}-{}", host(), std::process::id());
     let named = |cluster: &&config::ClusterConfig| {
         let named = config::namespaces(&cluster.namespaces).is_some();
@@ -62,7 +62,7 @@ pub fn acting(config: &Config, timing: Timing) -> Result<Vec<Acting>, ConfigErro
     let acting = config.clusters.iter().filter(named).map(|cluster| {
         Ok(Acting {
             name: cluster.name.as_str().into(),
-            connection: connection(cluster, Plane::Act)?,
+            connection: ways.to(cluster, Plane::Act)?,
             reach: cluster.reach,
             namespaces: cluster.namespaces.clone(),
             naming: config.naming()?,

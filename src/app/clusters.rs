@@ -1,5 +1,6 @@
 //! Which clusters there are, and how each role reaches them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ pub struct Sources {
 }
 
 /// On whose behalf a cluster is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Plane {
     /// Watching Secrets.
     Observe,
@@ -78,7 +79,7 @@ impl Sources {
 ///
 /// # Errors
 /// A name template or rule that cannot work, or a kubeconfig that is missing.
-pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, ConfigError> {
+pub(super) fn clusters(config: &Config, ways: &Ways, plane: Plane) -> Result<Vec<ClusterSpec>, ConfigError> {
     config
         .clusters
         .iter()
@@ -86,7 +87,7 @@ pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, Confi
             let selection = selection(config, &cluster.namespaces)?;
             Ok(ClusterSpec {
                 name: cluster.name.as_str().into(),
-                connection: connection(cluster, plane)?,
+                connection: ways.to(cluster, plane)?,
                 namespaces: watched(&selection),
                 selection: Arc::new(selection),
             })
@@ -99,8 +100,9 @@ pub fn clusters(config: &Config, plane: Plane) -> Result<Vec<ClusterSpec>, Confi
 /// # Errors
 /// The configuration cannot work.
 pub async fn clusters_now(config: &Config, plane: Plane) -> anyhow::Result<(Vec<ClusterSpec>, Option<SourceError>)> {
-    let mut all = clusters(config, plane)?;
-    let Some(discovery) = discovery(config, plane)? else { return Ok((all, None)) };
+    let ways = Ways::default();
+    let mut all = clusters(config, &ways, plane)?;
+    let Some(discovery) = discovery(config, &ways, plane)? else { return Ok((all, None)) };
     let found = match connect(&discovery.home).await {
         Ok(client) => discovery.look(&client).await,
         Err(error) => Err(error),
@@ -115,12 +117,12 @@ pub async fn clusters_now(config: &Config, plane: Plane) -> anyhow::Result<(Vec<
 }
 
 /// How clusters are found in Secrets, if the configuration asks for it.
-pub(super) fn discovery(config: &Config, plane: Plane) -> anyhow::Result<Option<Discovery>> {
+pub(super) fn discovery(config: &Config, ways: &Ways, plane: Plane) -> anyhow::Result<Option<Discovery>> {
     let Some(secrets) = &config.cluster_secrets else { return Ok(None) };
     let home = config.clusters.first().context("clusterSecrets needs a cluster in which the Secrets are")?;
     let selection = selection(config, &secrets.namespaces)?;
     Ok(Some(Discovery {
-        home: connection(home, plane)?,
+        home: ways.to(home, plane)?,
         namespace: secrets.namespace.clone(),
         istio_remote_secrets: secrets.istio_remote_secrets,
         configured: config.clusters.iter().map(|cluster| cluster.name.as_str().into()).collect(),
@@ -146,26 +148,62 @@ fn watched(selection: &Selection) -> Option<Vec<String>> {
 ///
 /// # Errors
 /// A kubeconfig is missing.
-pub(super) fn places(config: &Config, plane: Plane) -> Result<Vec<Place>, ConfigError> {
+pub(super) fn places(config: &Config, ways: &Ways, plane: Plane) -> Result<Vec<Place>, ConfigError> {
     let place = |cluster: &ClusterConfig| {
         Ok(Place {
             name: cluster.name.as_str().into(),
-            connection: connection(cluster, plane)?,
+            connection: ways.to(cluster, plane)?,
             namespaces: config::namespaces(&cluster.namespaces),
         })
     };
     config.clusters.iter().map(place).collect()
 }
 
-/// How a process with these roles reaches the clusters, with the kubeconfigs as they are now; what cannot work is said where it is wanted.
-pub(super) fn connections(config: &Config, roles: Roles) -> Vec<Connection> {
-    let planes = [roles.watching(), roles.webhook.then_some(Plane::Webhook), roles.act.then_some(Plane::Act)];
-    let planes = planes.into_iter().flatten();
-    planes.flat_map(|plane| config.clusters.iter().filter_map(move |cluster| connection(cluster, plane).ok())).collect()
+/// How each plane of a process reaches each cluster, as its kubeconfigs were when they were read; where nothing was, as they are.
+#[derive(Default, PartialEq)]
+pub struct Ways(BTreeMap<(Plane, String), Connection>);
+
+impl Ways {
+    /// Those of a process with these roles, with the kubeconfigs as they are now.
+    ///
+    /// # Errors
+    /// A kubeconfig is missing.
+    pub(super) fn read(config: &Config, roles: Roles) -> Result<Self, ConfigError> {
+        let planes = [roles.watching(), roles.webhook.then_some(Plane::Webhook), roles.act.then_some(Plane::Act)];
+        let mut ways = BTreeMap::new();
+        for plane in planes.into_iter().flatten() {
+            for cluster in &config.clusters {
+                ways.insert((plane, cluster.name.clone()), connection(cluster, plane)?);
+            }
+        }
+        Ok(Self(ways))
+    }
+
+    /// Keeps the former way wherever what stands in its place cannot be used, as where a file is half written or leads elsewhere: whoever is connected stays so.
+    ///
+    /// # Errors
+    /// The first of those, which are kept all the same.
+    pub(super) async fn keep(&mut self, former: &Self) -> Result<(), SourceError> {
+        let mut kept = Ok(());
+        for (to, way) in &mut self.0 {
+            let Some(known) = former.0.get(to).filter(|known| way.replaces(known)) else { continue };
+            if let Err(error) = connect(known).await {
+                way.clone_from(known);
+                kept = kept.and(Err(error));
+            }
+        }
+        kept
+    }
+
+    /// # Errors
+    /// A kubeconfig is missing.
+    pub(super) fn to(&self, cluster: &ClusterConfig, plane: Plane) -> Result<Connection, ConfigError> {
+        self.0.get(&(plane, cluster.name.clone())).map_or_else(|| connection(cluster, plane), |way| Ok(way.clone()))
+    }
 }
 
 /// A cluster with a kubeconfig for each role is never reached by way of what else there may be: that could be another cluster, or another role's rights.
-pub(super) fn connection(cluster: &ClusterConfig, plane: Plane) -> Result<Connection, ConfigError> {
+fn connection(cluster: &ClusterConfig, plane: Plane) -> Result<Connection, ConfigError> {
     let context = cluster.context.clone();
     let own = cluster.kubeconfigs.as_ref().and_then(|all| plane.choose(all));
     Ok(match (own.or(cluster.kubeconfig.as_ref()), cluster.in_cluster) {

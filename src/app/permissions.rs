@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::app::acting::Roles;
-use crate::app::clusters::{Plane, places};
+use crate::app::clusters::{Plane, Ways, places};
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::config::{Config, ConfigError};
@@ -44,14 +44,14 @@ const APPROVING: [Right; 2] =
 ///
 /// # Errors
 /// A kubeconfig is missing.
-pub(super) fn checks(config: &Config, roles: Roles) -> Result<Vec<Check>, ConfigError> {
+pub(super) fn checks(config: &Config, ways: &Ways, roles: Roles) -> Result<Vec<Check>, ConfigError> {
     let mut all = Vec::new();
     if roles.act {
         return Ok(all);
     }
-    let watching = if roles.observe { places(config, Plane::Observe)? } else { Vec::new() };
+    let watching = if roles.observe { places(config, ways, Plane::Observe)? } else { Vec::new() };
     if roles.webhook {
-        for place in places(config, Plane::Webhook)? {
+        for place in places(config, ways, Plane::Webhook)? {
             let watches = watching.contains(&place);
             let reading = READING.into_iter().filter(|_| !watches);
             let without = WRITING.into_iter().chain(APPROVING).chain(reading).collect();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::app::Sources;
 use crate::app::acting::acting;
+use crate::app::{Sources, Ways};
 use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
@@ -43,7 +43,7 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
     let id: MeshId = id.parse()?;
     let mut found = Vec::new();
     let mut places = Vec::new();
-    for acting in acting(&sources.load()?, Timing::DEFAULT)? {
+    for acting in acting(&sources.load()?, &Ways::default(), Timing::DEFAULT)? {
         let api = Api::new(connect(&acting.connection).await.with_context(|| format!("cluster {}", acting.name))?);
         for namespace in acting.namespaces.clone() {
             let key = MeshKey { namespace: namespace.as_str().into(), id: id.clone() };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::app::acting::acting;
-use crate::app::{Sources, process};
+use crate::app::{Sources, Ways, process};
 use crate::cli::{Outcome, UninstallCommand};
 use crate::cluster::api::{Api, ErrorKind};
 use crate::cluster::connect::connect;
@@ -92,7 +92,7 @@ async fn clean(sources: &Sources) -> anyhow::Result<Outcome> {
 
 async fn places(sources: &Sources) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
-    for acting in acting(&sources.load()?, Timing::DEFAULT)? {
+    for acting in acting(&sources.load()?, &Ways::default(), Timing::DEFAULT)? {
         let client = connect(&acting.connection).await.with_context(|| format!("cluster {}", acting.name))?;
         let api = Api::new(client);
         let place = |namespace| Place { cluster: Arc::clone(&acting.name), namespace, api: api.clone() };
