@@ -199,6 +199,13 @@ pub struct MeshCertificate {
     pub needed: bool,
 }
 
+impl MeshCertificate {
+    /// Whether it is the one of its entry that is replaced where the entry is written.
+    pub fn is_first(&self) -> bool {
+        matches!(self.position, Position::Index(0) | Position::User(_, 0))
+    }
+}
+
 /// What a certificate is for, named as kubeadm names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {

@@ -52,7 +52,11 @@ pub fn obstacles(mesh: &HostedMesh, secrets: &MeshSecrets, now: UnixTime) -> Vec
 /// Why no login could prove a renewal: the admin kubeconfig does not lead to this hosted API, and its server, its CA and the certificate's names stay what they are.
 pub fn unprovable(mesh: &HostedMesh, secrets: &MeshSecrets) -> Option<Obstacle> {
     let config = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
-    let admin = config.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok())?;
+    let Some(admin) = config.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok()) else {
+        let what = "no kubeconfig with an embedded client certificate and key is in it";
+        let message = format!("{}: {what}; no login could prove a renewal", config.name);
+        return Some(Obstacle { reason: "KubeconfigInvalid", message });
+    };
     mesh.findings.iter().find_map(|found| {
         let reason = match found.reason {
             Reason::KubeconfigWrongCa => "KubeconfigWrongCa",
@@ -84,7 +88,8 @@ pub fn renew(
         let obstacle = |reason, what: String| Obstacle { reason, message: format!("{place}: {what}") };
         let live =
             secrets[role as usize].as_ref().and_then(|secret| secret.material.get(&leaf.key)).unwrap_or_default();
-        let keeps = next_end(mesh, leaf, policy, now).1;
+        let (until, keeps) = next_end(mesh, leaf, policy, now);
+        let lifetime = now.seconds_until(until);
         let ca = signer(mesh, leaf, secrets).map_err(|(reason, what)| obstacle(reason, what))?;
         let key_type = policy.key_type.unwrap_or(KeyType::like(leaf.certificate.key_algorithm));
         let failed = |error: IssueError| obstacle("IssueFailed", error.to_string());
@@ -95,7 +100,7 @@ pub fn renew(
                 made.insert(&leaf.key, Zeroizing::new(live.to_vec()));
                 continue;
             }
-            let issued = reissue(&admin.certificate, &ca, key_type, policy.lifetime, now, rng).map_err(failed)?;
+            let issued = reissue(&admin.certificate, &ca, key_type, lifetime, now, rng).map_err(failed)?;
             let document = admin.with_client(live, &issued.certificate_pem, &issued.key_pem);
             made.insert(&leaf.key, document.map_err(|error| obstacle("KubeconfigInvalid", error.to_string()))?);
             continue;
@@ -108,7 +113,7 @@ pub fn renew(
             made.insert(&key_name, Zeroizing::new(live_key.to_vec()));
             continue;
         }
-        let issued = reissue(live, &ca, key_type, policy.lifetime, now, rng).map_err(failed)?;
+        let issued = reissue(live, &ca, key_type, lifetime, now, rng).map_err(failed)?;
         made.insert(&leaf.key, Zeroizing::new(issued.certificate_pem.into_bytes()));
         made.insert(&key_name, Zeroizing::new(issued.key_pem.as_bytes().to_vec()));
     }
@@ -150,37 +155,39 @@ pub fn key_name(certificate_key: &str) -> String {
     format!("{}.key", certificate_key.strip_suffix(".crt").unwrap_or(certificate_key))
 }
 
-/// The CA that signed a leaf, with its key, from whichever of the mesh's Secrets holds it.
+/// The CA that signed a leaf, with its key, from whichever of the mesh's Secrets holds it: beside the certificate, or beside another one of the same key, as where
+/// a CA was extended and its new certificate is not everywhere yet.
 fn signer(
     mesh: &HostedMesh,
     leaf: &MeshCertificate,
     secrets: &MeshSecrets,
 ) -> Result<CaSigner, (&'static str, String)> {
-    let Some(fingerprint) = leaf.signed_by else {
+    let signed = |found: &&MeshCertificate| Some(found.certificate.fingerprint) == leaf.signed_by;
+    let Some(ca) = mesh.certificates.iter().find(signed) else {
         return Err((
             "WrongCa",
             "none of the mesh's CAs signed it; put the right ca.crt into the Secrets first".to_owned(),
         ));
     };
+    let der = ca.certificate.der.as_deref().unwrap_or_default();
+    let mut why = ("ExternalCa", "the CA's certificate is in none of the Secrets".to_owned());
     // The kubeconfig's copy of the CA has no key beside it.
-    let places = mesh.certificates.iter().filter(|found| {
-        found.certificate.fingerprint == fingerprint
-            && found.certificate.role == Role::Ca
-            && found.secret_role != SecretRole::AdminKubeconfig
-    });
-    let mut missing = "the CA's certificate is in none of the Secrets".to_owned();
-    for place in places {
+    let in_secrets = |found: &&MeshCertificate| found.secret_role != SecretRole::AdminKubeconfig;
+    let cas = || mesh.certificates.iter().filter(|found| found.certificate.role == Role::Ca).filter(in_secrets);
+    let others = cas().filter(|found| !signed(found) && found.certificate.subject == ca.certificate.subject);
+    for place in cas().filter(signed).chain(others) {
         let Some(secret) = &secrets[place.secret_role as usize] else { continue };
-        let (certificate, name) = (secret.material.get(&place.key).unwrap_or_default(), key_name(&place.key));
+        let name = key_name(&place.key);
         match secret.material.get(&name) {
-            Some(key) => {
-                return CaSigner::read(certificate, key)
-                    .map_err(|error| ("CaUnusable", format!("{}, {name}: {error}", secret.name)));
+            Some(key) => match CaSigner::read(der, key) {
+                Err(IssueError::KeyMismatch) if !signed(&place) => {}
+                read => return read.map_err(|error| ("CaUnusable", format!("{}, {name}: {error}", secret.name))),
+            },
+            None if signed(&place) => {
+                why.1 = format!("{} has no {name}: the CA is external; renew with whoever holds its key", secret.name);
             }
-            None => {
-                missing = format!("{} has no {name}: the CA is external; renew with whoever holds its key", secret.name)
-            }
+            None => {}
         }
     }
-    Err(("ExternalCa", missing))
+    Err(why)
 }

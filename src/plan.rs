@@ -1,5 +1,7 @@
 //! What a renewal is going to do, and the digest by which a person agrees to it.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -110,10 +112,24 @@ impl Plan {
             image,
             service_account,
             engine_reason: lost.map(|lost| format!("{}: {}", lost.reason, lost.message)).unwrap_or_default(),
-            ends_at: leaves.iter().map(|leaf| leaf.next_ends_at).min().unwrap_or(now),
+            ends_at: leaves
+                .iter()
+                .map(|leaf| leaf.next_ends_at)
+                .chain(staying(mesh, policy, now).map(|found| found.effective_not_after))
+                .min()
+                .unwrap_or(now),
             leaves,
             restarts,
         }
+    }
+
+    /// Whether the new certificates would be made in the same way.
+    pub fn makes_as(&self, other: &Self) -> bool {
+        let how = |plan: &Self| {
+            let key_types: Vec<_> = plan.leaves.iter().map(|leaf| leaf.key_type).collect();
+            (plan.engine, plan.image.clone(), plan.service_account.clone(), key_types)
+        };
+        how(self) == how(other)
     }
 
     /// The engine with its image; or why it is not the one that the policy names.
@@ -127,12 +143,24 @@ impl Plan {
     }
 }
 
-/// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer.
+/// What the hosted API needs and no renewal replaces: it is not the first certificate of its entry, and that one is not replaced either.
+pub fn staying<'a>(
+    mesh: &'a HostedMesh,
+    policy: &Policy,
+    now: UnixTime,
+) -> impl Iterator<Item = &'a MeshCertificate> + use<'a> {
+    let place = |found: &MeshCertificate| (found.secret_role as usize, found.key.clone());
+    let anew: BTreeSet<_> = mesh.leaves().filter(|leaf| !next_end(mesh, leaf, policy, now).1).map(place).collect();
+    mesh.certificates.iter().filter(move |found| found.needed && !found.is_first() && !anew.contains(&place(found)))
+}
+
+/// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer; but not one that outlives its CA.
 pub fn next_end(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: UnixTime) -> (UnixTime, bool) {
     let ca = mesh.certificates.iter().find(|found| Some(found.certificate.fingerprint) == leaf.signed_by);
     let reachable = now.plus(policy.lifetime);
     let reachable = ca.map_or(reachable, |ca| reachable.min(ca.effective_not_after));
-    (reachable.max(leaf.effective_not_after), leaf.effective_not_after >= reachable)
+    let keeps = leaf.effective_not_after >= reachable && leaf.certificate.not_after <= leaf.effective_not_after;
+    (reachable.max(leaf.effective_not_after), keeps)
 }
 
 fn planned(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: UnixTime) -> PlannedLeaf {

@@ -28,6 +28,8 @@ pub const NO_SLOT: &str = "NoSlot";
 pub const COALESCING: &str = "Coalescing";
 /// `status.reason` of one that slipped in while another one of its mesh was under way.
 pub const ALREADY_RUNNING: &str = "AlreadyRunning";
+/// `status.reason` where there is none of the mesh's Secrets.
+pub const NO_SUCH_MESH: &str = "NoSuchMesh";
 /// `status.reason` where a person asks for a rollback that cannot be.
 pub const ROLLBACK_REFUSED: &str = "RollbackRefused";
 /// `status.reason` where somebody else writes what a renewal writes.
@@ -293,7 +295,7 @@ impl Status {
     /// asked is told, and it must not hide the one that matters.
     pub fn is_moot(&self) -> bool {
         match self.phase {
-            Phase::Refused => self.reason == Hold::NotDue.as_str() || self.reason == ROLLBACK_REFUSED,
+            Phase::Refused => [Hold::NotDue.as_str(), ROLLBACK_REFUSED, NO_SUCH_MESH].contains(&self.reason.as_str()),
             Phase::Superseded => self.reason == ALREADY_RUNNING,
             _ => false,
         }

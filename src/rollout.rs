@@ -47,6 +47,11 @@ pub enum Serves {
 }
 
 impl Serves {
+    /// Whether its pods are members that need a majority of themselves, so that they are restarted one by one.
+    pub fn is_clustered(self) -> bool {
+        self == Self::Etcd
+    }
+
     /// What listens in its pods.
     pub fn listeners(self) -> &'static [Listener] {
         match self {
@@ -170,6 +175,10 @@ pub struct Workload {
     pub partition_before: Option<u32>,
     /// Replaces no pod by itself (`OnDelete`).
     pub on_delete: bool,
+    /// A Deployment whose rollout somebody has paused.
+    pub paused: bool,
+    /// A StatefulSet whose newest revision is not that of all its pods yet.
+    pub revised: bool,
     /// Its pods.
     pub pods: Vec<Pod>,
 }
@@ -227,6 +236,33 @@ impl Pod {
 }
 
 impl Workload {
+    /// Whether its members are restarted one by one, by a partition of ours.
+    pub fn is_stepped(&self) -> bool {
+        self.kind == Kind::StatefulSet && self.target.serves.is_clustered() && self.wanted > 1 && !self.on_delete
+    }
+
+    /// How somebody holds its rollout back, in words; `None` where nobody does. What we step ourselves holds nothing.
+    pub fn held_back(&self) -> Option<String> {
+        let Self { kind, name, partition, .. } = self;
+        let (kind, is_theirs) = (kind.as_str(), self.partition_before.is_none() && !self.on_delete);
+        if self.paused {
+            return Some(format!("{kind} {name} is paused, so that no pod would be replaced; resume it first"));
+        }
+        if !is_theirs || *partition == 0 || self.wanted == 0 {
+            return None;
+        }
+        let what = if self.revised {
+            "keeps a newer revision from its pods, which a restart would let out"
+        } else if !self.is_stepped() {
+            "would keep pods from being replaced"
+        } else {
+            return None;
+        };
+        Some(format!(
+            "the partition {partition} of {kind} {name} {what}; finish or undo that rollout, and set it to 0, first"
+        ))
+    }
+
     /// Whether a pod was started for these certificates: by its annotation, or because another controller rewrites the template and it is newer than they are.
     fn is_new(&self, pod: &Pod, digest: &str, since: UnixTime) -> bool {
         pod.digest.as_deref() == Some(digest) || (self.digest.as_deref() != Some(digest) && pod.created > since)
@@ -309,7 +345,7 @@ impl Workload {
             let mut said = self.pods.iter().filter(move |pod| pod.ready == ready);
             said.find_map(|pod| pod.problem.as_ref().map(|why| format!("{}: {why}", pod.name)))
         };
-        let problem = said(false).map(|why| format!("; {why}"));
+        let problem = said(false).or_else(|| self.held_back()).map(|why| format!("; {why}"));
         let unknown = (members == Members::Unknown).then(|| {
             let why = said(true).map(|why| format!(" ({why})")).unwrap_or_default();
             let silent = self.pods.iter().any(|pod| pod.health == Health::Unknown);
@@ -431,8 +467,26 @@ mod tests {
             partition: 0,
             partition_before: None,
             on_delete: false,
+            paused: false,
+            revised: false,
             pods,
         }
+    }
+
+    #[test]
+    fn a_partition_holds_back_what_is_not_stepped_and_what_is_newer() {
+        let one = |partition, revised| Workload { partition, revised, ..mk_workload(vec![mk_pod(0, None, true)]) };
+        let words = |workload: Workload| workload.held_back().unwrap_or_default();
+        assert_eq!(words(one(0, true)), "", "an ordinary rollout");
+        assert!(words(one(1, false)).contains("would keep pods from being replaced"));
+        let three = |partition, revised| {
+            let pods = (0..3).map(|ordinal| mk_pod(ordinal, None, true)).collect();
+            Workload { partition, revised, ..mk_workload(pods) }
+        };
+        assert_eq!(words(three(3, false)), "", "we step it, and put it back");
+        assert!(words(three(2, true)).contains("partition 2 of StatefulSet m-etcd keeps a newer revision"));
+        assert_eq!(words(Workload { partition_before: Some(0), ..three(2, true) }), "", "our own stepping");
+        assert!(words(Workload { paused: true, ..three(0, false) }).contains("is paused"));
     }
 
     #[test]

@@ -264,6 +264,8 @@ fn workload() -> impl Strategy<Value = Workload> {
             partition: 0,
             partition_before: None,
             on_delete: false,
+            paused: false,
+            revised: false,
             pods: (0..wanted).map(pod).collect(),
         }
     })
@@ -300,6 +302,8 @@ fn etcd() -> impl Strategy<Value = Workload> {
             partition: stepped.unwrap_or(0),
             partition_before: stepped.map(|_| 0),
             on_delete: stepped.is_none(),
+            paused: false,
+            revised: false,
             pods,
             ..model
         }

@@ -575,7 +575,7 @@ struct Odd {
     end: (Phase, &'static str, &'static str),
 }
 
-const ODD: [Odd; 6] = [
+const ODD: [Odd; 11] = [
     Odd {
         what: "a CA has ended",
         role: SecretRole::KubeCerts,
@@ -593,6 +593,35 @@ const ODD: [Odd; 6] = [
         role: SecretRole::KubeCerts,
         make: |secrets| front_proxy(secrets, 3640, 3600, None),
         end: (Phase::Succeeded, "Succeeded", "every endpoint serves"),
+    },
+    Odd {
+        what: "a leaf that outlives its CA, which lives longer than the rest",
+        role: SecretRole::KubeCerts,
+        make: |secrets| front_proxy(secrets, 200, 300, None),
+        end: (Phase::Succeeded, "Succeeded", "every endpoint serves"),
+    },
+    Odd {
+        what: "a CA that was extended under its key, behind the one that ends soon",
+        role: SecretRole::KubeCerts,
+        make: |secrets| {
+            let mut entries = front_proxy(secrets, 25, 20, None);
+            entries[0].1 += &front_proxy(secrets, 3640, 20, None)[0].1;
+            entries
+        },
+        end: (Phase::Succeeded, "Succeeded", "every endpoint serves"),
+    },
+    Odd {
+        what: "a leaf that no renewal replaces, behind a CA",
+        role: SecretRole::KubeCerts,
+        make: |secrets| {
+            let [(_, ca), (_, leaf), _] = &front_proxy(secrets, 3640, 20, None)[..] else { unreachable!() };
+            vec![("extra.crt", ca.clone() + leaf)]
+        },
+        end: (
+            Phase::Refused,
+            "TargetUnreachable",
+            "expiring-1-kube-certs, extra.crt, 1 ends then, which no renewal replaces",
+        ),
     },
     Odd {
         what: "a Subject with an OU",
@@ -615,6 +644,35 @@ const ODD: [Odd; 6] = [
         role: SecretRole::AdminKubeconfig,
         make: elsewhere,
         end: (Phase::Refused, "KubeconfigWrongServer", "elsewhere.example"),
+    },
+    Odd {
+        what: "a kubeconfig with a token",
+        role: SecretRole::AdminKubeconfig,
+        make: |_| {
+            let text = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}], \
+                        clusters: [{name: k, cluster: {server: 'https://expiring-1-hosted-apiserver:6443'}}], users: [{name: u, user: {token: t}}]}";
+            vec![("config", text.to_owned())]
+        },
+        end: (
+            Phase::Refused,
+            "KubeconfigInvalid",
+            "no kubeconfig with an embedded client certificate and key is in it",
+        ),
+    },
+    Odd {
+        what: "a kubeconfig that verifies nothing",
+        role: SecretRole::AdminKubeconfig,
+        make: |secrets| {
+            let config =
+                secrets[SecretRole::AdminKubeconfig as usize].as_ref().unwrap().material.get("config").unwrap();
+            let trusting = |line: &str| {
+                let indent = line.split("certificate-authority-data:").next().filter(|indent| *indent != line);
+                indent.map_or(line.to_owned(), |indent| format!("{indent}insecure-skip-tls-verify: true"))
+            };
+            let lines: Vec<String> = std::str::from_utf8(config).unwrap().lines().map(trusting).collect();
+            vec![("config", lines.join("\n"))]
+        },
+        end: (Phase::Succeeded, "Succeeded", "every endpoint serves"),
     },
 ];
 
@@ -668,6 +726,8 @@ async fn odd_meshes_that_the_leader_finds_end_as_they_must_and_are_not_asked_for
             mesh.leaves().map(|leaf| leaf.certificate.subject.to_string()).collect()
         };
         assert_eq!(subjects(&after), subjects(&before), "{what}");
+        let is_due = after.expiration.unwrap() < SystemClock.now().plus(60 * DAY);
+        assert_eq!(is_due, phase == Phase::Refused, "{what}: {:?}", after.expiration);
         for (old, new) in before.leaves().zip(after.leaves()) {
             let kept = phase == Phase::Refused || old.effective_not_after > SystemClock.now().plus(365 * DAY);
             assert_eq!(new.certificate.serial_number == old.certificate.serial_number, kept, "{what}: {}", old.key);
@@ -707,6 +767,19 @@ async fn an_end_that_is_not_far_enough_is_refused_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_material_that_would_be_due_again_at_once_is_not_good_enough() {
+    let mut world = World::new(None).await;
+    let before = world.serials().await;
+    let name = world.ask().await;
+    world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Auditing).await;
+    let early = Policy { renew_before: 400 * DAY, ..auto() };
+    let failed = world.run_until(&name, early, is_finished).await.status;
+    assert_eq!((failed.phase, failed.reason.as_str()), (Phase::Failed, "AuditFailed"), "{}", failed.message);
+    assert!(failed.message.contains("be due again at once (TargetMissed)"), "{}", failed.message);
+    assert_eq!(world.serials().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_that_does_not_come_to_an_end_keeps_the_new_certificates_and_says_what_hangs() {
     let world = World::new(None).await;
     // Somebody froze the StatefulSet: no pod is ever replaced.
@@ -714,8 +787,9 @@ async fn a_rollout_that_does_not_come_to_an_end_keeps_the_new_certificates_and_s
     let frozen =
         json!({ "spec": { "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 5 } } } });
     world.api.merge(&path, &frozen).await.unwrap();
-    let impatient = Policy { restart_deadline: 5, ..auto() };
-    assert_ends(world, impatient, Phase::Failed, "RestartStuck", "expiring-1-etcd").await;
+    let impatient = Policy { urgent_before: 30 * DAY, restart_deadline: 5, ..auto() };
+    assert_ends(world, impatient, Phase::Failed, "RestartStuck", "the partition 5 of StatefulSet expiring-1-etcd")
+        .await;
 }
 
 /// A world in which a rollout of the hosted API hangs before anybody renews.

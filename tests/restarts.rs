@@ -20,11 +20,11 @@ use meshcert::mesh::MeshKey;
 use meshcert::metrics::renewals::EndpointState;
 use meshcert::policy::Policy;
 use meshcert::ports::Clock;
-use meshcert::renewal::{Phase, Renewal, Tier};
+use meshcert::renewal::{JobRecord, Phase, Renewal, Tier};
 use meshcert::rollout::RESTARTED_AT;
 use meshcert::time::{DAY, UnixTime};
 use serde_json::{Value, json};
-use world::{MESH, NAMESPACE, PATIENCE, World, auto, is_finished};
+use world::{MESH, NAMESPACE, PATIENCE, World, auto, by_job, is_finished};
 
 fn etcd() -> String {
     format!("/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{MESH}-etcd")
@@ -95,6 +95,7 @@ async fn a_restart_that_is_tried_again_is_not_left_in_the_middle_when_it_is_dele
     // Somebody froze etcd.
     world.api.merge(&etcd(), &partition(5)).await.unwrap();
     let name = world.ask().await;
+    world.insist(&name).await;
     let impatient = Policy { restart_deadline: 3, ..auto() };
     let failed = world.run_until(&name, impatient, is_finished).await;
     assert_eq!((failed.status.reason.as_str(), failed.finalizer), ("RestartStuck", false));
@@ -303,11 +304,44 @@ async fn pods_of_another_workload_are_neither_counted_nor_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_somebody_holds_back_is_finished_first_while_there_is_time() {
+    let istiod = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/istiod-{MESH}-hosted");
+    let held = [
+        (istiod, json!({ "spec": { "paused": true } }), "Deployment istiod-expiring-1-hosted is paused"),
+        (etcd(), partition(5), "the partition 5 of StatefulSet expiring-1-etcd would keep pods from being replaced"),
+    ];
+    for (path, hold, words) in held {
+        let mut world = World::new(None).await;
+        let before = world.serials().await;
+        world.api.merge(&path, &hold).await.unwrap();
+        let name = world.ask().await;
+        let refused = world.run_until(&name, auto(), is_finished).await.status;
+        assert_eq!((refused.phase, refused.reason.as_str()), (Phase::Refused, "RolloutHeld"), "{}", refused.message);
+        assert!(refused.message.contains(words) && refused.message.contains("--force"), "{}", refused.message);
+        assert_eq!(world.serials().await, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_could_start_in_time_is_started_by_who_comes_next() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    world.run_until(&name, by_job(), |renewal| renewal.status.job.is_some()).await;
+    let renewal = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
+    let mut status = renewal.status.clone();
+    status.job = status.job.map(|job| JobRecord { asked_at: job.asked_at.plus(-3600), ..job });
+    world.api.write_status(&renewal, &status).await.unwrap();
+    let renewal = world.run_until(&name, by_job(), is_finished).await;
+    assert_eq!((renewal.status.phase, renewal.status.attempt), (Phase::Succeeded, 1), "{}", renewal.status.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passed_while_nobody_was_there_is_nobodys_fault() {
     let mut world = World::new(None).await;
     // Somebody froze etcd; it dies waiting, and is away for an hour.
     world.api.merge(&etcd(), &partition(5)).await.unwrap();
     let name = world.ask().await;
+    world.insist(&name).await;
     world.run_until(&name, auto(), |renewal| renewal.status.message.contains("of 1 pods")).await;
     let renewal = world.api.renewal(NAMESPACE, &name).await.unwrap().unwrap();
     let mut status = renewal.status.clone();

@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 
 use faults::Fault;
 use http::StatusCode;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use meshcert::cert::issue::KeyType;
+use meshcert::clock::SystemClock;
 use meshcert::cluster::lease::{LOCK_PREFIX, SLOT_PREFIX};
 use meshcert::material::{Material, MeshSecrets};
 use meshcert::mesh::SecretRole;
-use meshcert::policy::{Mode, Policy};
+use meshcert::policy::{Mode, Policy, Window};
+use meshcert::ports::Clock;
 use meshcert::renewal::{Phase, Renewal, Spec, Status};
 use meshcert::secret::PAUSED;
 use meshcert::time::DAY;
@@ -87,6 +92,53 @@ async fn an_old_consent_to_the_same_plan_is_enough() {
     world.assert_renewed(&renewal).await;
     let looked: Vec<_> = renewal.status.steps.iter().filter(|step| step.name == Phase::Preflight).collect();
     assert_eq!(looked.len(), 2, "{looked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_agrees_before_the_window_opens_and_is_not_asked_again() {
+    let mut world = World::new(None).await;
+    let name = world.ask().await;
+    let now = Timestamp::from_second(SystemClock.now().0).unwrap().to_zoned(TimeZone::UTC).time();
+    let [start, end] = [2, 3].map(|hours: i64| now.wrapping_add(hours.hours()));
+    let later = Window { days: Vec::new(), start, end, zone: TimeZone::UTC };
+    let approve = Policy { mode: Mode::Approve, windows: vec![later], ..Policy::default() };
+    let asks = |renewal: &Renewal| renewal.status.message.contains("once that is done: no maintenance window");
+    let waiting = world.run_until(&name, approve.clone(), asks).await;
+    let Status { reason, message, .. } = &waiting.status;
+    assert!(reason == "AwaitingApproval" && message.contains("meshcert approve"), "{reason}: {message}");
+    agree(&world, &waiting).await;
+    let agreed = world.run_until(&name, approve.clone(), waits_for("OutsideWindow")).await;
+    assert_eq!(agreed.status.phase, Phase::Pending, "nobody is asked any more");
+    let renewal = world.run_until(&name, Policy { windows: Vec::new(), ..approve }, is_finished).await;
+    world.assert_renewed(&renewal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_agreed_to_is_not_made_otherwise_where_the_policy_changes() {
+    let mut world = World::new(None).await;
+    hold(&world, &format!("{SLOT_PREFIX}0")).await;
+    let name = world.ask().await;
+    let approve = Policy { mode: Mode::Approve, ..Policy::default() };
+    let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
+    agree(&world, &waiting).await;
+    world.run_until(&name, approve.clone(), waits_for("NoSlot")).await;
+    let other = Policy { key_type: Some(KeyType::EcdsaP384), ..approve };
+    let asks = |renewal: &Renewal| renewal.status.message.starts_with("spec.approval is about another plan");
+    let again = world.run_until(&name, other, asks).await.status;
+    assert!(again.plan.unwrap().leaves.iter().all(|leaf| leaf.key_type == KeyType::EcdsaP384));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_there_is_not_is_named_with_its_secrets() {
+    let mut world = World::new(None).await;
+    let spec = Spec { mesh_id: "typo".to_owned(), ..Spec::default() };
+    assert!(world.api.create_renewal(NAMESPACE, "mistyped", &spec).await.unwrap());
+    let refused = world.run_until("mistyped", auto(), is_finished).await.status;
+    assert_eq!((refused.phase, refused.reason.as_str()), (Phase::Refused, "NoSuchMesh"));
+    assert!(refused.is_moot() && refused.next_attempt_at.is_none());
+    for words in ["no hosted mesh typo", "typo-kube-certs", "typo-etcd-certs", "typo-apiserver-admin-kubeconfig"] {
+        assert!(refused.message.contains(words), "{}", refused.message);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

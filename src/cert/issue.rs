@@ -59,15 +59,13 @@ pub struct Issued {
 }
 
 impl CaSigner {
-    /// Reads a CA's certificate and key; the first certificate of the file counts.
+    /// Reads a CA's certificate (DER) and key (PEM).
     ///
     /// # Errors
     /// One of them cannot be read, they are no pair, or the certificate is no CA's.
-    pub fn read(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Self, IssueError> {
-        let der = first_certificate(certificate_pem)?;
-        let parsed = parse(&der)?;
-        let is_ca = parsed.basic_constraints().ok().flatten().is_some_and(|extension| extension.value.ca);
-        if !is_ca {
+    pub fn read(certificate: &[u8], key_pem: &[u8]) -> Result<Self, IssueError> {
+        let parsed = parse(certificate)?;
+        if !is_ca(&parsed) {
             return Err(IssueError::NotACa);
         }
         let key = PrivateKey::read(key_pem)?;
@@ -76,7 +74,7 @@ impl CaSigner {
         }
         let [not_before, not_after] =
             [parsed.validity().not_before, parsed.validity().not_after].map(|moment| UnixTime(moment.timestamp()));
-        Ok(Self { key, not_before, not_after, der })
+        Ok(Self { key, not_before, not_after, der: certificate.to_vec() })
     }
 
     /// Its last moment of validity.
@@ -94,7 +92,8 @@ pub fn key_matches(certificate_pem: &[u8], key_pem: &[u8]) -> Result<bool, Issue
     Ok(parse(&der)?.public_key().raw == PrivateKey::read(key_pem)?.public_key_info()?)
 }
 
-/// Issues a successor of the first certificate of a file, with a fresh key, for `lifetime` seconds but no longer than the CA lives.
+/// Issues a successor of the first certificate of a file, with a fresh key, for `lifetime` seconds but no longer than the CA lives. The CAs that stand behind
+/// the old one stand behind the new one: whoever trusts the root alone needs them.
 ///
 /// # Errors
 /// The old certificate cannot be read, the CA has ended, or no key could be made.
@@ -109,7 +108,8 @@ pub fn reissue(
     if now >= ca.not_after {
         return Err(IssueError::CaExpired(ca.not_after));
     }
-    let old = first_certificate(old_pem)?;
+    let mut olds = pem::all(old_pem, "CERTIFICATE");
+    let old = olds.next().flatten().ok_or(IssueError::UnreadableCertificate)?;
     let old = parse(&old)?;
     let issuer = parse(&ca.der)?;
     let key = PrivateKey::generate(key_type, rng)?;
@@ -145,7 +145,9 @@ pub fn reissue(
     ]);
     let signature = ca.key.sign(&to_be_signed)?;
     let certificate = der::sequence(&[to_be_signed, algorithm, der::bit_string(&signature)]);
-    Ok(Issued { certificate_pem: pem::encode("CERTIFICATE", &certificate), key_pem: key.to_pem()?, not_after })
+    let behind = olds.flatten().filter(|der| parse(der).is_ok_and(|parsed| is_ca(&parsed)));
+    let chain = [certificate].into_iter().chain(behind).map(|der| pem::encode("CERTIFICATE", &der));
+    Ok(Issued { certificate_pem: chain.collect(), key_pem: key.to_pem()?, not_after })
 }
 
 /// Random, positive, at most 63 bits, as kubeadm's.
@@ -155,6 +157,10 @@ fn serial_number(rng: &mut impl CryptoRng) -> [u8; 8] {
     bytes[0] &= 0x7f;
     bytes[7] |= 1;
     bytes
+}
+
+fn is_ca(certificate: &X509Certificate<'_>) -> bool {
+    certificate.basic_constraints().ok().flatten().is_some_and(|extension| extension.value.ca)
 }
 
 fn first_certificate(pem_bytes: &[u8]) -> Result<Vec<u8>, IssueError> {
@@ -182,7 +188,7 @@ mod tests {
     }
 
     fn signer(ca: &Ca) -> CaSigner {
-        CaSigner::read(ca.pem.as_bytes(), ca.key().as_bytes()).unwrap()
+        CaSigner::read(&first_certificate(ca.pem.as_bytes()).unwrap(), ca.key().as_bytes()).unwrap()
     }
 
     #[test]
@@ -244,9 +250,27 @@ mod tests {
     }
 
     #[test]
+    fn the_cas_behind_the_old_one_stand_behind_the_new_one_and_leaves_do_not() {
+        let (ca, between) = (Ca::new("kubernetes", 3650), Ca::new("between", 3650));
+        let (old, stray) = (ca.leaf("x", 20, &[]), ca.leaf("stray", 10, &[]));
+        let file =
+            [&*old, &between.pem, &stray, "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"].concat();
+        let issued = reissue(file.as_bytes(), &signer(&ca), KeyType::EcdsaP256, DAY, NOW, &mut rand::rng()).unwrap();
+        let entry = read_entry(issued.certificate_pem.as_bytes(), Retain::Facts, &mut NamePool::default());
+        let subjects = entry.certificates.iter().map(|found| found.certificate.subject.to_string());
+        assert_eq!(
+            (subjects.collect::<Vec<_>>(), entry.problems),
+            (vec!["CN=x".to_owned(), "CN=between".to_owned()], vec![])
+        );
+    }
+
+    #[test]
     fn what_cannot_sign_is_refused() {
         let (ca, other) = (Ca::new("kubernetes", 30), Ca::new("kubernetes", 30));
-        let why = |certificate: &str, key: &str| CaSigner::read(certificate.as_bytes(), key.as_bytes()).err();
+        let why = |certificate: &str, key: &str| {
+            let der = first_certificate(certificate.as_bytes()).unwrap_or_default();
+            CaSigner::read(&der, key.as_bytes()).err()
+        };
         assert_eq!(why(&ca.pem, &other.key()), Some(IssueError::KeyMismatch));
         let (leaf, key) = ca.pair("x", 20, &[]);
         assert_eq!(why(&leaf, &key), Some(IssueError::NotACa));

@@ -83,9 +83,19 @@ pub(super) fn decode(body: &[u8]) -> Option<Vec<u8>> {
 
 /// The bytes of the first block with exactly this label.
 pub(super) fn first(text: &[u8], label: &str) -> Option<Vec<u8>> {
-    let body =
-        &text[find(text, format!("-----BEGIN {label}-----").as_bytes())?..][BEGIN.len() + label.len() + DASHES.len()..];
-    decode(&body[..find(body, END)?])
+    all(text, label).next().flatten()
+}
+
+/// The bytes of each block with exactly this label; `None` of one that cannot be read.
+pub(super) fn all<'a>(text: &'a [u8], label: &str) -> impl Iterator<Item = Option<Vec<u8>>> + use<'a> {
+    let begin = format!("-----BEGIN {label}-----");
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let body = &rest[find(rest, begin.as_bytes())? + begin.len()..];
+        let end = find(body, END)?;
+        rest = &body[end..];
+        Some(decode(&body[..end]))
+    })
 }
 
 /// A block of 64 characters a line.

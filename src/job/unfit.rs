@@ -1,8 +1,8 @@
 //! What kubeadm would lose or get wrong with a mesh: then it is renewed in process instead, and the plan says why.
 
-use crate::cert::Attribute;
 use crate::cert::chain::details;
 use crate::cert::issue::KeyType;
+use crate::cert::{Attribute, Role};
 use crate::mesh::{Component, HostedMesh, MeshCertificate, SecretRole};
 use crate::native::Obstacle;
 use crate::policy::Policy;
@@ -61,6 +61,13 @@ fn unfit_leaf(
             let why = format!("kubeadm would sign with {} of {}", key, mesh.secret_names[role as usize]);
             return Some(("KubeadmOtherCa", format!("{why}, which did not sign the present one")));
         }
+    }
+    let is_behind =
+        |found: &MeshCertificate| (found.secret_role, &found.key) == (leaf.secret_role, &leaf.key) && !found.is_first();
+    if leaf.component != Component::Admin
+        && mesh.certificates.iter().any(|found| found.certificate.role == Role::Ca && is_behind(found))
+    {
+        return Some(("KubeadmDropsChain", "kubeadm would drop the CA that stands behind it".to_owned()));
     }
     // The admin's is not renewed but made anew, and repaired from the present one.
     if leaf.component == Component::Admin { None } else { loses(leaf) }
@@ -164,6 +171,11 @@ mod tests {
         };
         assert_eq!(with(custom), None);
 
+        let chain = |pki: &mut Pki| {
+            let leaf = mk_leaf(&pki.ca, |_| {});
+            pki.set(SecretRole::KubeCerts, "apiserver.crt", leaf + &pki.ca.pem);
+        };
+        assert_eq!(reason(chain), Some("KubeadmDropsChain"));
         let other = reason(|pki| pki.set(SecretRole::KubeCerts, "extra.crt", pki.ca.leaf("extra", 20, &[])));
         assert_eq!(other, Some("KubeadmUnknownLeaf"));
         let elsewhere = |pki: &mut Pki| {

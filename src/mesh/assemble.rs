@@ -30,9 +30,7 @@ impl HostedMesh {
 
     /// The leaves that a renewal replaces: what the hosted API needs, each the first certificate of its entry.
     pub fn leaves(&self) -> impl Iterator<Item = &MeshCertificate> {
-        self.certificates
-            .iter()
-            .filter(|found| found.needed && matches!(found.position, Position::Index(0) | Position::User(_, 0)))
+        self.certificates.iter().filter(|found| found.needed && found.is_first())
     }
 
     /// All that is wrong with it at `now`: its lasting findings and those that time brings.

@@ -9,7 +9,6 @@ use crate::native::Obstacle;
 use crate::policy::Mode;
 use crate::renewal::observed::{Holder, Lease, Observed};
 use crate::renewal::{ALREADY_RUNNING, FORBIDDEN, NO_SLOT, Phase, REJECTED, Renewal, ReplacedLeaf, Status};
-use crate::rollout::Serves;
 use crate::time::UnixTime;
 
 mod commit;
@@ -274,9 +273,4 @@ fn is_approved(seen: &Observed) -> bool {
     let digest = seen.renewal.status.plan.as_ref().map(|plan| &plan.digest);
     let agreed = seen.renewal.spec.approval.as_ref().is_some_and(|approval| Some(&approval.plan_digest) == digest);
     agreed || seen.policy.mode == Mode::Auto
-}
-
-/// Whether the members of what a workload serves may be looked at for health.
-fn is_clustered(serves: Serves) -> bool {
-    serves == Serves::Etcd
 }

@@ -62,6 +62,9 @@ pub(super) struct WorkloadSpec {
     template: Template,
     #[serde(deserialize_with = "or_default")]
     update_strategy: UpdateStrategy,
+    /// Of a Deployment.
+    #[serde(deserialize_with = "or_default")]
+    paused: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -103,6 +106,8 @@ struct WorkloadStatus {
     current_number_scheduled: u32,
     updated_number_scheduled: u32,
     number_available: u32,
+    current_revision: String,
+    update_revision: String,
 }
 
 /// A pod.
@@ -240,6 +245,8 @@ impl WorkloadObject {
             partition: spec.update_strategy.rolling_update.partition.unwrap_or(0),
             partition_before: metadata.annotations.get(PARTITION_BEFORE).and_then(|text| text.parse().ok()),
             on_delete: spec.update_strategy.kind == "OnDelete",
+            paused: spec.paused,
+            revised: kind == Kind::StatefulSet && status.current_revision != status.update_revision,
             pods: pods
                 .filter(|pod| !pod.has_ended() && pod.belongs_to(kind, metadata))
                 .map(|pod| pod.read(target, services))

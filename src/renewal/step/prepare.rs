@@ -1,17 +1,17 @@
 //! Everything before the first commit: nothing live is touched.
 
-use crate::audit::audit;
+use crate::audit::{Objection, audit};
 use crate::material;
-use crate::mesh::SecretRole;
+use crate::mesh::{MeshCertificate, SecretRole};
 use crate::native::{self, Obstacle};
-use crate::plan::Plan;
+use crate::plan::{Plan, staying};
 use crate::policy::{Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, Refusal, copy_name};
-use crate::renewal::step::commit::{changed_beside, staged_changed};
+use crate::renewal::step::commit::{self, changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
-use crate::renewal::{Digests, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
+use crate::renewal::{Digests, NO_SUCH_MESH, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
 use crate::rollout::{Serves, Workload};
 use crate::time::{DAY, UnixTime};
 
@@ -23,6 +23,7 @@ pub(super) const REPLACED: &str = "somebody else has replaced the certificates t
 
 const NOTHING_TO_PUT_BACK: &str = "no rollback: nothing was written yet, and nothing is as long as spec.rollback asks for what is in force; take it back, and this goes on";
 const NEVER_BEGAN: &str = "no rollback: this renewal has not begun, so there is nothing that it could put back";
+const OTHER_PLAN: &str = "what the plan was about has changed";
 /// Why `spec.force` may stand there in vain.
 const CREATED_WITH_FORCE: &str = "spec.force does not count yet: it came with the creation, and whoever may only create may not insist; any change of the spec makes it count";
 
@@ -42,13 +43,30 @@ pub(super) fn pending(seen: &Observed, now: UnixTime) -> Next {
         return note(&seen.renewal, ROLLBACK_REFUSED, NOTHING_TO_PUT_BACK);
     }
     match holds(seen, now) {
+        Some((Hold::NotDue, _)) if commit::missing(seen).len() == SecretRole::ALL.len() => {
+            let message = format!(
+                "there is no hosted mesh {} here: none of the Secrets {} exists; correct spec.meshId in a new one, or restore them",
+                seen.renewal.spec.mesh_id,
+                seen.mesh.secret_names.join(", ")
+            );
+            refuse(seen, NO_SUCH_MESH, &message, Retry::Never, now)
+        }
         Some((hold @ Hold::NotDue, message)) => {
             let due = seen.about.expiration.map(|end| seen.policy.due_from(end));
             refuse(seen, hold.as_str(), &message, due.map_or(Retry::Never, Retry::At), now)
         }
+        Some((hold, _)) if may_agree_meanwhile(seen, hold) => {
+            go(seen, Phase::Preflight, "a person may agree to the plan before the policy allows it", now)
+        }
         Some((hold, message)) => note(&seen.renewal, hold.as_str(), &message),
         None => go(seen, Phase::Preflight, "the policy allows it", now),
     }
+}
+
+/// Whether it waits for what passes by itself, and for a person: a window that opens without the consent would be lost.
+fn may_agree_meanwhile(seen: &Observed, hold: Hold) -> bool {
+    let passes = matches!(hold, Hold::OutsideWindow | Hold::Cooldown);
+    passes && seen.policy.mode == Mode::Approve && !is_approved(seen)
 }
 
 /// What the policy has against it, with the command that overrides it where one does.
@@ -98,6 +116,12 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
         return refuse(seen, "WorkloadUnready", &message, Retry::Later, now);
     }
     if has_time(seen, now)
+        && let Some(message) = held_back(tiers)
+    {
+        let message = format!("{message}; {}", insist(seen, "or insist"));
+        return refuse(seen, "RolloutHeld", &message, Retry::Later, now);
+    }
+    if has_time(seen, now)
         && let Some(Obstacle { reason, message }) = native::unprovable(&seen.mesh, &seen.secrets)
     {
         let message = format!("{message}; correct it first; {}", insist(seen, "or insist"));
@@ -109,10 +133,16 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     let plan = Plan::make(&seen.renewal.uid, &seen.mesh, tiers, &seen.policy, now);
     let least = seen.policy.renew_before + MARGIN;
     if now.seconds_until(plan.ends_at) < least {
-        let message = format!(
-            "renewing now would only reach {}, for a CA ends; that is within renewBefore, so a new CA has to be made first",
-            plan.ends_at
-        );
+        let why = match staying(&seen.mesh, &seen.policy, now).find(|found| found.effective_not_after == plan.ends_at) {
+            Some(MeshCertificate { secret_role, key, position, .. }) => {
+                let secret = &seen.mesh.secret_names[*secret_role as usize];
+                format!(
+                    "for {secret}, {key}, {position} ends then, which no renewal replaces, not being the first of its entry; take it out or replace it first"
+                )
+            }
+            None => "for a CA ends; that is within renewBefore, so a new CA has to be made first".to_owned(),
+        };
+        let message = format!("renewing now would only reach {}, {why}", plan.ends_at);
         // A CA that is extended under its key changes no leaf: nothing else would tell.
         return refuse(seen, "TargetUnreachable", &message, Retry::Later, now);
     }
@@ -140,6 +170,12 @@ fn unready(seen: &Observed, tiers: &[Vec<Workload>], now: UnixTime) -> Option<St
     (!unready.is_empty()).then(|| format!("{}; {remedy}; {}", unready.join("; "), insist(seen, "or insist")))
 }
 
+/// A rollout that somebody holds back would not come to its end, or a restart would let out what they keep.
+fn held_back(tiers: &[Vec<Workload>]) -> Option<String> {
+    let held: Vec<String> = tiers.iter().flatten().filter_map(Workload::held_back).collect();
+    (!held.is_empty()).then(|| held.join("; "))
+}
+
 pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     if let Some(next) = no_longer(seen, now) {
         return next;
@@ -149,7 +185,7 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     };
     let plan = Plan::make(&seen.renewal.uid, &seen.mesh, tiers, &seen.policy, now);
     if plan.digest != known.digest {
-        return go(seen, Phase::Preflight, "what the plan was about has changed", now);
+        return go(seen, Phase::Preflight, OTHER_PLAN, now);
     }
     if is_approved(seen) && is_stale(seen, now) {
         return go(seen, Phase::Preflight, "approved; what may stand in the way by now is looked at again", now);
@@ -159,12 +195,13 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     }
     let agreed = seen.renewal.spec.approval.as_ref().map(|approval| &approval.plan_digest);
     let other = agreed.map(|digest| format!("spec.approval is about another plan ({digest}); ")).unwrap_or_default();
-    let message = format!("{other}look at the plan, then: {}", seen.renewal.command("approve"));
+    let then = holds(seen, now).map(|(_, message)| format!("; once that is done: {message}")).unwrap_or_default();
+    let message = format!("{other}look at the plan, then: {}{then}", seen.renewal.command("approve"));
     note(&seen.renewal, "AwaitingApproval", &message)
 }
 
 pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
-    if let Some(next) = no_longer(seen, now) {
+    if let Some(next) = no_longer(seen, now).or_else(|| replanned(seen, now)) {
         return next;
     }
     let has = |holder| seen.slots.iter().any(|slot| slot.holder == holder);
@@ -259,6 +296,11 @@ pub(super) fn unfit(seen: &Observed, now: UnixTime) -> Option<Next> {
     let mesh = material::assemble_like(&seen.mesh, &after);
     let mut objections = audit(plan, &seen.secrets, &after, &mesh, now);
     objections.extend(changed_beside(seen));
+    if let Some(end) = mesh.expiration.filter(|end| now.seconds_until(*end) < seen.policy.renew_before) {
+        let message =
+            format!("the first of all that the hosted API needs would end at {end}, and be due again at once");
+        objections.push(Objection { reason: "TargetMissed", message });
+    }
     if objections.is_empty() {
         return None;
     }
@@ -268,6 +310,13 @@ pub(super) fn unfit(seen: &Observed, now: UnixTime) -> Option<Next> {
         message.push_str(&format!("; kubeadm said: {}", job.said));
     }
     Some(fail(seen, "AuditFailed", &message, Retry::Never, now))
+}
+
+/// Whether nothing is made yet, and the policy would have it made otherwise than the plan says, which somebody may have agreed to.
+pub(super) fn replanned(seen: &Observed, now: UnixTime) -> Option<Next> {
+    let known = seen.renewal.status.plan.as_ref()?;
+    let plan = Plan::make(&seen.renewal.uid, &seen.mesh, &[], &seen.policy, now);
+    (!plan.makes_as(known)).then(|| start_over(seen, Phase::Preflight, OTHER_PLAN, now))
 }
 
 /// Whether the certificates are still those that this is about, and it may still go on.
@@ -285,7 +334,8 @@ pub(super) fn withdrawn(seen: &Observed, now: UnixTime) -> Option<Next> {
         return Some(start_over(seen, Phase::Pending, NOTHING_TO_PUT_BACK, now));
     }
     match holds(seen, now) {
-        Some((hold, message)) if waits => Some(note(&seen.renewal, hold.as_str(), &message)),
+        Some((hold, _)) if waits && may_agree_meanwhile(seen, hold) => None,
+        Some((hold, message)) if waits && !is_approved(seen) => Some(note(&seen.renewal, hold.as_str(), &message)),
         Some((hold, message)) => Some(start_over(seen, Phase::Pending, &format!("{}: {message}", hold.as_str()), now)),
         None if waits || is_approved(seen) => None,
         None => Some(start_over(seen, Phase::Preflight, "the approval is gone", now)),

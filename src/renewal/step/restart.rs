@@ -4,9 +4,9 @@ use crate::mesh::SecretRole;
 use crate::renewal::observed::{Observed, Refusal};
 use crate::renewal::step::commit::{adopted, changed_beside};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
-use crate::renewal::step::{Effect, Next, is_clustered, leave_slot};
+use crate::renewal::step::{Effect, Next, leave_slot};
 use crate::renewal::{COALESCING, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
-use crate::rollout::{Kind, Members, Progress, Workload};
+use crate::rollout::{Members, Progress, Workload};
 use crate::time::{DAY, UnixTime, in_words};
 
 /// Shared workloads wait this long for other renewals, so that they restart once for all.
@@ -46,10 +46,6 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                 coalescing = Some(&workload.name)
             }
             Progress::NotBegun => {
-                let stepped = workload.kind == Kind::StatefulSet
-                    && is_clustered(workload.target.serves)
-                    && workload.wanted > 1
-                    && !workload.on_delete;
                 // A pod of since then carries our annotation and its template does not any more: it was restarted, and somebody rewrites the template.
                 if workload.pods.iter().any(|pod| pod.digest.as_ref() == Some(&digest) && pod.created >= since) {
                     waiting.push(format!("{}: another controller rewrites its pod template", workload.name));
@@ -58,13 +54,14 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                 // A template that another controller rewrites is not written for ever.
                 match Intent::next(&status.restarts, &workload.name, &workload.resource_version, MOST_RESTARTS) {
                     Ok(None) => {
-                        let partition = stepped.then_some(workload.wanted);
+                        let partition = workload.is_stepped().then_some(workload.wanted);
                         return Next::Act(Effect::Restart { at, partition, digest });
                     }
                     Ok(Some(restarts)) => return Next::Journal(Box::new(Status { restarts, ..status.clone() })),
-                    Err(TooOften) => {
-                        waiting.push(format!("{}: another controller rewrites its pod template", workload.name))
-                    }
+                    Err(TooOften) => waiting.push(format!(
+                        "{}: another controller rewrites its pod template, or changes it faster than it can be written",
+                        workload.name
+                    )),
                 }
             }
             Progress::Partition(partition) => {
@@ -88,7 +85,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
 }
 
 fn progress(seen: &Observed, workload: &Workload, digest: &str, since: UnixTime) -> Progress {
-    let members = if is_clustered(workload.target.serves) { seen.members } else { Members::Healthy };
+    let members = if workload.target.serves.is_clustered() { seen.members } else { Members::Healthy };
     workload.progress(digest, since, members)
 }
 

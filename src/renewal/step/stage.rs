@@ -6,7 +6,7 @@ use crate::policy::Engine;
 use crate::renewal::observed::{Observed, copy_name};
 use crate::renewal::step::commit::staged_changed;
 use crate::renewal::step::journal::{self, Retry, fail, note};
-use crate::renewal::step::prepare::no_longer;
+use crate::renewal::step::prepare::{no_longer, replanned};
 use crate::renewal::step::{Effect, Next, held};
 use crate::renewal::{Digests, JobRecord, Phase, Status};
 use crate::time::{UnixTime, in_words};
@@ -25,6 +25,9 @@ pub(super) fn staging(seen: &Observed, now: UnixTime) -> Next {
         let mut status = journal::enter(seen, Phase::Auditing, &made(seen), now);
         status.target = Some(Digests::new([kube, etcd, admin].map(|material| material.digest())));
         return Next::Journal(Box::new(status));
+    }
+    if let Some(next) = replanned(seen, now) {
+        return next;
     }
     match seen.renewal.status.plan.as_ref().map(|plan| plan.engine) {
         Some(Engine::Job) => in_a_job(seen, now),
@@ -138,7 +141,8 @@ fn end_pods(seen: &Observed, now: UnixTime) -> Option<Next> {
 /// The end of patience with the whole of it.
 fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Option<Next> {
     let longest = seen.policy.job.deadline + GRACE;
-    let since = seen.renewal.status.job.as_ref().map_or(now, |job| job.completed_at.unwrap_or(job.asked_at));
+    let begun = seen.renewal.status.job.as_ref().map_or(now, |job| job.completed_at.unwrap_or(job.asked_at));
+    let since = seen.counted_from(begun);
     let message = format!("no new material within {}: {words}; nothing was touched", in_words(longest));
     (since.seconds_until(now) > longest).then(|| fail(seen, "JobOverdue", &message, Retry::Later, now))
 }
