@@ -43,7 +43,7 @@ pub struct PolicyConfig {
     pub restart_deadline: Duration,
     /// How long the proof may take.
     pub verify_deadline: Duration,
-    /// Renewals of each mesh whose backups are kept.
+    /// Renewals of each mesh whose backups are kept; but one older than `lifetime`, which can be put back no more, only if it is the newest.
     pub backups: u32,
     /// The workloads to restart, tier after tier.
     pub restart_tiers: Vec<Vec<Target>>,

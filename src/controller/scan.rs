@@ -10,9 +10,10 @@ use crate::cluster::api::ApiError;
 use crate::cluster::material::{BACKUP, Copy, STAGED};
 use crate::controller::{Actor, Timing};
 use crate::mesh::HostedMesh;
-use crate::policy::Mode;
+use crate::policy::{Mode, Policy};
 use crate::renewal::{Phase, Renewal, Status, Trigger, name_for};
 use crate::requests::{Asked, ask_beside};
+use crate::time::UnixTime;
 
 /// When a leader scans: soon after it has begun to lead, again when more has been read for the first time, and then by the clock.
 pub(super) struct Schedule {
@@ -121,7 +122,9 @@ impl Actor {
 
     /// Removes backups beyond those that are kept.
     async fn prune_backups(&self, namespace: &str, renewals: &[Renewal], backups: Vec<Copy>) -> Result<(), ApiError> {
-        for name in surplus(backups, renewals, self.acting.policy.backups) {
+        let Policy { backups: most, lifetime, .. } = self.acting.policy;
+        let oldest = self.around.clock.now().plus(-lifetime);
+        for name in surplus(backups, renewals, most, oldest) {
             info!(namespace, name, "removing an old backup");
             self.api.delete_copy(namespace, &name).await?;
         }
@@ -137,18 +140,23 @@ fn is_outdated(renewal: &Renewal, meshes: &[&Arc<HostedMesh>]) -> bool {
     ended_badly && !request_name.is_empty() && of_mesh.is_some_and(|mesh| name_for(mesh) != *request_name)
 }
 
-/// The names of the backups that may go: of each mesh all but the newest `most` sets, and never those of a renewal under way.
-fn surplus(mut backups: Vec<Copy>, renewals: &[Renewal], most: usize) -> Vec<String> {
+/// The names of the backups that may go: of each mesh all but the newest `most` sets, and of these what was in force before `oldest`, for it has ended by now; but
+/// never the newest set, nor that of a renewal under way.
+fn surplus(mut backups: Vec<Copy>, renewals: &[Renewal], most: usize, oldest: UnixTime) -> Vec<String> {
     backups.sort_by(|a, b| (&b.created, &b.renewal_uid).cmp(&(&a.created, &a.renewal_uid)));
     let mut kept: BTreeMap<String, Vec<String>> = BTreeMap::new();
     // What stays leaves the list.
     backups.retain(|backup| {
-        let is_needed = renewals.iter().any(|renewal| renewal.uid == backup.renewal_uid && renewal.is_under_way());
-        let kept = kept.entry(backup.mesh.clone()).or_default();
+        let renewal = renewals.iter().find(|renewal| renewal.uid == backup.renewal_uid);
+        let is_needed = renewal.is_some_and(Renewal::is_under_way);
+        // A label cuts what is long: whose it is the renewal knows, as long as there is one.
+        let mesh = renewal.map_or(&backup.mesh, |renewal| &renewal.spec.mesh_id);
+        let kept = kept.entry(mesh.clone()).or_default();
         if is_needed || kept.contains(&backup.renewal_uid) {
             return false;
         }
-        let has_room = kept.len() < most;
+        let is_old = UnixTime::parse_rfc_3339(&backup.created).is_some_and(|created| created < oldest);
+        let has_room = kept.is_empty() || kept.len() < most && !is_old;
         if has_room {
             kept.push(backup.renewal_uid.clone());
         }
@@ -162,6 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::renewal::Spec;
 
     #[test]
     fn the_newest_backups_of_each_mesh_stay_and_those_that_are_needed() {
@@ -175,9 +184,20 @@ mod tests {
             let sets = [("one", "a", 1), ("one", "b", 2), ("one", "c", 3), ("one", "d", 4), ("two", "e", 1)];
             sets.into_iter().flat_map(|(mesh, uid, day)| [backup(mesh, uid, day), backup(mesh, uid, day)]).collect()
         };
-        assert_eq!(surplus(all(), &[], 2), ["one-b-2", "one-b-2", "one-a-1", "one-a-1"], "whole sets, the oldest");
-        assert_eq!(surplus(all(), &[running], 2), ["one-b-2", "one-b-2"], "not what is under way");
-        assert_eq!(surplus(all(), &[], 9), [""; 0]);
+        let surplus = |renewals: &[Renewal], most| super::surplus(all(), renewals, most, UnixTime(0));
+        assert_eq!(surplus(&[], 2), ["one-b-2", "one-b-2", "one-a-1", "one-a-1"], "whole sets, the oldest");
+        assert_eq!(surplus(&[running], 2), ["one-b-2", "one-b-2"], "not what is under way");
+        assert_eq!(surplus(&[], 9), [""; 0]);
+        let of = |uid: &str, mesh: &str| {
+            let spec = Spec { mesh_id: mesh.to_owned(), ..Spec::default() };
+            Renewal { uid: uid.to_owned(), spec, ..Renewal::default() }
+        };
+        let long = [of("a", "one-and-more"), of("d", "one-and-other")];
+        assert_eq!(surplus(&long, 1), ["one-b-2", "one-b-2"], "whose names differ behind what a label holds");
+        let later = |day| UnixTime::parse_rfc_3339(&format!("2026-01-{day:02}T00:00:00Z")).unwrap();
+        assert_eq!(super::surplus(all(), &[], 9, later(3)), ["one-b-2", "one-b-2", "one-a-1", "one-a-1"], "by age");
+        let newest = ["one-c-3", "one-c-3", "one-b-2", "one-b-2", "one-a-1", "one-a-1"];
+        assert_eq!(super::surplus(all(), &[], 9, later(30)), newest, "however old");
     }
 
     #[test]
