@@ -16,9 +16,10 @@ use std::process::{Command, Output};
 
 use axum::routing::get;
 use axum::{Json, Router};
+use client::Client;
 use meshcert::app::acting::Roles;
 use meshcert::demo::Scenario;
-use meshcert::renewal::{Phase, Spec};
+use meshcert::renewal::{Phase, Renewal, Spec};
 use serde_json::json;
 use served::{Cluster, Served, eventually};
 use support::daemon::{Demo, Process};
@@ -314,21 +315,58 @@ fn show_nothing(engine: &str, mode: &str, end: &str, act: impl FnOnce(&Demo)) {
     }
 }
 
+/// Has a person type this.
+async fn typed(cluster: &Cluster, script: String) {
+    let meshcert = Path::new(env!("CARGO_BIN_EXE_meshcert")).parent().unwrap().to_owned();
+    let folders = [meshcert].into_iter().chain(tools::kubectl().parent().map(Path::to_owned));
+    let path = std::env::var_os("PATH").unwrap();
+    let path = folders.chain(std::env::split_paths(&path));
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script])
+        .env("PATH", std::env::join_paths(path).unwrap())
+        .env("KUBECONFIG", cluster.path("kubeconfig"))
+        .env("KUBECACHEDIR", cluster.path("cache"));
+    printed(&tokio::task::spawn_blocking(move || bash.output().unwrap()).await.unwrap());
+}
+
+/// The patch by which the runbook approves.
+fn of_the_runbook(renewal: &Renewal) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks/MeshcertRenewalAwaitingApproval.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let patch = page.lines().find(|line| line.contains(" patch crn NAME ")).unwrap();
+    let digest = &renewal.status.plan.as_ref().unwrap().digest;
+    meshcert::runbook::with_renewal(patch, &renewal.name).replace("DIGEST", digest)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_approves_does_not_insist_on_what_came_with_the_creation() {
-    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
-    let spec = Spec { mesh_id: "expiring-1".to_owned(), force: true, ..Spec::default() };
-    assert!(cluster.api.create_renewal("istio-system", "asked", &spec).await.unwrap());
+    let cluster = Cluster::start(Scenario::Expiring, Some(3)).await;
+    let meshes = ["expiring-1", "expiring-2", "expiring-3"];
+    for mesh in meshes {
+        let spec = Spec { mesh_id: mesh.to_owned(), force: true, ..Spec::default() };
+        assert!(cluster.api.create_renewal("istio-system", mesh, &spec).await.unwrap());
+    }
     let config = cluster.put("config.yaml", &format!("{}policy: {{mode: approve}}\n", cluster.clusters()));
-    let _served = Served::start(config.as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
-    let asked = async || cluster.api.renewal("istio-system", "asked").await.unwrap().unwrap();
-    eventually("it is planned", async || asked().await.status.phase == Phase::AwaitingApproval).await;
-    let mut approve = Command::new(env!("CARGO_BIN_EXE_meshcert"));
-    approve.args(["approve", "expiring-1", "--config", &config]);
-    printed(&tokio::task::spawn_blocking(move || approve.output().unwrap()).await.unwrap());
-    let approved = asked().await;
-    assert!(approved.spec.approval.is_some() && approved.generation > 1 && !approved.forced());
-    eventually("it is renewed", async || asked().await.status.phase == Phase::Succeeded).await;
+    let served = Served::start(config.as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
+    let asked = async |mesh: &str| cluster.api.renewal("istio-system", mesh).await.unwrap().unwrap();
+    for mesh in meshes {
+        eventually("it is planned", async || asked(mesh).await.status.phase == Phase::AwaitingApproval).await;
+    }
+    let commands = [
+        format!("meshcert approve expiring-1 --config '{config}'"),
+        {
+            let (_, list) = Client::default().get(served.main, "/api/v1/renewals?mesh=expiring-2").await.unwrap();
+            let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+            list["renewals"][0]["approveCommand"].as_str().unwrap().to_owned()
+        },
+        of_the_runbook(&asked("expiring-3").await),
+    ];
+    for (mesh, command) in meshes.into_iter().zip(commands) {
+        typed(&cluster, command.clone()).await;
+        let approved = asked(mesh).await;
+        assert!(approved.spec.approval.is_some() && approved.generation > 1 && !approved.forced(), "{command}");
+        eventually("it is renewed", async || asked(mesh).await.status.phase == Phase::Succeeded).await;
+    }
 }
 
 #[test]

@@ -110,6 +110,9 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     // The port that a page names may be taken here, and what serves or tells without an end is ended.
     text = text.replace("localhost:9794", &demo.address).replace("curl -sN", "curl -sN --max-time 1");
     text = text.replace(" --listen 127.0.0.1:9794", "").replace("meshcert serve", "until_it_listens meshcert serve");
+    if text.contains("DIGEST") {
+        text = text.replace("DIGEST", &waiting_digest(demo, mesh));
+    }
     if text.contains("NAME") {
         text = text.replace("NAME", &of_mesh("crn", &format!("{mesh}-")));
     }
@@ -128,6 +131,12 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
         text = text.replace("BACKUP", backup.unwrap().trim_start_matches("secret/"));
     }
     text
+}
+
+/// That of the plan which waits.
+fn waiting_digest(demo: &Demo, mesh: &str) -> String {
+    let digest = format!("jsonpath={{.items[?(@.spec.meshId==\"{mesh}\")].status.plan.digest}}");
+    demo.kubectl(&["-n", "istio-system", "get", "crn", "-o", &digest])
 }
 
 /// What is run before each script.

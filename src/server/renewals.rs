@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::follower::{Known, SourceHealth, View};
 use crate::plan::Plan;
@@ -56,7 +57,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, wanted: Result<Query<Wante
         })
         .collect();
     found.sort_by(|a, b| b.renewal.rank().cmp(&a.renewal.rank()).then_with(|| a.cluster.cmp(&b.cluster)));
-    json(&List {
+    answer(&List {
         total: found.len(),
         renewals: found.into_iter().skip(wanted.offset).take(wanted.limit).map(RenewalView::of).collect(),
         sources: view.sources.iter().map(SourceView::of).collect(),
@@ -73,7 +74,7 @@ pub(super) async fn one(
         *known.cluster == *cluster && known.renewal.namespace == namespace && known.renewal.name == name
     };
     match view.renewals.iter().find(is_it) {
-        Some(known) => json(&RenewalView::of(known)),
+        Some(known) => answer(&RenewalView::of(known)),
         None => sentence(StatusCode::NOT_FOUND, &unknown(&view, &cluster, &namespace)),
     }
 }
@@ -85,13 +86,14 @@ fn unknown(view: &View, cluster: &str, namespace: &str) -> String {
     }
 }
 
-fn json(answer: &impl Serialize) -> Response {
+fn answer(answer: &impl Serialize) -> Response {
     // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
     let bytes = serde_json::to_vec(answer).unwrap_or_default();
     ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], bytes).into_response()
 }
 
-/// What a person types to agree to exactly the plan that waits. It pins the plan's digest: should the plan change meanwhile, it agrees to nothing.
+/// What a person types to agree to exactly the plan that waits. It pins the plan's digest: should the plan change meanwhile, it agrees to nothing. Nor to what came
+/// with the creation, which would count from now on.
 ///
 /// `None` where no plan waits, or something else holds it up; and where a name or the digest is not what the API server lets through, for this is made to be pasted into a shell.
 pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
@@ -104,9 +106,16 @@ pub(super) fn approve_command(renewal: &Renewal) -> Option<String> {
     let safe = plain(name) && !name.starts_with('-') && plain(namespace) && hexadecimal;
     let asks = status.phase == Phase::AwaitingApproval && !status.phase.is_held(&status.reason);
     (asks && !agreed && safe).then(|| {
-        format!(
-            "kubectl -n {namespace} patch certificaterenewals.meshcert.dev {name} --type=merge -p '{{\"spec\":{{\"approval\":{{\"planDigest\":\"{digest}\"}}}}}}'"
-        )
+        let mut consent = json!({ "approval": { "planDigest": digest } });
+        for (field, is, counts) in
+            [("force", spec.force, renewal.forced()), ("rollback", spec.rollback, renewal.wants_back())]
+        {
+            if is && !counts {
+                consent[field] = json!(false);
+            }
+        }
+        let patch = json!({ "spec": consent });
+        format!("kubectl -n {namespace} patch certificaterenewals.meshcert.dev {name} --type=merge -p '{patch}'")
     })
 }
 
@@ -258,6 +267,23 @@ mod tests {
         renewal.spec.approval = None;
         renewal.status.reason = "Paused".to_owned();
         assert_eq!(approve_command(&renewal), None, "consent would not help it on");
+    }
+
+    #[test]
+    fn the_command_takes_away_what_came_with_the_creation_and_leaves_what_a_person_said_since() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let patch = |generation, force, rollback| {
+            let mut renewal = Renewal { generation, ..mk_waiting("demo-1", &digest) };
+            renewal.spec = Spec { force, rollback, ..renewal.spec };
+            let command = approve_command(&renewal).unwrap();
+            let patch: serde_json::Value = serde_json::from_str(command.split('\'').nth(1).unwrap()).unwrap();
+            (patch["spec"].get("force").cloned(), patch["spec"].get("rollback").cloned())
+        };
+        let no = || Some(json!(false));
+        assert_eq!(patch(1, true, false), (no(), None));
+        assert_eq!(patch(1, true, true), (no(), no()));
+        assert_eq!(patch(2, true, true), (None, None), "that was meant");
+        assert_eq!(patch(1, false, false), (None, None));
     }
 
     #[test]

@@ -59,7 +59,9 @@ fn one(out: &mut String, renewal: &Renewal, row: &Row, now: UnixTime) -> Result 
     }
     for (is, words) in [
         (renewal.forced(), "forced"),
+        (renewal.spec.force && !renewal.forced(), "created with force, which does not count"),
         (renewal.wants_back(), "to be rolled back"),
+        (renewal.spec.rollback && !renewal.wants_back(), "created with rollback, which does not count"),
         (renewal.paused, "paused"),
         (renewal.deleting, "being deleted"),
     ] {

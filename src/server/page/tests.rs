@@ -296,6 +296,17 @@ fn steps_are_those_of_the_present_attempt_and_say_what_is_to_come() {
 }
 
 #[test]
+fn what_came_with_the_creation_is_said_not_to_count_until_a_person_says_it() {
+    let shown = |generation| {
+        let mut renewal = Renewal { generation, ..mk_renewal("demo-1", Phase::AwaitingApproval, "") };
+        renewal.spec.force = true;
+        words(&mk_fleet(vec![renewal], None))
+    };
+    assert!(shown(1).contains(", created with force, which does not count") && !shown(1).contains(", forced"));
+    assert!(shown(2).contains(", forced") && !shown(2).contains("does not count"));
+}
+
+#[test]
 fn a_renewal_that_failed_says_when_it_is_tried_again_and_the_others_are_listed() {
     let mut failed = mk_renewal("demo-2", Phase::Failed, "etcd-0 is not ready");
     failed.status.next_attempt_at = Some(NOW.plus(7_200));
