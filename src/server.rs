@@ -34,6 +34,7 @@ mod events;
 pub mod overview;
 mod page;
 mod renewals;
+mod room;
 pub mod tls;
 mod webhook;
 

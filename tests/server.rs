@@ -330,6 +330,56 @@ async fn connections_beyond_the_limit_wait_and_are_served_when_slow_ones_were_gi
     assert_eq!(server.get("/-/healthy").await.status, 200);
 }
 
+/// Asks on a connection that stays open, and reads the answer.
+async fn ask_and_stay(stream: &mut TcpStream, path: &str) {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: meshcert\r\n\r\n").as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let mut rest = [0; 4096];
+    assert!(stream.read(&mut rest).await.unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_holds_connections_makes_way_for_who_asks() {
+    let server = mk_server(Limits::default()).await;
+    let mut holders = Vec::new();
+    for number in 0..Limits::default().connections {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        // Some have asked once, the others never.
+        if number % 2 == 1 {
+            ask_and_stay(&mut stream, "/-/healthy").await;
+        }
+        holders.push(stream);
+    }
+    for _ in 0..3 {
+        assert_eq!(server.get("/-/healthy").await.status, 200);
+    }
+    let last = holders.len() - 1;
+    ask_and_stay(&mut holders[last], "/-/healthy").await;
+    let mut first = holders.swap_remove(0);
+    let gone = tokio::time::timeout(Duration::from_secs(20), first.read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(gone, Ok(0) | Err(_)), "that which was idle longest has made way: {gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_being_answered_makes_way_for_nobody() {
+    let limits = Limits { connections: 2, request: Duration::from_millis(500), ..Limits::default() };
+    let server = mk_server(limits).await;
+    let mut events = TcpStream::connect(server.address).await.unwrap();
+    ask_and_stay(&mut events, "/api/v1/events").await;
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(b"GET /-/hea").await.unwrap();
+    // Waits for the end of the slow one's time.
+    let start = tokio::time::Instant::now();
+    assert_eq!(server.get("/-/healthy").await.status, 200);
+    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+    let silent = tokio::time::timeout(Duration::from_millis(200), async {
+        while events.read(&mut [0; 4096]).await.unwrap() > 0 {}
+    });
+    assert!(silent.await.is_err(), "the stream goes on");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_without_end_is_refused() {
     let server = mk_server(Limits::default()).await;
