@@ -1,6 +1,7 @@
 //! Alertmanager's webhook payload, version 4: which meshes it is about.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
 
@@ -95,6 +96,18 @@ impl Selector {
         is(&self.cluster, cluster) && is(&self.namespace, namespace) && is(&self.mesh, mesh)
     }
 }
+
+/// `CLUSTER/NAMESPACE/ID`, `*` for what is not said. Labels may hold anything.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part =
+            |part: &Option<String>| part.as_deref().unwrap_or("*").escape_debug().take(LONGEST).collect::<String>();
+        write!(f, "{}/{}/{}", part(&self.cluster), part(&self.namespace), part(&self.mesh))
+    }
+}
+
+/// Of a label that is shown; no name is longer.
+const LONGEST: usize = 253;
 
 #[cfg(test)]
 mod tests {

@@ -236,7 +236,12 @@ async fn a_mesh_that_is_not_told_means_all_where_all_are_told_and_a_second_try_w
     let part = mk_webhook(&cluster, mk_teller(tells(&mk_brief(false, "istio-system", "other"))).await).await;
     let elsewhere = mk_webhook(&cluster, mk_teller(tells(&mk_brief(true, "kube-system", "stray"))).await).await;
     assert_eq!(post(&part, &notification(&["nobody"])).await.0, 503);
-    assert_eq!(post(&part, &notification(&["other"])).await.0, 200, "what is known is asked for");
+    // What is known is asked for, though it comes with what is not.
+    let (status, words) = post(&part, &notification(&["nobody", "other"])).await;
+    assert_eq!(status, 503, "{words}");
+    assert!(words.contains("demo/istio-system/other: asked for a renewal, other-0123456789"), "{words}");
+    assert!(words.contains("demo/istio-system/nobody: it is not known, and not every cluster can be read"), "{words}");
+    assert_eq!(post(&part, &notification(&["other"])).await.0, 200);
     assert_eq!(post(&whole, &notification(&["nobody"])).await.0, 200);
     let (status, words) = post(&elsewhere, &notification(&["stray"])).await;
     assert_eq!((status, words.as_str()), (200, "there is no hosted mesh\n"), "a namespace that is not configured");
@@ -270,6 +275,19 @@ async fn a_name_that_another_meshs_renewal_has_taken_is_no_answer() {
     let about: Vec<_> =
         cluster.renewals().await.into_iter().map(|renewal| (renewal.name, renewal.spec.mesh_id)).collect();
     assert!(about.contains(&("known-0123456789-r2".to_owned(), "known".to_owned())), "{about:?}");
+    // Where all are taken the answer says so.
+    let webhook = mk_webhook(&cluster, mk_teller(tells(&mk_brief(true, "istio-system", "barred"))).await).await;
+    for number in 1..=20 {
+        let name = if number == 1 { "barred-0123456789".to_owned() } else { format!("barred-0123456789-r{number}") };
+        assert!(cluster.api.create_renewal("istio-system", &name, &other).await.unwrap());
+    }
+    let (status, words) = post(&webhook, &notification(&["barred"])).await;
+    let taken = "the names barred-0123456789 to barred-0123456789-r20 are taken";
+    assert!(status == 503 && words.contains(taken), "{words}");
+    let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/certificaterenewals.meshcert.dev";
+    cluster.api.delete(definition, None).await.unwrap();
+    let (status, words) = post(&webhook, &notification(&["barred"])).await;
+    assert!(status == 503 && words.contains("has no CustomResourceDefinition"), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,9 +297,13 @@ async fn what_is_not_stored_is_never_said_to_be() {
     let webhook = mk_webhook(&cluster, teller).await;
     let body = notification(&["known"]);
     cluster.demo.restrict("webhook", &[Grant { verbs: &["get", "list"], ..ASK }]);
-    assert_eq!(post(&webhook, &body).await.0, 503, "no right to create");
+    let why = "the request was not stored: meshcert may not";
+    let (status, words) = post(&webhook, &body).await;
+    let lacks = format!("demo/istio-system/known: {why} create certificaterenewals.meshcert.dev in istio-system\n");
+    assert_eq!((status, words), (503, lacks));
     cluster.demo.restrict("webhook", &[]);
-    assert_eq!(post(&webhook, &body).await.0, 503, "no right at all");
+    let (status, words) = post(&webhook, &body).await;
+    assert!(status == 503 && words.contains(&format!("{why} list certificaterenewals")), "{words}");
     assert_eq!(cluster.names().await, Vec::<String>::new());
     cluster.demo.restrict("webhook", &[ASK]);
     assert_eq!(post(&webhook, &body).await.0, 200);

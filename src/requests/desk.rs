@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::cluster::api::Api;
+use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
 use crate::mesh::HostedMesh;
 use crate::notification::Selector;
@@ -68,8 +68,15 @@ pub enum Answer {
     Asked(Asked),
     /// Nothing ends within `renewBefore`, whatever the alert says.
     NotDue,
-    /// It could not be stored; in words.
-    Unavailable(String),
+    /// No such mesh is known, and not every cluster can be read now.
+    Unknown,
+    /// It could not be stored.
+    Unavailable {
+        /// What was asked and answered, in words.
+        why: String,
+        /// The same for whoever asked, where it does not pass by itself.
+        told: Option<String>,
+    },
 }
 
 /// Requests to the API of one namespace at a time.
@@ -88,10 +95,11 @@ impl Desk {
         self.renew_before.store(renew_before, Ordering::Relaxed);
     }
 
-    /// Asks for every mesh that is meant and due; the answers by mesh as `CLUSTER/NAMESPACE/ID`. A selector that matches no mesh means all.
+    /// Asks for every mesh that is meant and due; the answers by mesh as `CLUSTER/NAMESPACE/ID`. A selector that matches no mesh means all, if all are known; else it is
+    /// answered that its mesh is not, and the others are asked for.
     ///
     /// # Errors
-    /// It is not known which meshes are meant, in words; nothing was asked then.
+    /// Nothing is known of any mesh, in words; nothing was asked then.
     pub async fn ask_for(self: &Arc<Self>, selectors: &[Selector]) -> Result<Vec<(String, Answer)>, String> {
         let places = self.places.load_full();
         let names: Vec<Arc<str>> = places.iter().map(|place| Arc::clone(&place.name)).collect();
@@ -102,15 +110,17 @@ impl Desk {
         let matches = |selector: &Selector, place: &Place, mesh: &Known| {
             selector.matches(&place.name, mesh.namespace(), mesh.id())
         };
-        let lost = selectors.iter().any(|selector| !all.iter().any(|(place, mesh)| matches(selector, place, mesh)));
-        if lost && !facts.complete {
-            return Err("the mesh is not known, and not every cluster can be read now".to_owned());
-        }
+        let is_lost = |selector: &&Selector| !all.iter().any(|(place, mesh)| matches(selector, place, mesh));
+        let lost: Vec<&Selector> = selectors.iter().filter(is_lost).collect();
+        let means_all = facts.complete && !lost.is_empty();
         let now = self.clock.now();
         let mut answers = Vec::new();
+        if !facts.complete {
+            answers.extend(lost.iter().map(|selector| (selector.to_string(), Answer::Unknown)));
+        }
         let mut due: BTreeMap<(&str, &str), Vec<Known>> = BTreeMap::new();
         for (place, mesh) in &all {
-            if !lost && !selectors.iter().any(|selector| matches(selector, place, mesh)) {
+            if !means_all && !selectors.iter().any(|selector| matches(selector, place, mesh)) {
                 continue;
             }
             if self.is_due(mesh, now) {
@@ -145,17 +155,17 @@ impl Desk {
         meshes: Vec<Known>,
         certainty: Certainty,
     ) -> Vec<(String, Answer)> {
-        let unavailable = |why: String| {
-            let each = meshes.iter().map(|mesh| (mesh.title(&place.name), Answer::Unavailable(why.clone())));
+        let unavailable = |why: Answer| {
+            let each = meshes.iter().map(|mesh| (mesh.title(&place.name), why.clone()));
             each.collect()
         };
         let api = match self.api(&place).await {
             Ok(api) => api,
-            Err(error) => return unavailable(error.message),
+            Err(error) => return unavailable(Answer::Unavailable { why: error.message, told: None }),
         };
         let renewals: Arc<[Renewal]> = match api.renewals(&namespace).await {
             Ok((renewals, _)) => renewals.into(),
-            Err(error) => return unavailable(error.message),
+            Err(error) => return unavailable(Answer::failed(error)),
         };
         let width = Arc::new(Semaphore::new(AT_ONCE));
         let mut asking = JoinSet::new();
@@ -167,7 +177,7 @@ impl Desk {
                 let _permit = width.acquire().await;
                 let spec = Spec { mesh_id: mesh.id().to_owned(), trigger: Trigger::Alert, ..Spec::default() };
                 let asked = ask_among(&api, &renewals, mesh.namespace(), &mesh.renewal_name(), &spec, certainty).await;
-                (title, asked.map_or_else(|error| Answer::Unavailable(error.message), Answer::Asked))
+                (title, asked.map_or_else(Answer::failed, Answer::Asked))
             });
         }
         asking.join_all().await
@@ -195,6 +205,21 @@ impl Desk {
             message: "connecting failed; the log says why".to_owned(),
         };
         connecting.await.map_err(failed)?
+    }
+}
+
+impl Answer {
+    fn failed(ApiError { kind, message: why }: ApiError) -> Self {
+        let told = match kind {
+            // The right, without who lacks it.
+            ErrorKind::Forbidden => why.split(": ").next().map(str::to_owned),
+            ErrorKind::NotFound => {
+                Some("the cluster has no CustomResourceDefinition of meshcert, or not the namespace".to_owned())
+            }
+            ErrorKind::Invalid => Some(why.clone()),
+            ErrorKind::Conflict | ErrorKind::Unavailable => None,
+        };
+        Self::Unavailable { why, told }
     }
 }
 

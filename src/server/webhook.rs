@@ -163,10 +163,18 @@ impl Webhook {
                     self.metrics.refused(Refusal::NotDue);
                     "nothing ends within renewBefore".to_owned()
                 }
-                Answer::Unavailable(why) => {
+                Answer::Unknown => {
+                    status = StatusCode::SERVICE_UNAVAILABLE;
+                    warn!(mesh, "an alert's mesh is not known, and not every cluster can be read now");
+                    "it is not known, and not every cluster can be read now; send it again".to_owned()
+                }
+                Answer::Unavailable { why, told } => {
                     status = StatusCode::SERVICE_UNAVAILABLE;
                     warn!(mesh, "a renewal could not be asked for: {why}");
-                    "the cluster did not store the request; send it again".to_owned()
+                    match told {
+                        Some(told) => format!("the request was not stored: {told}"),
+                        None => "the cluster did not store the request; send it again".to_owned(),
+                    }
                 }
             };
             lines.push(format!("{mesh}: {words}"));
