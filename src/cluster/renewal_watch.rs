@@ -14,10 +14,11 @@ use crate::cluster::renewals::{Unreadable, read};
 use crate::cluster::request::{self, Resource};
 use crate::ports::SourceError;
 use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
+use crate::time::UnixTime;
 
 /// Objects per page: a renewal's journal and plan take some ten kilobytes.
 const PAGE: usize = 200;
-/// Beyond so many renewals of one source the oldest of those that have ended are passed over.
+/// Beyond so many renewals of one source those that have ended are passed over in part: of which nothing came first, and of the others the oldest.
 pub const MOST_RENEWALS: usize = 5_000;
 
 /// One step of following renewals.
@@ -165,22 +166,28 @@ impl Feed<Renewals> {
     }
 }
 
-/// Leaves out the oldest of those that have ended, where there are too many; whether there were.
+/// Leaves out some of those that have ended, where there are too many; whether there were.
 fn pass_over(renewals: &mut Vec<Renewal>) -> bool {
     if renewals.len() <= MOST_RENEWALS {
         return false;
     }
-    renewals.sort_by(|a, b| b.rank().cmp(&a.rank()));
+    renewals.sort_by(|a, b| worth(b).cmp(&worth(a)));
     let under_way = renewals.iter().take_while(|renewal| renewal.is_under_way()).count();
     renewals.truncate(MOST_RENEWALS.max(under_way));
     true
+}
+
+/// In what order renewals are kept, the last first: one that is under way; one of which something came, for whoever may ask in vain a thousand times must not hide it; the
+/// newest.
+pub(crate) fn worth(renewal: &Renewal) -> (bool, bool, Option<UnixTime>, &str) {
+    let (under_way, created, name) = renewal.rank();
+    (under_way, !renewal.status.is_moot(), created, name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::renewal::{Phase, Status};
-    use crate::time::UnixTime;
 
     #[test]
     fn the_oldest_that_ended_are_passed_over_and_none_that_is_under_way() {
@@ -196,5 +203,12 @@ mod tests {
         assert!(pass_over(&mut all));
         let has = |name: &str| all.iter().any(|one| one.name == name);
         assert!(all.len() == MOST_RENEWALS && has("r-0") && has("r-2") && !has("r-1"));
+        // One that was asked for in vain goes first, however new it is.
+        let mut moot = mk_renewal(Phase::Refused, 1_000_000);
+        moot.status.reason = "NotDue".to_owned();
+        all.push(moot);
+        assert!(pass_over(&mut all));
+        let has = |name: &str| all.iter().any(|one| one.name == name);
+        assert!(all.len() == MOST_RENEWALS && has("r-2") && !has("r-1000000"));
     }
 }

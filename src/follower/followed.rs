@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::cluster::renewal_watch::MOST_RENEWALS;
+use crate::cluster::renewal_watch::{MOST_RENEWALS, worth};
 use crate::cluster::renewals::Unreadable;
 use crate::renewal::Renewal;
 use crate::time::UnixTime;
@@ -33,7 +33,7 @@ pub struct SourceHealth {
     pub last_success: Option<UnixTime>,
     /// What failed last and what to do, while it cannot be read.
     pub failure: Option<String>,
-    /// Whether it holds more renewals than are kept; the oldest ended ones are left out.
+    /// Whether it holds more renewals than are kept; some that have ended are left out: of which nothing came first, then the oldest.
     pub cut_off: bool,
 }
 
@@ -181,11 +181,11 @@ impl Remembered {
         self.health.failure = Some(message.to_owned());
     }
 
-    /// Forgets the oldest of those that have ended.
+    /// Forgets some of those that have ended, as a list passes them over.
     fn shrink(&mut self) {
         while self.renewals.len() > MOST_RENEWALS {
             let ended = self.renewals.iter().filter(|(_, renewal)| !renewal.is_under_way());
-            let Some((key, _)) = ended.min_by_key(|(_, renewal)| renewal.rank()) else { return };
+            let Some((key, _)) = ended.min_by_key(|(_, renewal)| worth(renewal)) else { return };
             let key = key.clone();
             self.renewals.remove(&key);
             self.health.cut_off = true;
@@ -333,5 +333,13 @@ mod tests {
         let view = followed.view();
         assert_eq!((view.renewals.len(), view.sources[0].cut_off), (MOST_RENEWALS, true));
         assert!(names(&view).contains(&"running") && !names(&view).contains(&"r-00000"));
+        // Whoever asks in vain, thousands of times, displaces only what was asked for in vain.
+        for number in 0..3 {
+            let mut moot = mk_renewal(&format!("moot-{number}"), "c", Phase::Refused, 1_000_000 + number);
+            moot.status.reason = "NotDue".to_owned();
+            followed.change("cp-1", 0, |source| source.apply(moot, NOW));
+        }
+        let view = followed.view();
+        assert!(view.renewals.len() == MOST_RENEWALS && names(&view).contains(&"r-00001"), "{:?}", names(&view)[0]);
     }
 }
