@@ -51,6 +51,9 @@ enum Command {
     /// Ask for the renewal of a mesh, or for a failed one to be tried again at once.
     Renew(RenewArgs),
     /// Agree to the plan of the renewal that waits for it.
+    ///
+    /// With --digest to the plan that was read and to no other: where another one waits by now, that one is shown, nothing is approved, and the exit code is 1. Without it the
+    /// plan is shown and whoever sits at the terminal is asked; without a terminal nothing is approved, so a script names the digest.
     Approve(ApproveArgs),
     /// List the renewals of a mesh, with the journal of the newest.
     History(HistoryArgs),
@@ -292,9 +295,20 @@ pub struct ApproveArgs {
     /// The mesh.
     #[command(flatten)]
     pub mesh: MeshArgs,
+    /// Digest of the plan that was read, as `meshcert plan` prints it; needed where there is no terminal to ask on.
+    #[arg(long, value_name = "DIGEST", value_parser = plan_digest)]
+    pub digest: Option<String>,
     /// Show the progress until the end.
     #[arg(long)]
     pub wait: bool,
+}
+
+fn plan_digest(text: &str) -> Result<String, String> {
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if text.strip_prefix("sha256:").is_some_and(is_hex) {
+        return Ok(text.to_owned());
+    }
+    Err("a plan's digest is sha256: and 64 hexadecimal digits".to_owned())
 }
 
 /// Arguments of `history`.

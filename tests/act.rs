@@ -78,6 +78,11 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// That of the only renewal's plan.
+fn waiting_digest(demo: &Demo) -> String {
+    demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[0].status.plan.digest}"])
+}
+
 fn wait_for(demo: &Demo, phase: &str) {
     demo.kubectl(&["wait", "crn", "--all", &format!("--for=jsonpath={{.status.phase}}={phase}"), "--timeout=120s"]);
 }
@@ -233,7 +238,7 @@ fn no_key_is_shown_where_a_job_prints_one_and_fails() {
         let printed_by_job = format!("+ kubectl patch secret x -p {{\"data\":{{\"apiserver.key\":\"{key}\"}}}}");
         let powerless = json!({ "metadata": { "annotations": { "demo.meshcert.dev/powerless": printed_by_job } } });
         demo.kubectl(&["patch", "serviceaccount", "mspider-mcpc", "--type=merge", "-p", &powerless.to_string()]);
-        printed(&meshcert(demo, &["approve", "expiring-1"]));
+        printed(&meshcert(demo, &["approve", "expiring-1", "--digest", &waiting_digest(demo)]));
         wait_for(demo, "Failed");
         let message = demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[*].status.message}"]);
         assert!(message.contains("could not write") && message.contains("cannot patch"), "{message}");
@@ -353,7 +358,10 @@ async fn whoever_approves_does_not_insist_on_what_came_with_the_creation() {
         eventually("it is planned", async || asked(mesh).await.status.phase == Phase::AwaitingApproval).await;
     }
     let commands = [
-        format!("meshcert approve expiring-1 --config '{config}'"),
+        {
+            let digest = asked("expiring-1").await.status.plan.unwrap().digest;
+            format!("meshcert approve expiring-1 --digest {digest} --config '{config}'")
+        },
         {
             let (_, list) = Client::default().get(served.main, "/api/v1/renewals?mesh=expiring-2").await.unwrap();
             let list: serde_json::Value = serde_json::from_str(&list).unwrap();
@@ -391,7 +399,25 @@ fn a_person_plans_approves_and_rolls_back() {
     let waits = meshcert(&demo, &["renew", "expiring-1", "--force", "--wait"]);
     let words = String::from_utf8_lossy(&waits.stderr).into_owned();
     assert!(waits.status.code() == Some(1) && words.contains("then meshcert approve expiring-1"), "{words}");
-    let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--wait"]));
+    // Agreement is to the plan that was read.
+    let digest = waiting_digest(&demo);
+    let plan = printed(&meshcert(&demo, &["plan", "expiring-1"]));
+    let kubeconfig = demo.kubeconfig.display();
+    let advice = format!("meshcert approve expiring-1 --digest {digest} --kubeconfig {kubeconfig}");
+    assert!(plan.ends_with(&format!("digest: {digest}\napprove: {advice}\n")), "{plan}");
+    let other = format!("sha256:{}", "0".repeat(64));
+    for (arguments, why) in
+        [(&["--digest", &*other][..], "another plan waits"), (&[], "there is no terminal to ask on")]
+    {
+        let refused = meshcert(&demo, &[&["approve", "expiring-1"], arguments].concat());
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stdout).contains(&digest), "the plan that waits is shown");
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(words.contains(&format!("nothing is approved: {why}")) && words.contains(&advice), "{words}");
+    }
+    let consent = demo.kubectl(&["get", name.trim(), "-o", "jsonpath={.spec.approval.planDigest}"]);
+    assert_eq!(consent, other, "nothing has changed");
+    let approved = printed(&meshcert(&demo, &["approve", "expiring-1", "--digest", &digest, "--wait"]));
     assert!(approved.contains("digest: sha256:") && approved.contains("Succeeded"), "{approved}");
     let entry = |certificate: &str| {
         let patch = format!(r#"{{"data":{{"front-proxy-client.crt":"{certificate}"}}}}"#);

@@ -155,9 +155,11 @@ fn an_alert_becomes_new_certificates_with_no_right_beyond_those_of_the_chart() {
         || api.kubectl(&["get", "certificaterenewals", "-n", MESHES, "-o", "jsonpath={.items[*].status.phase}"]);
     let logs = || [&observe, &webhook, &act].map(|role| std::fs::read_to_string(&role.log).unwrap()).concat();
     eventually("a plan waits for a person", || phase() == "AwaitingApproval");
+    let digest = "jsonpath={.items[*].status.plan.digest}";
+    let digest = api.kubectl(&["get", "certificaterenewals", "-n", MESHES, "-o", digest]);
     let approve = |file: &Path| {
         Command::new(env!("CARGO_BIN_EXE_meshcert"))
-            .args(["approve", &mesh, "--kubeconfig"])
+            .args(["approve", &mesh, "--digest", &digest, "--kubeconfig"])
             .arg(file)
             .output()
             .unwrap()

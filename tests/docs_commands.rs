@@ -123,7 +123,8 @@ fn filled(text: &str, demo: &Demo, mesh: &str) -> String {
     }
     if text.contains("BACKUP") {
         // There is one after a renewal, and it is needed once the Secret is gone.
-        let (failed, said) = run(&format!("meshcert approve {mesh} --wait"), demo, demo.folder.path());
+        let approve = format!("meshcert approve {mesh} --digest {} --wait", waiting_digest(demo, mesh));
+        let (failed, said) = run(&approve, demo, demo.folder.path());
         assert!(failed.is_empty(), "{said}");
         demo.kubectl(&["-n", "istio-system", "delete", "secret", &format!("{mesh}-apiserver-admin-kubeconfig")]);
         let backup = demo.kubectl(&["-n", "istio-system", "get", "secrets", "-o", "name"]);

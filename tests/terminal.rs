@@ -241,6 +241,30 @@ fn whoever_waits_is_told_what_the_renewal_waits_for() {
 }
 
 #[test]
+fn whoever_approves_on_a_terminal_is_asked_about_the_plan() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--mode", "approve"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let way = ["--kubeconfig", &*kubeconfig];
+    assert!(meshcert(&["renew", "healthy-1", "--force"]).args(way).output().unwrap().status.success());
+    demo.kubectl(&["wait", "crn", "--all", "--for=jsonpath={.status.phase}=AwaitingApproval", "--timeout=60s"]);
+    let answered = |answer: &str| {
+        let mut asked = OnTerminal::start(meshcert(&["approve", "healthy-1"]).args(way));
+        let shown = asked.read_until("Agree to this plan? [y/N] ");
+        assert!(shown.contains("digest: sha256:"), "{shown}");
+        asked.write(answer);
+        let (said, code) = asked.finish();
+        let consent = demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[*].spec.approval.planDigest}"]);
+        (said, code, consent)
+    };
+    for no in ["\n", "n\n", "\u{4}"] {
+        let (said, code, consent) = answered(no);
+        assert!(code == Some(1) && said.contains("nothing is approved") && consent.is_empty(), "{no:?}: {said}");
+    }
+    let (said, code, consent) = answered("y\n");
+    assert!(code == Some(0) && said.contains(" approved") && consent.starts_with("sha256:"), "{said}");
+}
+
+#[test]
 fn what_an_error_advises_works_as_it_is_printed() {
     let folder = TempDir::new().unwrap();
     let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);

@@ -1,6 +1,6 @@
 //! `meshcert plan`, `renew`, `approve`, `rollback`: what a person asks for.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -14,6 +14,7 @@ use crate::command::renewal::{Found, find, show};
 use crate::command::{Tone, print, say};
 use crate::controller::{Outlook, preview};
 use crate::mesh::SecretRole;
+use crate::plan::Plan;
 use crate::ports::Clock;
 use crate::renewal::{Phase, Renewal, Status, Trigger};
 use crate::requests::{Asked, ask};
@@ -58,7 +59,8 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
         let found = find(&Sources::from(connect), &mesh).await?;
         match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
             Some(plan) => {
-                print(&plan, output, || show(&plan))?;
+                let approve = found.approve_command(&plan);
+                print(&plan, output, || format!("{}approve: {approve}\n", show(&plan)))?;
                 Ok(Outcome::Fine)
             }
             None => foretell(found, force, output).await,
@@ -122,20 +124,37 @@ async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
     Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && has_stored(&newest.status)))
 }
 
-/// Agrees to the plan of a renewal, after showing it.
+/// Agrees to the plan of a renewal, after showing it: to the one that was read before, or to the one that a person is asked about.
 ///
 /// # Errors
-/// The renewal is not there or has no plan.
+/// The renewal is not there or has no plan, another plan waits than was read, or there is nobody to ask.
 pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
-    let ApproveArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
+    let ApproveArgs { mesh: MeshArgs { mesh, connect }, digest, wait } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let renewal = waiting(&found).await?.with_context(|| {
-            format!("no renewal of {mesh} waits for approval; `{}` lists them", found.command("history", ""))
-        })?;
-        let plan = renewal.status.plan.as_ref().context("the renewal has no plan yet")?;
-        say(&show(plan))?;
-        // On the version that was shown: another plan needs another consent. What came with the creation would count from now on, and nobody meant that.
+        let (renewal, plan) = planned(&found).await?;
+        say(&show(&plan))?;
+        let (renewal, plan) = match &digest {
+            Some(read) if *read != plan.digest => bail!(
+                "nothing is approved: another plan waits than the one that was read, {read}; if the one above is right: {}",
+                found.approve_command(&plan)
+            ),
+            Some(_) => (renewal, plan),
+            None if !io::stdin().is_terminal() => bail!(
+                "nothing is approved: there is no terminal to ask on, so name the plan; if the one above is right: {}",
+                found.approve_command(&plan)
+            ),
+            None if !is_agreed()? => {
+                writeln!(io::stderr(), "meshcert: nothing is approved")?;
+                return Ok(Outcome::Incomplete);
+            }
+            // Reading takes its time, and things go on.
+            None => match planned(&found).await? {
+                (renewal, present) if present.digest == plan.digest => (renewal, present),
+                _ => bail!("nothing is approved: another plan waits by now; look at that one"),
+            },
+        };
+        // On the version that was looked at. What came with the creation would count from now on, and nobody meant that.
         let (force, rollback) = (renewal.forced(), renewal.wants_back());
         let patch = json!({
             "metadata": { "resourceVersion": renewal.resource_version },
@@ -145,6 +164,24 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
         writeln!(io::stdout(), "\n{} approved", renewal.name)?;
         if wait { found.follow(&renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
     })
+}
+
+/// The renewal that waits for a person, and its plan.
+async fn planned(found: &Found) -> anyhow::Result<(Renewal, Plan)> {
+    let renewal = waiting(found).await?.with_context(|| {
+        let history = found.command("history", "");
+        format!("no renewal of {} waits for approval; `{history}` lists them", found.mesh.key.id)
+    })?;
+    let plan = renewal.status.plan.clone().context("the renewal has no plan yet")?;
+    Ok((renewal, plan))
+}
+
+/// Asks whoever sits at the terminal.
+fn is_agreed() -> anyhow::Result<bool> {
+    write!(io::stderr(), "\nAgree to this plan? [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 /// Puts back what was in force before the newest renewal, and pauses the mesh, or it would be renewed again at once.

@@ -12,7 +12,7 @@ use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::cluster::lease::LEADER;
 use crate::cluster::workloads::Hints;
-use crate::command::advice::{kubectl, meshcert};
+use crate::command::advice::{kubectl, meshcert, quoted};
 use crate::command::progress::Progress;
 use crate::command::{Tone, columns, table_within};
 use crate::controller::{Acting, Timing};
@@ -84,6 +84,11 @@ impl Found {
         meshcert(&self.sources, &format!("{verb} {}{options}", self.mesh.key.id))
     }
 
+    /// What a person types to agree to this plan and to no other.
+    pub(super) fn approve_command(&self, plan: &Plan) -> String {
+        self.command("approve", &format!(" --digest {}", quoted(&plan.digest)))
+    }
+
     /// Its workloads, tier by tier.
     pub(super) async fn workloads(&self) -> anyhow::Result<Vec<Vec<Workload>>> {
         let key = &self.mesh.key;
@@ -140,8 +145,8 @@ impl Found {
             // What was asked last has been looked at, and a person is waited for all the same.
             let waits = status.phase == Phase::AwaitingApproval && status.reason == Phase::AwaitingApproval.as_str();
             if is_seen && waits && status.message.contains("approve") {
-                let (plan, approve) = (self.command("plan", ""), self.command("approve", ""));
-                progress.advise(&format!("{plan}, then {approve}"))?;
+                let approve = status.plan.as_ref().map(|plan| self.approve_command(plan)).unwrap_or_default();
+                progress.advise(&format!("{}, then {approve}", self.command("plan", "")))?;
                 return Ok(Outcome::Incomplete);
             }
             tokio::time::sleep(LOOK).await;

@@ -4,7 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "only tests use it")]
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command};
@@ -53,6 +53,11 @@ impl OnTerminal {
             }
         }
         String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    /// Types it.
+    pub fn write(&mut self, text: &str) {
+        self.screen.write_all(text.as_bytes()).unwrap();
     }
 
     /// Everything that the program prints, and its exit code.

@@ -73,11 +73,12 @@ fn one(out: &mut String, renewal: &Renewal, row: &Row, now: UnixTime) -> Result 
     if let Some(command) = approve_command(renewal) {
         writeln!(
             out,
-            "<div class=\"approve\"><p>Agrees to exactly the plan below, on cluster <b>{}</b>:</p>\n<pre id=\"approve\" tabindex=\"0\" aria-label=\"Command that approves the plan\"><code>{}</code></pre>\n<p><button id=\"copy\" type=\"button\" class=\"scripted\" data-copy=\"approve\">Copy</button> <span>or <code>meshcert approve {} -n {}</code>, which shows the plan first</span></p></div>",
+            "<div class=\"approve\"><p>Agrees to exactly the plan below, on cluster <b>{}</b>:</p>\n<pre id=\"approve\" tabindex=\"0\" aria-label=\"Command that approves the plan\"><code>{}</code></pre>\n<p><button id=\"copy\" type=\"button\" class=\"scripted\" data-copy=\"approve\">Copy</button> <span>or <code>meshcert approve {} -n {} --digest {}</code>, which shows the plan first</span></p></div>",
             Escaped(&row.cluster),
             Escaped(&command),
             Escaped(&renewal.spec.mesh_id),
-            Escaped(&renewal.namespace)
+            Escaped(&renewal.namespace),
+            Escaped(renewal.status.plan.as_ref().map_or("", |plan| &plan.digest))
         )?;
     }
     steps(out, renewal, now)?;
