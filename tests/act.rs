@@ -14,6 +14,8 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use client::Client;
@@ -25,6 +27,7 @@ use served::{Cluster, Served, eventually};
 use support::daemon::{Demo, Process};
 use support::prometheus::free_address;
 use support::{http, tools};
+use tower::ServiceExt;
 
 const TOKEN: &str = "t0p-s3cret-t0ken";
 
@@ -440,6 +443,44 @@ fn a_person_plans_approves_and_rolls_back() {
     assert!(
         String::from_utf8_lossy(&missing.stderr).contains("there is no hosted mesh nobody in default/istio-system")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_could_not_be_asked_for_says_that_the_mesh_is_paused() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    let config = cluster.put("config.yaml", &format!("{}policy: {{mode: auto}}\n", cluster.clusters()));
+    let _served = Served::start(config.as_ref(), Roles { act: true, ..Roles::OBSERVE }).await;
+    eventually("it is renewed", async || {
+        cluster.renewals().await.iter().any(|one| one.status.phase == Phase::Succeeded)
+    })
+    .await;
+    // Everything but a change of a renewal gets through.
+    let api = cluster.demo.router();
+    let way = Router::new().fallback(move |request: axum::extract::Request| {
+        let api = api.clone();
+        async move {
+            if request.method() == "PATCH" && request.uri().path().contains("/certificaterenewals/") {
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
+            api.oneshot(request).await.into_response()
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, way).await });
+    let known = cluster.demo.address.to_string();
+    let kubeconfig = cluster.put("through", &cluster.demo.kubeconfig().replace(&known, &address));
+    let mut rollback = Command::new(env!("CARGO_BIN_EXE_meshcert"));
+    rollback.args(["rollback", "expiring-1", "--kubeconfig", &kubeconfig]);
+    let failed = tokio::task::spawn_blocking(move || rollback.output().unwrap()).await.unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&failed.stderr).into_owned();
+    let undo = "kubectl -n istio-system annotate secret expiring-1-kube-certs meshcert.dev/paused-";
+    assert!(words.contains("expiring-1 is paused already") && words.contains(undo), "{words}");
+    let script = words.split('`').nth(1).unwrap().to_owned();
+    typed(&cluster, script).await;
+    let paused = cluster.api.secret("istio-system", "expiring-1-kube-certs").await.unwrap().unwrap();
+    assert!(!paused.paused, "what it says takes it back");
 }
 
 #[test]

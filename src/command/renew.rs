@@ -218,10 +218,14 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
         let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];
         found.api.pause(namespace, secret).await?;
         let spec = json!({ "rollback": true, "requestedAt": requested_at(Some(&renewal)) });
-        found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": spec })).await?;
+        let go_on = kubectl(&found.sources, &format!("-n {namespace} annotate secret {secret} {PAUSED}-"));
+        let asked = found.api.change_renewal(namespace, &renewal.name, &json!({ "spec": spec })).await;
+        // A pause that nobody knows of would hold up the next renewal, in a year perhaps.
+        asked.with_context(|| {
+            format!("asking for the rollback failed, and {mesh} is paused already; ask again, or end the pause with `{go_on}`")
+        })?;
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", renewal.name)?;
-        let go_on = kubectl(&found.sources, &format!("-n {namespace} annotate secret {secret} {PAUSED}-"));
         writeln!(stdout, "{mesh} is paused; when it may be renewed again: {go_on}")?;
         if wait { found.follow(&renewal.name, Some(&renewal.status)).await } else { Ok(Outcome::Fine) }
     })
