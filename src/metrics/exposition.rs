@@ -25,6 +25,13 @@ pub struct ClusterSnapshot {
     pub snapshot: Arc<Snapshot>,
 }
 
+/// The same cluster with the same snapshot behind its `Arc`; contents are never compared.
+impl PartialEq for ClusterSnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && Arc::ptr_eq(&self.snapshot, &other.snapshot)
+    }
+}
+
 /// The object series of all clusters in one format: all of the body but its live tail.
 #[derive(Debug)]
 pub struct ObjectPart {
@@ -181,14 +188,7 @@ impl Cache {
 
 impl Current {
     fn is_of(&self, clusters: &[ClusterSnapshot], now: UnixTime) -> bool {
-        self.validity.holds(now)
-            && !self.bodies.is_empty()
-            && self.clusters.len() == clusters.len()
-            && self
-                .clusters
-                .iter()
-                .zip(clusters)
-                .all(|(a, b)| Arc::ptr_eq(&a.snapshot, &b.snapshot) && a.name == b.name)
+        self.validity.holds(now) && !self.bodies.is_empty() && self.clusters == clusters
     }
 
     fn slot(&self, format: Format) -> &OnceLock<Arc<ObjectPart>> {
