@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::cert::parse::{NamePool, read_entry};
 use crate::digest;
 use crate::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
-use crate::secret::{Class, SecretEntry, SecretFacts, SecretRef, Selection};
+use crate::secret::{Class, SecretEntry, SecretFacts, SecretRef, Selection, reads_of_mesh};
 
 /// Entries of a Secret.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -108,11 +108,8 @@ fn facts(key: &MeshKey, secrets: &MeshSecrets) -> [Option<Arc<SecretFacts>>; 3] 
     SecretRole::ALL.map(|role| {
         let secret = secrets[role as usize].as_ref()?;
         let class = Class::Mesh(key.id.clone(), role);
-        let wanted = |name: &str| match role {
-            SecretRole::AdminKubeconfig => !name.ends_with(".key"),
-            SecretRole::KubeCerts | SecretRole::EtcdCerts => name.ends_with(".crt"),
-        };
-        let entries = secret.material.entries().filter(|(name, _)| wanted(name)).map(|(name, bytes)| SecretEntry {
+        let read = secret.material.entries().filter(|(name, _)| reads_of_mesh(role, name));
+        let entries = read.map(|(name, bytes)| SecretEntry {
             key: name.into(),
             digest: [0; 32],
             entry: Arc::new(read_entry(bytes, Selection::retain(&class), &mut names)),

@@ -32,6 +32,19 @@ pub fn pauses(value: &str) -> bool {
     value != "false"
 }
 
+/// Whether an entry holds a private key by its key: it is never read.
+pub fn is_private_key(key: &str) -> bool {
+    key.ends_with(".key")
+}
+
+/// Whether an entry of a mesh's Secret with this role is read.
+pub fn reads_of_mesh(role: SecretRole, key: &str) -> bool {
+    match role {
+        SecretRole::AdminKubeconfig => !is_private_key(key),
+        SecretRole::KubeCerts | SecretRole::EtcdCerts => key.ends_with(".crt"),
+    }
+}
+
 /// Whether a key promises a certificate by its name: under another one a Secret may hold what it likes. `privkey.pem` and `server-key.pem` promise a private one.
 pub fn promises_certificate(key: &str) -> bool {
     let ends_in = |ends: &[&str]| ends.iter().any(|end| key.ends_with(end));
@@ -176,15 +189,13 @@ impl Selection {
         })
     }
 
-    /// Whether an entry of a Secret of this class is read. Keys ending in `.key` never are: they hold private keys.
+    /// Whether an entry of a Secret of this class is read.
     pub fn reads_key(&self, class: &Class, key: &str) -> bool {
-        if key.ends_with(".key") {
-            return false;
-        }
         match class {
-            Class::Mesh(_, SecretRole::AdminKubeconfig) => true,
-            Class::Mesh(..) => key.ends_with(".crt"),
-            Class::Other(index) => self.rules.get(*index).is_some_and(|rule| rule.key.is_match(key)),
+            Class::Mesh(_, role) => reads_of_mesh(*role, key),
+            Class::Other(index) => {
+                !is_private_key(key) && self.rules.get(*index).is_some_and(|rule| rule.key.is_match(key))
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::cert::parse::{MAX_ENTRY_BYTES, TooLargeOrInvalid};
-use crate::secret::{Class, NotRead, RawEntry, RawSecret, SecretMeta, SecretRef, Selection};
+use crate::secret::{Class, NotRead, RawEntry, RawSecret, SecretMeta, SecretRef, Selection, is_private_key};
 
 mod json;
 pub(super) mod protobuf;
@@ -168,14 +168,9 @@ enum Value<'a> {
 impl<'a> Data<'a> {
     /// Adds an entry; that of a private key without its value.
     fn push(&mut self, key: Cow<'a, str>, value: Value<'a>) {
-        let value = (!is_private(&key)).then_some(value);
+        let value = (!is_private_key(&key)).then_some(value);
         self.0.push((key, value));
     }
-}
-
-/// Whether an entry holds a private key by its name.
-fn is_private(key: &str) -> bool {
-    key.ends_with(".key")
 }
 
 impl Item<'_> {

@@ -16,7 +16,7 @@ use crate::command::advice::{NoSuchSecret, NoneAnswered};
 use crate::command::{Tone, print, table};
 use crate::observer::ClusterSpec;
 use crate::ports::{Clock, SourceError};
-use crate::secret::Class;
+use crate::secret::{Class, is_private_key};
 use crate::time::{UnixTime, time_left};
 
 /// What is said of a Secret in a cluster.
@@ -125,7 +125,7 @@ impl Explanation {
         let mut entries = Vec::new();
         for key in keys {
             let verdict = match &secret {
-                _ if key.ends_with(".key") => "never read: a private key".to_owned(),
+                _ if is_private_key(&key) => "never read: a private key".to_owned(),
                 Err(_) => "not read".to_owned(),
                 Ok(raw) => match raw.entries.iter().find(|(known, _)| *known == key) {
                     None => "not read: no certificates are expected under this key".to_owned(),

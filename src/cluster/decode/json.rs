@@ -6,8 +6,8 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::cluster::decode::{Data, Item, Line, Paused, Undecodable, Value, is_private};
-use crate::secret::{PAUSED, Selection, pauses};
+use crate::cluster::decode::{Data, Item, Line, Paused, Undecodable, Value};
+use crate::secret::{PAUSED, Selection, is_private_key, pauses};
 
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -105,7 +105,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Data<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data<'de>, A::Error> {
                 let mut data = Data::default();
                 while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-                    let value = if is_private(&key) {
+                    let value = if is_private_key(&key) {
                         map.next_value::<IgnoredAny>()?;
                         Cow::default()
                     } else {

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::cert::ProblemReason;
 use crate::cert::kubeconfig::documents;
 use crate::cluster::secrets::NOISE;
+use crate::secret::is_private_key;
 
 /// What the Secrets of a manifest hold, without the entries whose key ends in `.key`, and without the Secrets that are not watched either.
 #[derive(Default)]
@@ -153,7 +154,7 @@ impl Manifest {
             Some(Shape::Right(data)) => data,
             None => return,
         };
-        for (key, value) in data.into_iter().filter(|(key, _)| !key.ends_with(".key")) {
+        for (key, value) in data.into_iter().filter(|(key, _)| !is_private_key(key)) {
             let place = format!("{secret}/{key}");
             let text = match value {
                 Some(Shape::Other(_)) => {
