@@ -1,7 +1,6 @@
 //! Judges new material before it may replace what is in force: an engine's success proves nothing.
 
 use crate::admin::AdminKubeconfig;
-use crate::cert::chain::details;
 use crate::material::MeshSecrets;
 use crate::mesh::{HostedMesh, MeshCertificate, SecretRole};
 use crate::native::own_key_matches;
@@ -45,9 +44,8 @@ fn audit_leaf(
     now: UnixTime,
     object: &mut impl FnMut(&'static str, String),
 ) {
-    let is_it = |leaf: &&MeshCertificate| {
-        *planned.secret == *mesh.secret_names[leaf.secret_role as usize] && *planned.key == *leaf.key
-    };
+    let is_it =
+        |leaf: &&MeshCertificate| planned.secret == mesh.secret_name(leaf.secret_role) && *planned.key == *leaf.key;
     let Some(leaf) = mesh.leaves().find(is_it) else {
         return object("LeafMissing", "the new material lacks it".to_owned());
     };
@@ -63,8 +61,8 @@ fn audit_leaf(
     if subject != planned.subject {
         object("SubjectChanged", format!("its subject is {subject}, and was {}", planned.subject));
     }
-    let details = certificate.der.as_deref().map(details).unwrap_or_default();
-    let names = [details.dns_names, details.ip_addresses, details.other_names].concat();
+    let details = certificate.details();
+    let names = details.names();
     let lost: Vec<&str> = planned.names.iter().filter(|name| !names.contains(name)).map(String::as_str).collect();
     if !lost.is_empty() {
         object("SanLost", format!("it lacks the subject alternative names {}", lost.join(", ")));

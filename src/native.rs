@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::AdminKubeconfig;
 use crate::cert::Role;
-use crate::cert::issue::{CaSigner, IssueError, KeyType, key_matches, reissue};
+use crate::cert::issue::{CaSigner, IssueError, key_matches, reissue};
 use crate::material::{Material, MeshSecrets};
 use crate::mesh::{HostedMesh, MeshCertificate, Reason, SecretRole};
 use crate::plan::next_end;
@@ -26,7 +26,7 @@ pub struct Obstacle {
 pub fn obstacles(mesh: &HostedMesh, secrets: &MeshSecrets, now: UnixTime) -> Vec<Obstacle> {
     mesh.leaves()
         .filter_map(|leaf| {
-            let place = format!("{}, {}", mesh.secret_names[leaf.secret_role as usize], leaf.key);
+            let place = mesh.place_of(leaf);
             let obstacle = |reason, what: String| Some(Obstacle { reason, message: format!("{place}: {what}") });
             match own_key_matches(leaf, secrets) {
                 Ok(true) => {}
@@ -64,7 +64,7 @@ pub fn unprovable(mesh: &HostedMesh, secrets: &MeshSecrets) -> Option<Obstacle> 
             Reason::SanMissing if admin.tls_server_name.is_none() => "SanMissing",
             _ => return None,
         };
-        let secret = &mesh.secret_names[found.secret_role as usize];
+        let secret = mesh.secret_name(found.secret_role);
         let message = format!("{secret}, {}: {}; no login could prove a renewal", found.key, found.message);
         Some(Obstacle { reason, message })
     })
@@ -84,14 +84,14 @@ pub fn renew(
 ) -> Result<Material, Obstacle> {
     let mut made = Material::default();
     for leaf in mesh.leaves().filter(|leaf| leaf.secret_role == role) {
-        let place = format!("{}, {}", mesh.secret_names[role as usize], leaf.key);
+        let place = mesh.place_of(leaf);
         let obstacle = |reason, what: String| Obstacle { reason, message: format!("{place}: {what}") };
         let live =
             secrets[role as usize].as_ref().and_then(|secret| secret.material.get(&leaf.key)).unwrap_or_default();
         let (until, keeps) = next_end(mesh, leaf, policy, now);
         let lifetime = now.seconds_until(until);
         let ca = signer(mesh, leaf, secrets).map_err(|(reason, what)| obstacle(reason, what))?;
-        let key_type = policy.key_type.unwrap_or(KeyType::like(leaf.certificate.key_algorithm));
+        let key_type = policy.key_type_of(&leaf.certificate);
         let failed = |error: IssueError| obstacle("IssueFailed", error.to_string());
         if role == SecretRole::AdminKubeconfig {
             let admin =

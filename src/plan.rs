@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cert::chain::details;
 use crate::cert::issue::KeyType;
 use crate::digest;
 use crate::job::unfit;
@@ -165,17 +164,16 @@ pub fn next_end(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now:
 
 fn planned(mesh: &HostedMesh, leaf: &MeshCertificate, policy: &Policy, now: UnixTime) -> PlannedLeaf {
     let certificate = &leaf.certificate;
-    let details = certificate.der.as_deref().map(details).unwrap_or_default();
-    let names = [details.dns_names, details.ip_addresses, details.other_names].concat();
+    let details = certificate.details();
     PlannedLeaf {
-        secret: mesh.secret_names[leaf.secret_role as usize].to_string(),
+        secret: mesh.secret_name(leaf.secret_role).to_owned(),
         key: leaf.key.to_string(),
         serial_number: certificate.serial_number.to_string(),
         subject: certificate.subject.to_string(),
-        names,
+        names: details.names(),
         usages: details.extended_key_usages,
         ca: leaf.signed_by.map(|fingerprint| fingerprint.to_string()).unwrap_or_default(),
-        key_type: policy.key_type.unwrap_or(KeyType::like(certificate.key_algorithm)),
+        key_type: policy.key_type_of(certificate),
         ends_at: leaf.effective_not_after,
         next_ends_at: next_end(mesh, leaf, policy, now).0,
     }

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cert::Certificate;
 use crate::cert::issue::KeyType;
 use crate::secret::PAUSED;
 use crate::time::{DAY, UnixTime};
@@ -257,6 +258,11 @@ impl Thresholds {
 }
 
 impl Policy {
+    /// The key that the successor of a leaf gets.
+    pub fn key_type_of(&self, leaf: &Certificate) -> KeyType {
+        self.key_type.unwrap_or(KeyType::like(leaf.key_algorithm))
+    }
+
     /// The first moment at which a mesh that ends then is due.
     pub fn due_from(&self, end: UnixTime) -> UnixTime {
         end.plus(1 - self.renew_before)

@@ -128,40 +128,49 @@ fn key_identifiers_agree(certificate: &X509Certificate<'_>, ca: &X509Certificate
     authority.is_some() && authority == subject
 }
 
-/// What the DER form says; empty where it is none.
-pub fn details(der: &[u8]) -> Details {
-    let mut details = Details::default();
-    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return details };
-    for extension in parsed.iter_extensions() {
-        match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(names) => {
-                for name in &names.general_names {
-                    match name {
-                        GeneralName::DNSName(name) => details.dns_names.push((*name).to_owned()),
-                        GeneralName::IPAddress(octets) => details.ip_addresses.push(ip_address(octets)),
-                        other => details.other_names.push(other.to_string()),
+impl Certificate {
+    /// What its DER form says; empty where there is none.
+    pub fn details(&self) -> Details {
+        let mut details = Details::default();
+        let Some(parsed) = parse(self) else { return details };
+        for extension in parsed.iter_extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    for name in &names.general_names {
+                        match name {
+                            GeneralName::DNSName(name) => details.dns_names.push((*name).to_owned()),
+                            GeneralName::IPAddress(octets) => details.ip_addresses.push(ip_address(octets)),
+                            other => details.other_names.push(other.to_string()),
+                        }
                     }
                 }
+                ParsedExtension::ExtendedKeyUsage(usage) => {
+                    let known = [
+                        (usage.any, "anyExtendedKeyUsage"),
+                        (usage.server_auth, "serverAuth"),
+                        (usage.client_auth, "clientAuth"),
+                        (usage.code_signing, "codeSigning"),
+                        (usage.email_protection, "emailProtection"),
+                        (usage.time_stamping, "timeStamping"),
+                        (usage.ocsp_signing, "OCSPSigning"),
+                    ];
+                    details
+                        .extended_key_usages
+                        .extend(known.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+                    details.extended_key_usages.extend(usage.other.iter().map(|oid| oid.to_id_string()));
+                }
+                _ => {}
             }
-            ParsedExtension::ExtendedKeyUsage(usage) => {
-                let known = [
-                    (usage.any, "anyExtendedKeyUsage"),
-                    (usage.server_auth, "serverAuth"),
-                    (usage.client_auth, "clientAuth"),
-                    (usage.code_signing, "codeSigning"),
-                    (usage.email_protection, "emailProtection"),
-                    (usage.time_stamping, "timeStamping"),
-                    (usage.ocsp_signing, "OCSPSigning"),
-                ];
-                details
-                    .extended_key_usages
-                    .extend(known.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
-                details.extended_key_usages.extend(usage.other.iter().map(|oid| oid.to_id_string()));
-            }
-            _ => {}
         }
+        details
     }
-    details
+}
+
+impl Details {
+    /// All subject alternative names: DNS names, IP addresses, others.
+    pub fn names(&self) -> Vec<String> {
+        [&self.dns_names[..], &self.ip_addresses, &self.other_names].concat()
+    }
 }
 
 /// The names by which the holder of a certificate may be known: common names, DNS names, e-mail addresses and URIs; empty where it is no certificate.

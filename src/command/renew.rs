@@ -215,7 +215,7 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
             );
         }
         let namespace = &found.mesh.key.namespace;
-        let secret = &found.mesh.secret_names[SecretRole::KubeCerts as usize];
+        let secret = found.mesh.secret_name(SecretRole::KubeCerts);
         found.api.pause(namespace, secret).await?;
         let spec = json!({ "rollback": true, "requestedAt": requested_at(Some(&renewal)) });
         let go_on = kubectl(&found.sources, &format!("-n {namespace} annotate secret {secret} {PAUSED}-"));

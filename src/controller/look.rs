@@ -294,7 +294,7 @@ pub(super) fn backups_of(
 fn former_peer_end(renewal: &Renewal, mesh: &HostedMesh) -> Option<UnixTime> {
     let peer = mesh.certificates.iter().find(|found| found.component == Component::EtcdPeer)?;
     let plan = renewal.status.plan.as_ref().filter(|_| !renewal.status.rolling_back)?;
-    let secret = &*mesh.secret_names[peer.secret_role as usize];
+    let secret = mesh.secret_name(peer.secret_role);
     let former = plan.leaves.iter().find(|leaf| leaf.secret == *secret && leaf.key == *peer.key);
     former.map(|leaf| leaf.ends_at)
 }

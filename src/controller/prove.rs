@@ -7,7 +7,6 @@ use futures_util::FutureExt;
 use http::{Method, StatusCode};
 
 use crate::cert::Certificate;
-use crate::cert::chain::details;
 use crate::controller::login::not_logged_in;
 use crate::controller::reach::{Way, abreast};
 use crate::material::MeshSecrets;
@@ -268,7 +267,7 @@ async fn answer(way: &Way, mesh: &HostedMesh, secrets: &MeshSecrets, member: &Sp
 /// A name that etcd's certificate holds: which one does not matter here.
 fn server_name(mesh: &HostedMesh, member: &Spot) -> String {
     let server = mesh.certificates.iter().find(|found| found.component == Component::EtcdServer);
-    let names = server.and_then(|found| found.certificate.der.as_deref()).map(details).unwrap_or_default();
+    let names = server.map(|found| found.certificate.details()).unwrap_or_default();
     let name = names.dns_names.into_iter().chain(names.ip_addresses).next();
     // No server is called `*`, but any label stands for it.
     name.map_or_else(|| member.server.clone(), |name| name.replacen('*', "any", 1))

@@ -4,7 +4,6 @@ use zeroize::Zeroizing;
 
 use crate::admin::AdminKubeconfig;
 use crate::cert::Certificate;
-use crate::cert::chain::details;
 use crate::cert::parse::{NamePool, Retain, read_entry};
 use crate::material::{Material, MeshSecrets};
 use crate::mesh::{HostedMesh, MeshCertificate, SecretRole};
@@ -71,9 +70,7 @@ pub fn finish(
 pub fn repairs(mesh: &HostedMesh, staged: &MeshSecrets, policy: &Policy) -> Vec<String> {
     let repair = |leaf: &MeshCertificate| match fate(mesh, leaf, staged, policy) {
         Fate::Take => None,
-        Fate::Keep(why) | Fate::Reissue(why) => {
-            Some(format!("{}, {}: {why}", mesh.secret_names[leaf.secret_role as usize], leaf.key))
-        }
+        Fate::Keep(why) | Fate::Reissue(why) => Some(format!("{}: {why}", mesh.place_of(leaf))),
     };
     mesh.leaves().filter_map(repair).collect()
 }
@@ -101,8 +98,8 @@ fn fate(mesh: &HostedMesh, leaf: &MeshCertificate, staged: &MeshSecrets, policy:
 /// Whether something that has to be kept is another one.
 fn differs(mesh: &HostedMesh, leaf: &MeshCertificate, made: &Certificate) -> bool {
     let of = |certificate: &Certificate| {
-        let details = certificate.der.as_deref().map(details).unwrap_or_default();
-        ([details.dns_names, details.ip_addresses, details.other_names].concat(), details.extended_key_usages)
+        let details = certificate.details();
+        (details.names(), details.extended_key_usages)
     };
     let same_ca = mesh
         .certificates

@@ -33,7 +33,7 @@ pub fn manifest(orders: &Orders<'_>) -> Value {
     let Orders { name, renewal_uid, mesh, staged, policy } = orders;
     let (namespace, id) = (&*mesh.key.namespace, mesh.key.id.as_str());
     let [kube, etcd, admin] = staged;
-    let live = |role: SecretRole| &*mesh.secret_names[role as usize];
+    let live = |role: SecretRole| mesh.secret_name(role);
     let service = format!("{id}-hosted-apiserver");
     let names =
         ["", &format!(".{namespace}"), &format!(".{namespace}.svc"), &format!(".{namespace}.svc.cluster.local")]

@@ -1,6 +1,5 @@
 //! What kubeadm would lose or get wrong with a mesh: then it is renewed in process instead, and the plan says why.
 
-use crate::cert::chain::details;
 use crate::cert::issue::KeyType;
 use crate::cert::{Attribute, Role};
 use crate::mesh::{Component, HostedMesh, MeshCertificate, SecretRole};
@@ -29,8 +28,7 @@ pub fn unfit(mesh: &HostedMesh, policy: &Policy, now: UnixTime) -> Option<Obstac
     }
     mesh.leaves().find_map(|leaf| {
         let (reason, why) = unfit_leaf(mesh, leaf, policy, now)?;
-        let place = format!("{}, {}", mesh.secret_names[leaf.secret_role as usize], leaf.key);
-        Some(Obstacle { reason, message: format!("{place}: {why}") })
+        Some(Obstacle { reason, message: format!("{}: {why}", mesh.place_of(leaf)) })
     })
 }
 
@@ -40,7 +38,7 @@ fn unfit_leaf(
     policy: &Policy,
     now: UnixTime,
 ) -> Option<(&'static str, String)> {
-    let key_type = policy.key_type.unwrap_or(KeyType::like(leaf.certificate.key_algorithm));
+    let key_type = policy.key_type_of(&leaf.certificate);
     if key_type != KeyType::Rsa2048 {
         let why = format!("kubeadm makes RSA-2048 keys, and this one's is to be {}", key_type.as_str());
         return Some(("KubeadmKeyType", why));
@@ -58,7 +56,7 @@ fn unfit_leaf(
             }
         }
         _ => {
-            let why = format!("kubeadm would sign with {} of {}", key, mesh.secret_names[role as usize]);
+            let why = format!("kubeadm would sign with {} of {}", key, mesh.secret_name(role));
             return Some(("KubeadmOtherCa", format!("{why}, which did not sign the present one")));
         }
     }
@@ -80,7 +78,7 @@ fn loses(leaf: &MeshCertificate) -> Option<(&'static str, String)> {
     if !matches!(kinds[..], [Attribute::Cn] | [Attribute::O, Attribute::Cn]) {
         return Some(("KubeadmDropsSubject", format!("kubeadm would not keep its subject {subject} as it is")));
     }
-    let details = leaf.certificate.der.as_deref().map(details).unwrap_or_default();
+    let details = leaf.certificate.details();
     if !details.other_names.is_empty() {
         let why = format!("kubeadm would drop its names {}", details.other_names.join(", "));
         return Some(("KubeadmDropsNames", why));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cert::chain::{Chains, details, issuer};
+use crate::cert::chain::{Chains, issuer};
 use crate::cert::{CertFingerprint, Certificate, Entry, KeyAlgorithm, KubeconfigFacts, Position, Role};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Reason, SecretRole};
 use crate::secret::{SecretEntry, SecretFacts, promises_certificate};
@@ -26,6 +26,16 @@ impl HostedMesh {
         };
         mesh.findings = mesh.lasting_findings();
         mesh
+    }
+
+    /// The name that its Secret of this role has or should have.
+    pub fn secret_name(&self, role: SecretRole) -> &str {
+        &self.secret_names[role as usize]
+    }
+
+    /// Where a certificate stands, in words: its Secret's name and its key.
+    pub fn place_of(&self, found: &MeshCertificate) -> String {
+        format!("{}, {}", self.secret_name(found.secret_role), found.key)
     }
 
     /// The leaves that a renewal replaces: what the hosted API needs, each the first certificate of its entry.
@@ -94,7 +104,8 @@ impl HostedMesh {
     fn missing(&self, role: SecretRole) -> Finding {
         let message = format!(
             "the Secret {}/{} does not exist; restore it from a backup, the hosted API cannot restart without it",
-            self.key.namespace, self.secret_names[role as usize]
+            self.key.namespace,
+            self.secret_name(role)
         );
         Finding { secret_role: role, key: "".into(), position: Position::Entry, reason: Reason::SecretMissing, message }
     }
@@ -190,7 +201,7 @@ impl HostedMesh {
             return;
         };
         if let Some(host) = host(server) {
-            let details = apiserver.certificate.der.as_deref().map(details).unwrap_or_default();
+            let details = apiserver.certificate.details();
             let service = format!("{}-hosted-apiserver", self.key.id);
             let covered =
                 details.dns_names.iter().any(|name| covers(name, &host)) || details.ip_addresses.contains(&host);
@@ -232,9 +243,9 @@ impl HostedMesh {
 
     /// A finding whose sentence begins with the place it speaks of.
     fn finding(&self, role: SecretRole, key: &str, position: Position, reason: Reason, message: &str) -> Finding {
-        let secret = &self.secret_names[role as usize];
+        let secret = self.secret_name(role);
         let place = match (key, &position) {
-            ("", _) => format!("{secret}"),
+            ("", _) => secret.to_owned(),
             (key, Position::Entry | Position::Index(0)) => format!("{secret}, {key}"),
             (key, position) => format!("{secret}, {key}, {position}"),
         };

@@ -72,7 +72,7 @@ impl Lines {
         let mut by_place = BTreeMap::new();
         for found in &mesh.certificates {
             let mut labels = place.to_owned();
-            push(&mut labels, "secret", &mesh.secret_names[found.secret_role as usize]);
+            push(&mut labels, "secret", mesh.secret_name(found.secret_role));
             push(&mut labels, "key", &found.key);
             push(&mut labels, "position", &found.position.to_string());
             let kept = by_place.entry(labels).or_insert(found);
@@ -103,7 +103,7 @@ impl Lines {
             .filter(|finding| finding.reason.breaks())
             .map(|finding| {
                 let mut labels = place.to_owned();
-                push(&mut labels, "secret", &mesh.secret_names[finding.secret_role as usize]);
+                push(&mut labels, "secret", mesh.secret_name(finding.secret_role));
                 push(&mut labels, "key", &finding.key);
                 push(&mut labels, "position", &finding.position.to_string());
                 push(&mut labels, "reason", finding.reason.as_str());

@@ -261,7 +261,7 @@ fn needs_slot(seen: &Observed) -> bool {
 /// The leaves of the mesh as they are now.
 fn present_leaves(seen: &Observed) -> Vec<ReplacedLeaf> {
     let leaf = |found: &crate::mesh::MeshCertificate| ReplacedLeaf {
-        secret: seen.mesh.secret_names[found.secret_role as usize].to_string(),
+        secret: seen.mesh.secret_name(found.secret_role).to_owned(),
         key: found.key.to_string(),
         serial_number: found.certificate.serial_number.to_string(),
     };

@@ -167,7 +167,7 @@ fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, given: &'a Given) -> Me
             let facts = mesh.secrets[role as usize].as_ref();
             SecretView {
                 role: role.as_str(),
-                name: &mesh.secret_names[role as usize],
+                name: mesh.secret_name(role),
                 present: facts.is_some(),
                 paused: facts.is_some_and(|facts| facts.paused),
             }
@@ -208,7 +208,7 @@ pub(super) fn state(
 fn certificate<'a>(mesh: &'a HostedMesh, found: &'a MeshCertificate) -> CertificateView<'a> {
     let facts = &found.certificate;
     CertificateView {
-        secret: &mesh.secret_names[found.secret_role as usize],
+        secret: mesh.secret_name(found.secret_role),
         key: &found.key,
         position: &found.position,
         component: found.component.as_str(),
@@ -227,7 +227,7 @@ fn certificate<'a>(mesh: &'a HostedMesh, found: &'a MeshCertificate) -> Certific
 
 fn finding(mesh: &HostedMesh, found: Finding) -> FindingView<'_> {
     FindingView {
-        secret: &mesh.secret_names[found.secret_role as usize],
+        secret: mesh.secret_name(found.secret_role),
         key: found.key,
         position: found.position,
         reason: found.reason.as_str(),

@@ -132,7 +132,7 @@ fn committed(seen: &Observed, now: UnixTime) -> Next {
 /// The names of the mesh's Secrets that are not there.
 pub(super) fn missing(seen: &Observed) -> Vec<&str> {
     let missing = SecretRole::ALL.into_iter().filter(|role| seen.live(*role).is_none());
-    missing.map(|role| &*seen.mesh.secret_names[role as usize]).collect()
+    missing.map(|role| seen.mesh.secret_name(role)).collect()
 }
 
 /// Without its Secrets there is no mesh, and nothing half written.
@@ -201,7 +201,7 @@ pub(super) fn changed_beside(seen: &Observed) -> Option<Objection> {
     let fixed = seen.renewal.status.fixed.as_ref()?;
     let is_changed = |role: &SecretRole| seen.live(*role).is_some() && seen.fixed(*role).digest() != fixed.of(*role);
     let changed = SecretRole::ALL.into_iter().filter(is_changed);
-    let names: Vec<&str> = changed.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
+    let names: Vec<&str> = changed.map(|role| seen.mesh.secret_name(role)).collect();
     let message = format!(
         "somebody else changed CAs or service account keys (ca.*, *-ca.*, sa.*) in {}; restore them, or make a new renewal for what is there",
         names.join(", ")

@@ -76,7 +76,7 @@ fn objection(seen: &Observed, now: UnixTime) -> Option<String> {
         [&status.before, &status.target].into_iter().flatten().any(|known| known.of(role) == digest)
     };
     let others = SecretRole::ALL.into_iter().filter(|role| !is_known(*role));
-    let names: Vec<&str> = others.map(|role| &*seen.mesh.secret_names[role as usize]).collect();
+    let names: Vec<&str> = others.map(|role| seen.mesh.secret_name(role)).collect();
     (!names.is_empty()).then(|| {
         format!(
             "no rollback: somebody else has replaced the certificates in {} since; what to put back is in the backups of this renewal",

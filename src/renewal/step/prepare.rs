@@ -89,7 +89,7 @@ fn insist(seen: &Observed, purpose: &str) -> String {
 
 pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     for role in SecretRole::ALL {
-        let name = &seen.mesh.secret_names[role as usize];
+        let name = seen.mesh.secret_name(role);
         match seen.live(role) {
             None => {
                 let message = format!("the Secret {name} does not exist; restore it first");

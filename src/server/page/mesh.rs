@@ -87,7 +87,7 @@ fn secrets(out: &mut String, row: &Row) -> Result {
         writeln!(
             out,
             "<li class=\"{class}\"><span class=\"code\">{}</span> {words}</li>",
-            Escaped(&row.mesh.secret_names[role as usize])
+            Escaped(row.mesh.secret_name(role))
         )?;
     }
     out.push_str("</ul>\n</section>\n");

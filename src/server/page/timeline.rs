@@ -98,7 +98,7 @@ fn bar(out: &mut String, scale: &Scale, row: &Row, found: &MeshCertificate, rene
         end if end < scale.due => "expiring",
         _ => "ok",
     };
-    let secret = &row.mesh.secret_names[found.secret_role as usize];
+    let secret = row.mesh.secret_name(found.secret_role);
     let key = if &*found.key == "config" { found.position.to_string() } else { found.key.to_string() };
     write!(
         out,
