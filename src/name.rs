@@ -1,4 +1,6 @@
-//! Names as Kubernetes takes them (RFC 1123, in small letters), and those that are taken.
+//! Names as Kubernetes takes them (RFC 1123, in small letters), those that are taken, and any as a part of an address.
+
+use std::fmt::{self, Write};
 
 /// The source that tells of clusters.
 pub const CLUSTER_SECRETS: &str = "clusterSecrets";
@@ -28,6 +30,21 @@ fn is_part(text: &str) -> bool {
     let edge = |byte: Option<&u8>| byte.copied().is_some_and(letter);
     let bytes = text.as_bytes();
     edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(|byte| letter(*byte) || *byte == b'-')
+}
+
+/// A text as one segment of a path or one value of a query: all but unreserved characters percent-encoded (RFC 3986 section 2.3).
+pub struct Encoded<'a>(pub &'a str);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().try_for_each(|byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                f.write_char(char::from(byte))
+            } else {
+                write!(f, "%{byte:02X}")
+            }
+        })
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["cert", "mesh", "name", "policy", "rollout", "secret", "time"]),
     // Adapters: know core and ports, never each other.
     ("clock", &["ports", "time"]),
-    ("cluster", &["cert", "digest", "job", "material", "ports", "renewal", "rollout", "secret", "time"]),
+    ("cluster", &["cert", "digest", "job", "material", "name", "ports", "renewal", "rollout", "secret", "time"]),
     ("probe", &["cert"]),
     // Shell.
     ("tasks", &[]),

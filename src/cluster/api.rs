@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cluster::connect::chain;
-use crate::cluster::feed::encode;
+use crate::name::Encoded;
 use crate::time::UnixTime;
 
 /// Longer than any single object takes.
@@ -140,7 +140,7 @@ impl Api {
         let joint = if path.contains('?') { '&' } else { '?' };
         let (mut all, mut next) = (Vec::new(), String::new());
         for _ in 0..MOST_PAGES {
-            let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
+            let token = if next.is_empty() { String::new() } else { format!("&continue={}", Encoded(&next)) };
             let page = format!("{path}{joint}limit={PAGE}{token}");
             let (bytes, _) = self.send_for(accept, Method::GET, &page, None).await?;
             let Page { metadata, items } = decode(path, &bytes)?;

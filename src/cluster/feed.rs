@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::decode::Undecodable;
 use crate::cluster::feed::lines::Lines;
 use crate::cluster::request::{self, Asked, Resource};
+use crate::name::Encoded;
 use crate::ports::{SourceError, SourceErrorReason};
 
 mod lines;
@@ -108,7 +109,7 @@ impl<S: Subject> Feed<S> {
         let uri = format!(
             "{}watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
             self.path,
-            encode(version)
+            Encoded(version)
         );
         let body = match request::open(&self.client, &uri, request::JSON, &asked, DEADLINE).await {
             Ok(body) => body,
@@ -185,17 +186,4 @@ pub(super) fn undecodable(asked: &Asked<'_>, place: &Undecodable) -> SourceError
         reason: SourceErrorReason::Decode,
         message: format!("{asked}: the answer is not what a Kubernetes API sends ({place})"),
     }
-}
-
-/// Percent-encodes everything but unreserved characters (RFC 3986 section 2.3).
-pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }

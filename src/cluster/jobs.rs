@@ -5,10 +5,16 @@ use serde_json::{Value, json};
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::workloads::problem;
 use crate::job::{JobObject, JobPod, JobState, PodState, RENEWAL_UID, SeenJob, tail};
+use crate::name::Encoded;
 use crate::time::UnixTime;
 
 fn path(namespace: &str, name: &str) -> String {
     format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
+}
+
+/// The query for what is labelled with a renewal's UID.
+pub(super) fn of_renewal(uid: &str) -> String {
+    format!("labelSelector={}", Encoded(&format!("{RENEWAL_UID}={uid}")))
 }
 
 impl Api {
@@ -18,9 +24,8 @@ impl Api {
     /// A request failed.
     pub async fn job(&self, namespace: &str, name: &str, renewal_uid: &str) -> Result<SeenJob, ApiError> {
         let job: Option<Value> = self.get(&path(namespace, name)).await?;
-        let selector = format!("{}%3D{renewal_uid}", RENEWAL_UID.replace('/', "%2F"));
-        let pods: Vec<Value> =
-            self.list(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")).await?;
+        let pods = format!("/api/v1/namespaces/{namespace}/pods?{}", of_renewal(renewal_uid));
+        let pods: Vec<Value> = self.list(&pods).await?;
         Ok(SeenJob { job: job.as_ref().map(read_job), pods: pods.iter().map(read_pod).collect() })
     }
 

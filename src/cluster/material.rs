@@ -9,9 +9,11 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
+use crate::cluster::jobs::of_renewal;
 use crate::cluster::renewals::label_value;
 use crate::job::RENEWAL_UID;
 use crate::material::{Material, StoredSecret};
+use crate::name::Encoded;
 use crate::secret::{PAUSED, pauses};
 
 /// Type of backup Secrets.
@@ -137,9 +139,8 @@ impl Api {
         namespace: &str,
         renewal_uid: &str,
     ) -> Result<BTreeMap<(String, String), StoredSecret>, ApiError> {
-        let selector = format!("{}%3D{renewal_uid}", RENEWAL_UID.replace('/', "%2F"));
-        let copies: Vec<Secret> =
-            self.list(&format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={selector}")).await?;
+        let path = format!("/api/v1/namespaces/{namespace}/secrets?{}", of_renewal(renewal_uid));
+        let copies: Vec<Secret> = self.list(&path).await?;
         Ok(copies
             .into_iter()
             .map(|copy| ((copy.kind.clone(), copy.metadata.name.clone()), StoredSecret::from(copy)))
@@ -151,8 +152,8 @@ impl Api {
     /// # Errors
     /// The request failed.
     pub async fn copies(&self, namespace: &str, kind: &str) -> Result<Vec<Copy>, ApiError> {
-        let selector = kind.replace('/', "%2F");
-        let path = format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector=type%3D{selector}");
+        let selector = format!("type={kind}");
+        let path = format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector={}", Encoded(&selector));
         let copies: Vec<Described> = self.list_metadata(&path).await?;
         let copy = |Described { metadata: Description { name, mut labels, creation_timestamp } }| Copy {
             name,

@@ -9,9 +9,10 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
 
 use crate::cluster::decode::Undecodable;
-use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, undecodable};
 use crate::cluster::renewals::{Unreadable, read};
 use crate::cluster::request::{self, Resource};
+use crate::name::Encoded;
 use crate::ports::SourceError;
 use crate::renewal::{GROUP, PLURAL, Renewal, VERSION};
 use crate::time::UnixTime;
@@ -140,7 +141,7 @@ impl Feed<Renewals> {
         let asked = self.asked("list");
         let (mut renewals, mut unreadable, mut next, mut cut_off) = (Vec::new(), Vec::new(), String::new(), false);
         loop {
-            let token = if next.is_empty() { String::new() } else { format!("&continue={}", encode(&next)) };
+            let token = if next.is_empty() { String::new() } else { format!("&continue={}", Encoded(&next)) };
             let uri = format!("{}limit={PAGE}{token}", self.path);
             let bytes = match request::get(&self.client, &uri, &asked, DEADLINE, Vec::new()).await {
                 Ok(bytes) => bytes,

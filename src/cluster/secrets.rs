@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
-use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, encode, undecodable};
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, undecodable};
 use crate::cluster::request::{self, Asked, Resource};
+use crate::name::Encoded;
 use crate::ports::{SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::Selection;
 
@@ -57,8 +58,8 @@ pub async fn follow(client: Client, scope: Scope, events: Sender<SecretEvent>) {
 pub async fn explain(client: &Client, scope: &Scope, name: &str) -> Result<Option<Explained>, SourceError> {
     let asked = Asked { verb: "list", resource: Resource::Secrets, namespace: scope.namespace.as_deref() };
     let namespace = scope.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
-    let selector = encode(&format!("metadata.name={name}"));
-    let uri = format!("/api/v1{namespace}/secrets?fieldSelector={selector}");
+    let selector = format!("metadata.name={name}");
+    let uri = format!("/api/v1{namespace}/secrets?fieldSelector={}", Encoded(&selector));
     let bytes = request::get(client, &uri, &asked, DEADLINE, Vec::new()).await?;
     let found = decode::explained(&bytes, &scope.selection).map_err(|error| undecodable(&asked, &error))?;
     Ok(found.map(|found| match scope.noise().find(|kind| **kind == *found.meta.secret_type) {
@@ -77,7 +78,7 @@ pub async fn labelled(client: &Client, namespace: &str, label: &str) -> Result<V
         items: Option<Vec<Secret>>,
     }
     let asked = Asked { verb: "list", resource: Resource::ClusterSecrets, namespace: Some(namespace) };
-    let uri = format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={}", encode(label));
+    let uri = format!("/api/v1/namespaces/{namespace}/secrets?labelSelector={}", Encoded(label));
     let bytes = Zeroizing::new(request::get(client, &uri, &asked, DEADLINE, Vec::new()).await?);
     let list: List = serde_json::from_slice(&bytes).map_err(|error| undecodable(&asked, &error.into()))?;
     Ok(list.items.unwrap_or_default())
@@ -147,7 +148,7 @@ impl Feed<Secrets> {
         let mut next: Option<String> = None;
         let mut limit = PAGE;
         loop {
-            let token = next.take().map(|token| format!("&continue={}", encode(&token))).unwrap_or_default();
+            let token = next.take().map(|token| format!("&continue={}", Encoded(&token))).unwrap_or_default();
             let bytes = loop {
                 let uri = format!("{}limit={limit}{token}", self.path);
                 let room = std::mem::take(&mut buffer);
@@ -199,7 +200,7 @@ impl Scope {
     fn path(&self) -> String {
         let namespace = self.namespace.as_ref().map(|name| format!("/namespaces/{name}")).unwrap_or_default();
         let selector: Vec<String> = self.noise().map(|kind| format!("type!={kind}")).collect();
-        format!("/api/v1{namespace}/secrets?fieldSelector={}&", encode(&selector.join(",")))
+        format!("/api/v1{namespace}/secrets?fieldSelector={}&", Encoded(&selector.join(",")))
     }
 
     /// The types that the server leaves out: noise, unless a rule names it.

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
+use crate::name::Encoded;
 use crate::server::page::fleet::Fleet;
 use crate::server::{App, sentence};
 use crate::time::UnixTime;
@@ -163,7 +164,7 @@ impl Asked {
         let Self { q, state, page, .. } = self;
         let all = [("q", &**q), ("state", state), ("page", page), ("refresh", refresh)];
         let given = all.iter().filter(|(_, value)| !value.is_empty());
-        let parts: Vec<String> = given.map(|(name, value)| format!("{name}={}", fleet::Segment(value))).collect();
+        let parts: Vec<String> = given.map(|(name, value)| format!("{name}={}", Encoded(value))).collect();
         format!("?{}", parts.join("&amp;"))
     }
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::cluster::workloads::objects::{Map, or_default};
+use crate::name::Encoded;
 
 /// A workload's `spec.selector`.
 #[derive(Debug, Default, Deserialize)]
@@ -35,11 +36,7 @@ impl Selector {
                 _ => key.clone(),
             });
         }
-        let encode = |byte: u8| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        };
-        terms.join(",").bytes().map(encode).collect()
+        Encoded(&terms.join(",")).to_string()
     }
 
     /// Whether these labels are meant.

@@ -1,6 +1,5 @@
 //! The meshes of all clusters, worst first, each with the renewal that counts.
 
-use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use crate::follower::View;
@@ -8,6 +7,7 @@ use crate::mesh::{Finding, HostedMesh, MeshCertificate, MeshKey};
 use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, Served};
+use crate::name::Encoded;
 use crate::policy::Thresholds;
 use crate::renewal::Renewal;
 use crate::server::App;
@@ -124,10 +124,10 @@ impl Row {
     /// A link to a runbook about it, ready for an attribute.
     pub(super) fn runbook_link(&self, runbook: &str) -> String {
         let MeshKey { namespace, id } = &self.mesh.key;
-        let [mesh, namespace, cluster] = [id.as_str(), namespace, &self.cluster].map(Segment);
+        let [mesh, namespace, cluster] = [id.as_str(), namespace, &self.cluster].map(Encoded);
         let mut link = format!("/runbooks/{runbook}?mesh={mesh}&amp;namespace={namespace}&amp;cluster={cluster}");
         if let Some(renewal) = &self.renewal {
-            link = format!("{link}&amp;renewal={}", Segment(&renewal.name));
+            link = format!("{link}&amp;renewal={}", Encoded(&renewal.name));
         }
         link
     }
@@ -135,21 +135,6 @@ impl Row {
     /// The path of its page.
     pub(super) fn path(&self) -> String {
         let MeshKey { namespace, id } = &self.mesh.key;
-        format!("/meshes/{}/{}/{}", Segment(&self.cluster), Segment(namespace), Segment(id.as_str()))
-    }
-}
-
-/// A text as one segment of a path (RFC 3986 section 2.1).
-pub(super) struct Segment<'a>(pub(super) &'a str);
-
-impl fmt::Display for Segment<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.bytes().try_for_each(|byte| {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                f.write_char(char::from(byte))
-            } else {
-                write!(f, "%{byte:02X}")
-            }
-        })
+        format!("/meshes/{}/{}/{}", Encoded(&self.cluster), Encoded(namespace), Encoded(id.as_str()))
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::{Result, Write};
 
 use crate::mesh::MeshKey;
+use crate::name::Encoded;
 use crate::server::overview::State;
 use crate::server::page::fleet::{Fleet, Row};
 use crate::server::page::words::{NOT_SEEN, Tone, serves, stuck_for};
@@ -330,7 +331,7 @@ fn state_of(name: &str) -> Option<State> {
 fn link(q: &str, state: Option<State>, page: usize) -> String {
     let mut parts = Vec::new();
     if !q.is_empty() {
-        parts.push(format!("q={}", crate::server::page::fleet::Segment(q)));
+        parts.push(format!("q={}", Encoded(q)));
     }
     parts.extend(state.map(|state| format!("state={}", state.as_str())));
     if page > 1 {

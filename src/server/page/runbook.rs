@@ -9,9 +9,8 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 use serde::Deserialize;
 
 use crate::mesh::MeshId;
-use crate::name::is_subdomain;
+use crate::name::{Encoded, is_subdomain};
 use crate::runbook::{filled, with_renewal};
-use crate::server::page::fleet::Segment;
 use crate::server::page::{Escaped, document, html_response};
 use crate::server::sentence;
 
@@ -95,7 +94,7 @@ fn render(out: &mut String, text: &str, about: &About) {
             query = format!("{query}&renewal={}", about.renewal);
         }
         if !about.cluster.is_empty() {
-            query = format!("{query}&cluster={}", Segment(&about.cluster));
+            query = format!("{query}&cluster={}", Encoded(&about.cluster));
         }
     }
     if let Some((heading, rest)) = text.split_once('\n') {
