@@ -11,6 +11,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Bytes;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::follower::Followed;
@@ -198,12 +200,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn meshes(State(app): State<Arc<App>>) -> Response {
-    match overview::current(&app).await {
-        Some(overview) => {
-            ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], overview.json.clone()).into_response()
-        }
-        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
-    }
+    json(overview::current(&app).await.map(|overview| overview.json.clone()))
 }
 
 async fn openapi() -> Response {
@@ -211,10 +208,7 @@ async fn openapi() -> Response {
 }
 
 async fn brief(State(app): State<Arc<App>>) -> Response {
-    match brief::current(&app).await {
-        Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
-        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
-    }
+    json(brief::current(&app).await)
 }
 
 async fn not_found() -> Response {
@@ -229,6 +223,19 @@ async fn wrong_method() -> Response {
     let mut response = sentence(StatusCode::METHOD_NOT_ALLOWED, "this path answers GET and HEAD only");
     response.headers_mut().insert(ALLOW, axum::http::HeaderValue::from_static("GET,HEAD"));
     response
+}
+
+fn encoded(answer: &impl Serialize) -> Bytes {
+    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
+    serde_json::to_vec(answer).unwrap_or_default().into()
+}
+
+/// An [`encoded`] answer; `None` where making it failed, which the runtime has logged.
+fn json(answer: Option<Bytes>) -> Response {
+    match answer {
+        Some(json) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], json).into_response(),
+        None => sentence(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be made; the log says why"),
+    }
 }
 
 fn sentence(status: StatusCode, words: &str) -> Response {

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::renewal::name_for;
 use crate::requests::told::{Brief, BriefMesh};
-use crate::server::App;
+use crate::server::{App, encoded};
 
 /// The answer that was made last, and what it was made of: it changes with the certificates alone, not with the time.
 #[derive(Debug, Default)]
@@ -47,7 +47,5 @@ fn make(clusters: &[ClusterSnapshot], complete: bool) -> Bytes {
         expiration: mesh.expiration,
         renewal_name: name_for(mesh),
     });
-    let brief = Brief { complete, meshes: meshes.collect() };
-    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
-    serde_json::to_vec(&brief).unwrap_or_default().into()
+    encoded(&Brief { complete, meshes: meshes.collect() })
 }

@@ -12,7 +12,7 @@ use crate::metrics::SourceHealth;
 use crate::metrics::exposition::ClusterSnapshot;
 use crate::metrics::renewals::{EndpointState, Served};
 use crate::policy::Thresholds;
-use crate::server::App;
+use crate::server::{App, encoded};
 use crate::time::{UnixTime, time_left};
 
 /// What is shown, and its JSON.
@@ -130,9 +130,7 @@ pub(super) fn make(given: &Given) -> Overview {
     let mut meshes: Vec<MeshView<'_>> = given
         .clusters
         .iter()
-        .flat_map(|cluster| cluster.snapshot.shards.iter().map(move |shard| (cluster, shard)))
-        .flat_map(|(cluster, shard)| shard.meshes.values().map(move |mesh| (cluster, mesh)))
-        .map(|(cluster, mesh)| view(&cluster.name, mesh, given))
+        .flat_map(|cluster| cluster.snapshot.meshes().map(move |mesh| view(&cluster.name, mesh, given)))
         .collect();
     // A mesh without any readable certificate has no end: it stands before those of its state that have one.
     meshes.sort_by(|a, b| {
@@ -146,9 +144,7 @@ pub(super) fn make(given: &Given) -> Overview {
     });
     let rows = meshes.iter().map(row).collect();
     let list = List { meshes, sources: given.sources.iter().map(source).collect() };
-    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
-    let json = serde_json::to_vec(&list).unwrap_or_default().into();
-    Overview { json, rows, sources: given.sources.clone(), now }
+    Overview { json: encoded(&list), rows, sources: given.sources.clone(), now }
 }
 
 fn view<'a>(cluster: &'a Arc<str>, mesh: &'a HostedMesh, given: &'a Given) -> MeshView<'a> {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::follower::{Known, SourceHealth, View};
 use crate::plan::Plan;
 use crate::renewal::{Condition, Phase, Renewal, StepRecord, Trigger};
-use crate::server::{App, sentence};
+use crate::server::{App, encoded, json, sentence};
 use crate::time::UnixTime;
 
 /// Renewals in an answer, where the question does not say how many.
@@ -57,11 +56,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, wanted: Result<Query<Wante
         })
         .collect();
     found.sort_by(|a, b| b.renewal.rank().cmp(&a.renewal.rank()).then_with(|| a.cluster.cmp(&b.cluster)));
-    answer(&List {
+    json(Some(encoded(&List {
         total: found.len(),
         renewals: found.into_iter().skip(wanted.offset).take(wanted.limit).map(RenewalView::of).collect(),
         sources: view.sources.iter().map(SourceView::of).collect(),
-    })
+    })))
 }
 
 /// Answers `/api/v1/renewals/{cluster}/{namespace}/{name}`.
@@ -74,7 +73,7 @@ pub(super) async fn one(
         *known.cluster == *cluster && known.renewal.namespace == namespace && known.renewal.name == name
     };
     match view.renewals.iter().find(is_it) {
-        Some(known) => answer(&RenewalView::of(known)),
+        Some(known) => json(Some(encoded(&RenewalView::of(known)))),
         None => sentence(StatusCode::NOT_FOUND, &unknown(&view, &cluster, &namespace)),
     }
 }
@@ -84,12 +83,6 @@ fn unknown(view: &View, cluster: &str, namespace: &str) -> String {
         Some(obstacle) => format!("renewals of {cluster}/{namespace} cannot be read: {obstacle}"),
         None => "no such renewal is known; /api/v1/renewals lists those that are".to_owned(),
     }
-}
-
-fn answer(answer: &impl Serialize) -> Response {
-    // Only maps with keys that are no texts, and failing writers, make this fail; there are none.
-    let bytes = serde_json::to_vec(answer).unwrap_or_default();
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], bytes).into_response()
 }
 
 /// What a person types to agree to exactly the plan that waits. It pins the plan's digest: should the plan change meanwhile, it agrees to nothing. Nor to what came
