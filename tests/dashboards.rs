@@ -409,10 +409,7 @@ async fn renew_without_restart(demo: &Demo, id: &str) {
     demo.kubectl(&["wait", &format!("deployment/{id}-hosted-apiserver"), pod_is_there, "--timeout=60s"]);
     let api = Api::new(connect(&Connection::file(demo.kubeconfig.clone(), None)).await.unwrap());
     let (naming, key) = (Naming::default(), MeshKey { namespace: "istio-system".into(), id: id.parse().unwrap() });
-    let mut secrets = [None, None, None];
-    for role in SecretRole::ALL {
-        secrets[role as usize] = api.secret(&key.namespace, &naming.secret_name(&key.id, role)).await.unwrap();
-    }
+    let secrets = api.mesh_secrets(&key.namespace, &naming.secret_names(&key.id)).await.unwrap();
     // What would end no later than the present one is kept.
     let longer = Policy { lifetime: 366 * DAY, ..Policy::default() };
     let (mesh, role) = (assemble(&naming, &key, &secrets), SecretRole::KubeCerts);

@@ -19,7 +19,7 @@ use meshcert::config::Config;
 use meshcert::controller::{self, Acting, Surroundings, Timing};
 use meshcert::crd;
 use meshcert::demo::{self, Options, Scenario};
-use meshcert::material::{MeshSecrets, assemble};
+use meshcert::material::assemble;
 use meshcert::mesh::{HostedMesh, MeshKey, Naming, SecretRole};
 use meshcert::metrics::Metrics;
 use meshcert::metrics::exposition::Exposition;
@@ -122,10 +122,7 @@ impl World {
 
     async fn mesh(&self, id: &str) -> HostedMesh {
         let (key, naming) = (MeshKey { namespace: NAMESPACE.into(), id: id.parse().unwrap() }, Naming::default());
-        let mut secrets = [None, None, None];
-        for role in SecretRole::ALL {
-            secrets[role as usize] = self.api.secret(NAMESPACE, &naming.secret_name(&key.id, role)).await.unwrap();
-        }
+        let secrets = self.api.mesh_secrets(NAMESPACE, &naming.secret_names(&key.id)).await.unwrap();
         assemble(&naming, &key, &secrets)
     }
 
@@ -255,10 +252,8 @@ async fn what_endpoints_serve_is_seen_on_every_way_that_leads_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_renewed_by_hand_is_served_stale_until_its_pods_start_anew() {
     let mut world = World::new(1).await;
-    let (mesh, mut secrets) = (Arc::clone(&world.meshes[0]), MeshSecrets::default());
-    for (role, name) in SecretRole::ALL.iter().zip(&mesh.secret_names) {
-        secrets[*role as usize] = world.api.secret(NAMESPACE, name).await.unwrap();
-    }
+    let mesh = Arc::clone(&world.meshes[0]);
+    let secrets = world.api.mesh_secrets(NAMESPACE, &mesh.secret_names).await.unwrap();
     for role in SecretRole::ALL {
         let made = native::renew(&mesh, &secrets, role, &auto(), SystemClock.now(), &mut rand::rng()).unwrap();
         let live = secrets[role as usize].as_ref().unwrap();

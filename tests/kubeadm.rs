@@ -127,11 +127,7 @@ impl World {
 
     async fn mesh(&self, mesh: &str) -> (HostedMesh, MeshSecrets) {
         let key = MeshKey { namespace: NAMESPACE.into(), id: mesh.parse().unwrap() };
-        let mut secrets = MeshSecrets::default();
-        for role in SecretRole::ALL {
-            let name = Naming::default().secret_name(&key.id, role);
-            secrets[role as usize] = self.api.secret(NAMESPACE, &name).await.unwrap();
-        }
+        let secrets = self.api.mesh_secrets(NAMESPACE, &Naming::default().secret_names(&key.id)).await.unwrap();
         (assemble(&Naming::default(), &key, &secrets), secrets)
     }
 

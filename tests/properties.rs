@@ -54,12 +54,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         };
         let demo = demo::start(options).await.unwrap();
         let api = Api::new(kube::Client::new(demo.router(), NAMESPACE));
-        let mut live = MeshSecrets::default();
-        for role in SecretRole::ALL {
-            let name = Naming::default().secret_name(&MESH.parse().unwrap(), role);
-            live[role as usize] = api.secret(NAMESPACE, &name).await.unwrap();
-        }
-        live
+        api.mesh_secrets(NAMESPACE, &Naming::default().secret_names(&MESH.parse().unwrap())).await.unwrap()
     });
     let now = SystemClock.now();
     let mesh = assemble(&Naming::default(), &key(), &live);

@@ -12,7 +12,7 @@ use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::jobs::of_renewal;
 use crate::cluster::renewals::label_value;
 use crate::job::RENEWAL_UID;
-use crate::material::{Material, StoredSecret};
+use crate::material::{Material, MeshSecrets, StoredSecret};
 use crate::name::Encoded;
 use crate::secret::{PAUSED, pauses};
 
@@ -128,6 +128,18 @@ impl Api {
     pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<StoredSecret>, ApiError> {
         let secret: Option<Secret> = self.get(&path(namespace, name)).await?;
         Ok(secret.map(StoredSecret::from))
+    }
+
+    /// A mesh's live Secrets, by their names.
+    ///
+    /// # Errors
+    /// A request failed.
+    pub async fn mesh_secrets(&self, namespace: &str, names: &[Box<str>; 3]) -> Result<MeshSecrets, ApiError> {
+        let mut secrets = MeshSecrets::default();
+        for (secret, name) in secrets.iter_mut().zip(names) {
+            *secret = self.secret(namespace, name).await?;
+        }
+        Ok(secrets)
     }
 
     /// All backups and staged copies of a renewal, by type and name.

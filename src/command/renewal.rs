@@ -16,8 +16,8 @@ use crate::command::advice::{kubectl, meshcert, quoted};
 use crate::command::progress::Progress;
 use crate::command::{Tone, columns, table_within};
 use crate::controller::{Acting, Timing};
-use crate::material::{MeshSecrets, assemble};
-use crate::mesh::{HostedMesh, MeshId, MeshKey, SecretRole};
+use crate::material::assemble;
+use crate::mesh::{HostedMesh, MeshId, MeshKey};
 use crate::plan::Plan;
 use crate::renewal::{Phase, ROLLBACK_REFUSED, Renewal, Status};
 use crate::rollout::Workload;
@@ -47,10 +47,7 @@ pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
         let api = Api::new(connect(&acting.connection).await.with_context(|| format!("cluster {}", acting.name))?);
         for namespace in acting.namespaces.clone() {
             let key = MeshKey { namespace: namespace.as_str().into(), id: id.clone() };
-            let mut secrets: MeshSecrets = [None, None, None];
-            for role in SecretRole::ALL {
-                secrets[role as usize] = api.secret(&namespace, &acting.naming.secret_name(&id, role)).await?;
-            }
+            let secrets = api.mesh_secrets(&namespace, &acting.naming.secret_names(&id)).await?;
             places.push(format!("{}/{namespace}", acting.name));
             if secrets.iter().any(Option::is_some) {
                 let mesh = assemble(&acting.naming, &key, &secrets);

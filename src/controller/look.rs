@@ -34,7 +34,7 @@ impl Actor {
     ) -> Result<Observed, ApiError> {
         let (phase, namespace) = (renewal.status.phase, &*key.namespace);
         let now = self.around.clock.now();
-        let secrets = self.secrets(key).await?;
+        let secrets = self.api.mesh_secrets(namespace, &self.acting.naming.secret_names(&key.id)).await?;
         let mesh = assemble(&self.acting.naming, key, &secrets);
         let (mut backups, mut staged, mut staged_names) = ([None, None, None], MeshSecrets::default(), Vec::new());
         let terminal = phase.is_terminal();
@@ -155,15 +155,6 @@ impl Actor {
             }
             _ => None,
         }
-    }
-
-    async fn secrets(&self, key: &MeshKey) -> Result<MeshSecrets, ApiError> {
-        let mut secrets: MeshSecrets = [None, None, None];
-        for role in SecretRole::ALL {
-            let name = self.acting.naming.secret_name(&key.id, role);
-            secrets[role as usize] = self.api.secret(&key.namespace, &name).await?;
-        }
-        Ok(secrets)
     }
 
     /// The slots, each renewal's in an order of its own, or all that look for one would run for the same. Whoever has one needs no other, and gives back all there may

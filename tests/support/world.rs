@@ -151,11 +151,7 @@ impl World {
 
     pub async fn mesh_of(&self, id: &str) -> (HostedMesh, MeshSecrets) {
         let key = MeshKey { namespace: NAMESPACE.into(), id: id.parse().unwrap() };
-        let mut secrets = [None, None, None];
-        for role in SecretRole::ALL {
-            let name = self.naming.secret_name(&key.id, role);
-            secrets[role as usize] = self.api.secret(NAMESPACE, &name).await.unwrap();
-        }
+        let secrets = self.api.mesh_secrets(NAMESPACE, &self.naming.secret_names(&key.id)).await.unwrap();
         (assemble(&self.naming, &key, &secrets), secrets)
     }
 
