@@ -5,8 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::cert::kubeconfig::{document, from_document};
+use crate::cert::kubeconfig::{document, from_document, host};
 use crate::cert::parse::BASE64;
+use crate::material::MeshSecrets;
+use crate::mesh::SecretRole;
 
 /// What the current context of a kubeconfig needs for a login by client certificate.
 pub struct AdminKubeconfig {
@@ -110,15 +112,15 @@ impl AdminKubeconfig {
         })
     }
 
-    /// The host and port of `server`.
-    pub fn host_and_port(&self) -> (&str, u16) {
-        let rest = self.server.split_once("://").map_or(self.server.as_str(), |(_, rest)| rest);
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let (host, port) = match authority.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
-            Some((host, port)) => (host, port.trim_start_matches(':')),
-            None => authority.rsplit_once(':').unwrap_or((authority, "")),
-        };
-        (host, port.parse().unwrap_or(443))
+    /// The one among a mesh's Secrets, if there is one that can be read.
+    pub fn of(secrets: &MeshSecrets) -> Option<Self> {
+        let secret = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
+        secret.material.entries().find_map(|(_, bytes)| Self::read(bytes).ok())
+    }
+
+    /// The host of `server`.
+    pub fn host(&self) -> &str {
+        host(&self.server)
     }
 
     /// The same document with another client certificate and key, both PEM. `bytes` are those that this was read from.
@@ -195,7 +197,7 @@ mod tests {
         let text =
             format!("# kept\n{}- name: other\n  user: {{token: abc}}\n", kubeconfig(SERVER, "CA", "old certificate"));
         let admin = AdminKubeconfig::read(text.as_bytes()).unwrap();
-        assert_eq!((admin.host_and_port(), &*admin.ca), (("m-hosted-apiserver", 6443), &b"CA"[..]));
+        assert_eq!((admin.host(), &*admin.ca), ("m-hosted-apiserver", &b"CA"[..]));
         let changed = admin.with_client(text.as_bytes(), "new certificate", "new key").unwrap();
         let changed_text = std::str::from_utf8(&changed).unwrap();
         assert!(changed_text.starts_with("# kept\n") && changed_text.contains("token: abc"));

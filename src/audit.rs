@@ -122,11 +122,7 @@ fn audit_rest(plan: &Plan, role: SecretRole, before: &MeshSecrets, after: &MeshS
 }
 
 fn audit_kubeconfig(before: &MeshSecrets, after: &MeshSecrets, found: &mut Vec<Objection>) {
-    let read = |secrets: &MeshSecrets| {
-        let secret = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
-        secret.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok())
-    };
-    let (Some(old), Some(new)) = (read(before), read(after)) else { return };
+    let [Some(old), Some(new)] = [before, after].map(AdminKubeconfig::of) else { return };
     if (old.server, old.tls_server_name, old.ca) != (new.server, new.tls_server_name, new.ca) {
         let message = "the admin kubeconfig points to another server or trusts another CA".to_owned();
         found.push(Objection { reason: "KubeconfigChanged", message });

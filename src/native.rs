@@ -51,10 +51,10 @@ pub fn obstacles(mesh: &HostedMesh, secrets: &MeshSecrets, now: UnixTime) -> Vec
 
 /// Why no login could prove a renewal: the admin kubeconfig does not lead to this hosted API, and its server, its CA and the certificate's names stay what they are.
 pub fn unprovable(mesh: &HostedMesh, secrets: &MeshSecrets) -> Option<Obstacle> {
-    let config = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
-    let Some(admin) = config.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok()) else {
+    let secret = secrets[SecretRole::AdminKubeconfig as usize].as_ref()?;
+    let Some(admin) = AdminKubeconfig::of(secrets) else {
         let what = "no kubeconfig with an embedded client certificate and key is in it";
-        let message = format!("{}: {what}; no login could prove a renewal", config.name);
+        let message = format!("{}: {what}; no login could prove a renewal", secret.name);
         return Some(Obstacle { reason: "KubeconfigInvalid", message });
     };
     mesh.findings.iter().find_map(|found| {

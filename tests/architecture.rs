@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("inventory", &["mesh", "secret"]),
     ("digest", &[]),
     ("material", &["cert", "digest", "mesh", "secret"]),
-    ("admin", &["cert"]),
+    ("admin", &["cert", "material", "mesh"]),
     ("native", &["admin", "cert", "material", "mesh", "plan", "policy", "time"]),
     ("job", &["admin", "cert", "digest", "material", "mesh", "native", "policy", "time"]),
     ("policy", &["cert", "secret", "time"]),

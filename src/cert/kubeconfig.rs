@@ -103,6 +103,16 @@ pub fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     all.filter(|(_, document)| document.lines().any(|line| !says_nothing(line)))
 }
 
+/// The host in a cluster's `server`, as it stands there; an IPv6 address without its brackets.
+pub fn host(server: &str) -> &str {
+    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.strip_prefix('[') {
+        Some(ipv6) => ipv6.split(']').next().unwrap_or_default(),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    }
+}
+
 /// Comments, directives, and the lines between documents.
 fn says_nothing(line: &str) -> bool {
     let line = line.trim();

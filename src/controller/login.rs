@@ -66,12 +66,11 @@ async fn objection(
 
 /// Logs in as the admin kubeconfig says, but at this end of a line; creates an object and deletes it.
 async fn log_in(line: Line, secrets: &MeshSecrets) -> Result<(), ProbeError> {
-    let secret = secrets[SecretRole::AdminKubeconfig as usize]
-        .as_ref()
-        .ok_or_else(|| ProbeError::of_endpoint("the admin kubeconfig is missing"))?;
-    let admin = secret.material.entries().find_map(|(_, bytes)| AdminKubeconfig::read(bytes).ok());
-    let admin = admin.ok_or_else(|| ProbeError::of_endpoint("the admin kubeconfig cannot be read"))?;
-    let name = admin.tls_server_name.as_deref().unwrap_or_else(|| admin.host_and_port().0);
+    let admin = AdminKubeconfig::of(secrets).ok_or_else(|| {
+        let there = secrets[SecretRole::AdminKubeconfig as usize].is_some();
+        ProbeError::of_endpoint(format!("the admin kubeconfig {}", if there { "cannot be read" } else { "is missing" }))
+    })?;
+    let name = admin.tls_server_name.as_deref().unwrap_or_else(|| admin.host());
     // Whoever verifies nothing needs no CA; what is asked is to be the mesh's hosted API all the same.
     let kube = secrets[SecretRole::KubeCerts as usize].as_ref().and_then(|secret| secret.material.get("ca.crt"));
     let ca = if admin.ca.is_empty() { kube.unwrap_or_default() } else { &admin.ca };

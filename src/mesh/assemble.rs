@@ -341,12 +341,7 @@ fn kubeconfig(secret: &SecretFacts) -> Option<(&str, &KubeconfigFacts)> {
 
 /// The host of a server URL as certificates have it: without scheme, port and path, in lower case, an IP address in its usual form.
 fn host(server: &str) -> Option<String> {
-    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = match authority.strip_prefix('[') {
-        Some(ipv6) => ipv6.split(']').next()?,
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
+    let host = crate::cert::kubeconfig::host(server);
     let host = host.parse().map_or_else(|_| host.to_ascii_lowercase(), |ip: core::net::IpAddr| ip.to_string());
     (!host.is_empty()).then_some(host)
 }
