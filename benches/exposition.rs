@@ -87,7 +87,13 @@ fn exposition(c: &mut Criterion) {
 fn over_a_socket(c: &mut Criterion, clusters: Vec<ClusterSnapshot>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let told = Told::new(clusters);
-    let app = App::new(told.clone(), Arc::new(Metrics::new(told, None)), Arc::new(Stopped(NOW)), Thresholds::default());
+    let app = App::new(
+        told.clone(),
+        Arc::new(Metrics::new(told, None)),
+        Arc::new(Stopped(NOW)),
+        Thresholds::default(),
+        Arc::default(),
+    );
     let ours = listen(&runtime, router(app));
     let body = axum::body::Bytes::from(Client::default().get(ours));
     let fixed = listen(&runtime, axum::Router::new().route("/metrics", axum::routing::get(async move || body.clone())));

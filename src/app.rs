@@ -211,7 +211,7 @@ impl Parts {
             Surroundings { clock: Arc::clone(&clock), sights: knowledge.sights(), metrics: Arc::clone(&renewals) };
         Self {
             roles,
-            app: App::with_renewals(
+            app: App::new(
                 observed,
                 Arc::clone(&metrics),
                 Arc::clone(&clock),

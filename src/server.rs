@@ -65,18 +65,8 @@ pub struct App {
 }
 
 impl App {
-    /// Renewals are not shown; see [`App::with_renewals`].
+    /// Shows what is observed and followed.
     pub fn new(
-        observed: Arc<dyn Observed>,
-        metrics: Arc<Metrics>,
-        clock: Arc<dyn Clock>,
-        thresholds: Thresholds,
-    ) -> Arc<Self> {
-        Self::with_renewals(observed, metrics, clock, thresholds, Arc::default())
-    }
-
-    /// The same, with the renewals of `followed`.
-    pub fn with_renewals(
         observed: Arc<dyn Observed>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,

@@ -56,7 +56,7 @@ async fn release(world: &World, lease: &str) {
 
 async fn give(world: &World, lease: &str, holder: Option<&str>) {
     let version = world.api.lease(NAMESPACE, lease).await.unwrap().map(|lease| lease.resource_version);
-    world.api.hold_lease(NAMESPACE, lease, version.as_deref(), holder, None, None).await.unwrap();
+    world.api.hold_lease(NAMESPACE, lease, version.as_deref(), holder).await.unwrap();
 }
 
 async fn agree(world: &World, renewal: &Renewal) {

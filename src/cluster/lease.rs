@@ -1,8 +1,11 @@
 //! Leases: locks that a renewal holds until it ends, and leadership that runs out.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::cluster::api::{Api, ApiError};
+use crate::time::UnixTime;
 
 /// Name of the Lease of a cluster's leader.
 pub const LEADER: &str = "meshcert-leader";
@@ -18,8 +21,6 @@ pub struct StoredLease {
     pub holder: String,
     /// `metadata.resourceVersion`.
     pub resource_version: String,
-    /// `spec.renewTime`, compared only for change: clocks of others are not trusted.
-    pub renewed: String,
 }
 
 fn path(namespace: &str, name: &str) -> String {
@@ -37,7 +38,6 @@ impl Api {
         Ok(lease.map(|lease| StoredLease {
             holder: text(&lease["spec"]["holderIdentity"]),
             resource_version: text(&lease["metadata"]["resourceVersion"]),
-            renewed: text(&lease["spec"]["renewTime"]),
         }))
     }
 
@@ -60,7 +60,7 @@ impl Api {
         self.delete(&path(namespace, name), None).await
     }
 
-    /// Writes a Lease's holder, if it still is as it was seen (`None`: absent). `renewed` is RFC 3339 with microseconds.
+    /// Writes a Lease's holder, if it still is as it was seen (`None`: absent).
     ///
     /// # Errors
     /// The request failed; a conflict where somebody was faster.
@@ -70,10 +70,30 @@ impl Api {
         name: &str,
         seen: Option<&str>,
         holder: Option<&str>,
-        renewed: Option<&str>,
-        seconds: Option<u64>,
     ) -> Result<(), ApiError> {
-        let spec = json!({ "holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": seconds });
+        self.write_lease(namespace, name, seen, &json!({ "holderIdentity": holder })).await
+    }
+
+    /// Writes a sign of life of the leader's, or of who wants to be it, as [`Api::hold_lease`] does. After `duration` without another it leads no more.
+    ///
+    /// # Errors
+    /// As [`Api::hold_lease`].
+    pub async fn lead(
+        &self,
+        namespace: &str,
+        seen: Option<&str>,
+        identity: &str,
+        now: UnixTime,
+        duration: Duration,
+    ) -> Result<(), ApiError> {
+        // RFC 3339 with microseconds.
+        let renewed = now.to_string().replace('Z', ".000000Z");
+        let seconds = duration.as_secs().max(1);
+        let spec = json!({ "holderIdentity": identity, "renewTime": renewed, "leaseDurationSeconds": seconds });
+        self.write_lease(namespace, LEADER, seen, &spec).await
+    }
+
+    async fn write_lease(&self, namespace: &str, name: &str, seen: Option<&str>, spec: &Value) -> Result<(), ApiError> {
         match seen {
             Some(version) => {
                 let patch = json!({ "metadata": { "resourceVersion": version }, "spec": spec });

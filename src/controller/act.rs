@@ -52,14 +52,14 @@ pub(super) async fn act(api: &Api, seen: &Observed, effect: Effect, now: UnixTim
     match effect {
         Effect::TakeLease(lease) => {
             let version = lease.resource_version.as_deref();
-            api.hold_lease(namespace, &lease.name, version, Some(&renewal.uid), None, None).await?;
+            api.hold_lease(namespace, &lease.name, version, Some(&renewal.uid)).await?;
         }
         Effect::ReleaseLease(lease) => {
             let version = lease.resource_version.as_deref();
-            api.hold_lease(namespace, &lease.name, version, None, None, None).await?;
+            api.hold_lease(namespace, &lease.name, version, None).await?;
         }
         Effect::SetFinalizer(set) => api.set_finalizer(renewal, set).await?,
-        Effect::BackUp { name, material, .. } => {
+        Effect::BackUp { name, material } => {
             api.create_copy(namespace, &name, (BACKUP, Seal::Closed), owner, &material).await?;
         }
         Effect::Stage { role, name } => {

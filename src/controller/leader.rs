@@ -7,10 +7,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::cluster::api::Api;
+use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::lease::LEADER;
 use crate::ports::Clock;
 use crate::time::UnixTime;
+
+/// Who else holds the Lease, and since when it has not changed.
+struct Rival {
+    holder: String,
+    version: String,
+    since: Instant,
+}
 
 /// Tries to lead until dropped, and tells since when it does. `duration` is how long others wait after the last sign of life.
 pub(super) async fn elect(
@@ -21,11 +28,11 @@ pub(super) async fn elect(
     clock: Arc<dyn Clock>,
     leading: watch::Sender<Option<UnixTime>>,
 ) {
-    let mut seen = (String::new(), String::new(), Instant::now());
+    let mut rival = Rival { holder: String::new(), version: String::new(), since: Instant::now() };
     let mut renewed = None;
     loop {
         let started = Instant::now();
-        match attempt(&api, &namespace, &identity, duration, &*clock, &mut seen).await {
+        match attempt(&api, &namespace, &identity, duration, &*clock, &mut rival).await {
             Ok(true) => {
                 renewed = Some(started);
                 if leading.borrow().is_none() {
@@ -57,8 +64,8 @@ async fn attempt(
     identity: &str,
     duration: Duration,
     clock: &dyn Clock,
-    seen: &mut (String, String, Instant),
-) -> Result<bool, crate::cluster::api::ApiError> {
+    rival: &mut Rival,
+) -> Result<bool, ApiError> {
     let lease = api.lease(namespace, LEADER).await?;
     let version = lease.as_ref().map(|lease| lease.resource_version.clone());
     if let Some(lease) = &lease
@@ -66,20 +73,17 @@ async fn attempt(
         && !lease.holder.is_empty()
     {
         // The version counts too: a renewal within the same second is a sign of life.
-        if (&lease.holder, &lease.resource_version) != (&seen.0, &seen.1) {
-            *seen = (lease.holder.clone(), lease.resource_version.clone(), Instant::now());
+        if (&lease.holder, &lease.resource_version) != (&rival.holder, &rival.version) {
+            let (holder, version) = (lease.holder.clone(), lease.resource_version.clone());
+            *rival = Rival { holder, version, since: Instant::now() };
         }
-        if seen.2.elapsed() < duration {
+        if rival.since.elapsed() < duration {
             return Ok(false);
         }
     }
-    let now = clock.now().to_string().replace('Z', ".000000Z");
-    let held = api
-        .hold_lease(namespace, LEADER, version.as_deref(), Some(identity), Some(&now), Some(duration.as_secs().max(1)))
-        .await;
-    match held {
+    match api.lead(namespace, version.as_deref(), identity, clock.now(), duration).await {
         Ok(()) => Ok(true),
-        Err(error) if error.kind == crate::cluster::api::ErrorKind::Conflict => Ok(false),
+        Err(error) if error.kind == ErrorKind::Conflict => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -42,8 +42,6 @@ pub enum Effect {
     SetFinalizer(bool),
     /// Creates an immutable Secret with what a live one holds.
     BackUp {
-        /// Of which Secret.
-        role: SecretRole,
         /// Its name.
         name: String,
         /// What it holds.

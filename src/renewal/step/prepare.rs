@@ -220,7 +220,7 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
         let written = seen.written(role);
         match &seen.backups[role as usize] {
             None => {
-                return Next::Act(Effect::BackUp { role, name: copy_name(&seen.renewal, role, 0), material: written });
+                return Next::Act(Effect::BackUp { name: copy_name(&seen.renewal, role, 0), material: written });
             }
             Some(backup) if *backup != written => {
                 let name = copy_name(&seen.renewal, role, 0);
