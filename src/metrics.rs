@@ -290,8 +290,8 @@ impl Collector for HttpRequests {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let series = Handler::ALL.into_iter().flat_map(|handler| {
             StatusClass::ALL.map(|code| {
-                let count = self.0[handler as usize][code as usize].load(Ordering::Relaxed);
-                ([("handler", handler.as_str()), ("code", code.as_str())], ConstCounter::new(count))
+                let counter = &self.0[handler as usize][code as usize];
+                ([("handler", handler.as_str()), ("code", code.as_str())], count(counter))
             })
         });
         let help = "Answered requests by part of the server and class of status.";
@@ -311,6 +311,11 @@ fn family<L: Labels, M: EncodeMetric + Typed>(
         value.encode(metric.encode_family(&labels.set())?)?;
     }
     Ok(())
+}
+
+/// How far it has counted.
+fn count(counter: &AtomicU64) -> ConstCounter<u64> {
+    ConstCounter::new(counter.load(Ordering::Relaxed))
 }
 
 /// Whether a constant metric is a gauge or a counter, known without one.

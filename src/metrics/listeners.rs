@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::metrics::family;
+use crate::metrics::{count, family};
 use crate::time::UnixTime;
 
 /// A place where connections are taken; the label `listener`.
@@ -33,17 +32,27 @@ pub enum HandshakeFailure {
 }
 
 impl Listener {
-    const ALL: [(Self, &'static str); 2] = [(Self::Main, "main"), (Self::Webhook, "webhook")];
+    const ALL: [Self; 2] = [Self::Main, Self::Webhook];
 
     /// The label value.
     pub fn as_str(self) -> &'static str {
-        Self::ALL[self as usize].1
+        match self {
+            Self::Main => "main",
+            Self::Webhook => "webhook",
+        }
     }
 }
 
 impl HandshakeFailure {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::ClientCertificate, "client_certificate"), (Self::Protocol, "protocol"), (Self::Timeout, "timeout")];
+    const ALL: [Self; 3] = [Self::ClientCertificate, Self::Protocol, Self::Timeout];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCertificate => "client_certificate",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+        }
+    }
 }
 
 /// By listener; one without TLS has no series.
@@ -87,7 +96,7 @@ impl ListenerMetrics {
 
     fn each(&self) -> impl Iterator<Item = ((&'static str, &'static str), &State, u8)> {
         let all = Listener::ALL.iter().zip(&self.0);
-        let all = all.map(|((_, name), state)| (("listener", *name), state, state.reload.load(Ordering::Relaxed)));
+        let all = all.map(|(one, state)| (("listener", one.as_str()), state, state.reload.load(Ordering::Relaxed)));
         all.filter(|(_, _, reload)| *reload != OFF)
     }
 }
@@ -113,9 +122,8 @@ impl Collector for ListenerCollector {
             self.0.each().map(|(label, state, _)| (label, ConstGauge::new(state.not_after.load(Ordering::Relaxed)))),
         )?;
         let failures = self.0.each().flat_map(|(label, state, _)| {
-            HandshakeFailure::ALL.iter().zip(&state.failures).map(move |((_, reason), count)| {
-                ([label, ("reason", *reason)], ConstCounter::new(count.load(Ordering::Relaxed)))
-            })
+            let each = HandshakeFailure::ALL.iter().zip(&state.failures);
+            each.map(move |(reason, counter)| ([label, ("reason", reason.as_str())], count(counter)))
         });
         let help = "TLS handshakes that did not come about, by reason.";
         family(&mut encoder, "meshcert_tls_handshake_failures", help, None, failures)

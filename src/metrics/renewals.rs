@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
 use crate::mesh::MeshKey;
-use crate::metrics::family;
+use crate::metrics::{count, family};
 use crate::renewal::Phase;
 use crate::time::UnixTime;
 
@@ -120,35 +119,53 @@ impl Served {
 }
 
 impl Received {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Accepted, "accepted"),
-        (Self::Ignored, "ignored"),
-        (Self::Unavailable, "unavailable"),
-        (Self::Refused, "refused"),
-    ];
+    const ALL: [Self; 4] = [Self::Accepted, Self::Ignored, Self::Unavailable, Self::Refused];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Ignored => "ignored",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl Refusal {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::Disabled, "disabled"),
-        (Self::Unauthorized, "unauthorized"),
-        (Self::ClientCertificate, "client_certificate"),
-        (Self::Invalid, "invalid"),
-        (Self::TooLarge, "too_large"),
-        (Self::NotDue, "not_due"),
-        (Self::Busy, "busy"),
+    const ALL: [Self; 7] = [
+        Self::Disabled,
+        Self::Unauthorized,
+        Self::ClientCertificate,
+        Self::Invalid,
+        Self::TooLarge,
+        Self::NotDue,
+        Self::Busy,
     ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Unauthorized => "unauthorized",
+            Self::ClientCertificate => "client_certificate",
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::NotDue => "not_due",
+            Self::Busy => "busy",
+        }
+    }
 }
 
 /// What is counted, and the present state by cluster.
 #[derive(Debug)]
 pub struct RenewalMetrics {
-    clusters: Mutex<BTreeMap<Arc<str>, ClusterState>>,
+    clusters: Mutex<Clusters>,
     outcomes: [AtomicU64; OUTCOMES.len()],
     received: [AtomicU64; Received::ALL.len()],
     refusals: [AtomicU64; Refusal::ALL.len()],
     steps: Vec<Histogram>,
 }
+
+type Clusters = BTreeMap<Arc<str>, ClusterState>;
 
 #[derive(Debug, Default)]
 struct ClusterState {
@@ -254,95 +271,87 @@ impl Collector for RenewalCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let metrics = &self.0;
         let clusters = metrics.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let leads =
-            clusters.iter().map(|(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(state.leads))));
-        family(&mut encoder, "meshcert_leader", "Whether this process acts on the cluster.", None, leads)?;
-        let readable = clusters
-            .iter()
-            .map(|(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(state.readable))));
-        let help = "Whether this process could read the cluster's renewals when it last tried.";
-        family(&mut encoder, "meshcert_renewals_last_read_successful", help, None, readable)?;
-        let outcomes = OUTCOMES.iter().zip(&metrics.outcomes);
-        let outcomes = outcomes
-            .map(|(phase, count)| (("outcome", phase.as_str()), ConstCounter::new(count.load(Ordering::Relaxed))));
-        family(&mut encoder, "meshcert_renewals", "Renewals that this process brought to an end.", None, outcomes)?;
-        let received = Received::ALL.iter().zip(&metrics.received);
-        let received =
-            received.map(|((_, name), count)| (("outcome", *name), ConstCounter::new(count.load(Ordering::Relaxed))));
-        family(&mut encoder, "meshcert_notifications", "Notifications of Alertmanager.", None, received)?;
-        let refusals = Refusal::ALL.iter().zip(&metrics.refusals);
-        let refusals =
-            refusals.map(|((_, name), count)| (("reason", *name), ConstCounter::new(count.load(Ordering::Relaxed))));
-        family(&mut encoder, "meshcert_refusals", "Requests for renewals that were refused.", None, refusals)?;
-
-        let renewals = || {
-            clusters.iter().flat_map(|(name, state)| {
-                state.renewals.iter().map(move |one| (labels(name, &one.namespace, &one.mesh), one))
-            })
-        };
-        let phases =
-            renewals().map(|(labels, one)| (with(labels, ("phase", one.phase.as_str())), ConstGauge::new(1_u32)));
-        family(
-            &mut encoder,
-            "meshcert_renewal_phase",
-            "1 for the phase in which the mesh's newest renewal is.",
-            None,
-            phases,
-        )?;
-        let held = renewals().filter(|(_, one)| one.phase.is_held(&one.reason));
-        let held = held.map(|(labels, one)| (with(labels, ("reason", one.reason.as_str())), ConstGauge::new(1_u32)));
-        family(&mut encoder, "meshcert_renewal_held", "1 while the mesh's newest renewal is held up.", None, held)?;
-        let retries = renewals().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.retry?.0))));
-        let help = "When the mesh's newest renewal is tried again.";
-        family(&mut encoder, "meshcert_renewal_retry_timestamp", help, Some(Unit::Seconds), retries)?;
-        let last = renewals().filter(|(_, one)| one.phase.is_terminal());
-        let last = last.filter_map(|(labels, one)| {
-            Some((with(labels, ("outcome", one.phase.as_str())), ConstGauge::new(one.since?.0)))
-        });
-        family(
-            &mut encoder,
-            "meshcert_last_renewal_timestamp",
-            "When the mesh's newest renewal ended.",
-            Some(Unit::Seconds),
-            last,
-        )?;
-
-        let endpoints = || {
-            clusters.iter().flat_map(|(name, state)| {
-                state.endpoints.iter().flat_map(|all| all.iter()).map(move |one| {
-                    (with(labels(name, &one.namespace, &one.mesh), ("endpoint", one.endpoint.as_str())), one)
-                })
-            })
-        };
-        let success = endpoints().map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.not_after.is_some()))));
-        family(
-            &mut encoder,
-            "meshcert_served_certificate_probe_success",
-            "Whether a TLS handshake with the endpoint came about.",
-            None,
-            success,
-        )?;
-        let stale = endpoints().filter(|(_, one)| one.not_after.is_some());
-        let stale = stale.map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.stale))));
-        family(
-            &mut encoder,
-            "meshcert_served_certificate_stale",
-            "Whether the endpoint serves another certificate than the stored one.",
-            None,
-            stale,
-        )?;
-        let ends = endpoints().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.not_after?.0))));
-        let help = "When the certificate that the endpoint serves ends.";
-        family(&mut encoder, "meshcert_served_certificate_not_after_timestamp", help, Some(Unit::Seconds), ends)?;
-
-        let help = "How long renewals stayed in a phase.";
-        let name = "meshcert_renewal_step_duration";
-        let mut steps = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for phase in Phase::ALL.into_iter().filter(|phase| !phase.is_terminal()) {
-            metrics.steps[phase as usize].encode(steps.encode_family(&[("step", phase.as_str())])?)?;
-        }
-        Ok(())
+        encode_clusters(&mut encoder, &clusters)?;
+        encode_counters(&mut encoder, metrics)?;
+        encode_renewals(&mut encoder, &clusters)?;
+        encode_endpoints(&mut encoder, &clusters)?;
+        encode_steps(&mut encoder, metrics)
     }
+}
+
+fn encode_clusters(encoder: &mut DescriptorEncoder, clusters: &Clusters) -> Result<(), fmt::Error> {
+    let each = |is: fn(&ClusterState) -> bool| {
+        clusters.iter().map(move |(name, state)| (("mesh_cluster", &**name), ConstGauge::new(u32::from(is(state)))))
+    };
+    let help = "Whether this process acts on the cluster.";
+    family(encoder, "meshcert_leader", help, None, each(|state| state.leads))?;
+    let help = "Whether this process could read the cluster's renewals when it last tried.";
+    family(encoder, "meshcert_renewals_last_read_successful", help, None, each(|state| state.readable))
+}
+
+fn encode_counters(encoder: &mut DescriptorEncoder, metrics: &RenewalMetrics) -> Result<(), fmt::Error> {
+    let outcomes = OUTCOMES.iter().zip(&metrics.outcomes);
+    let outcomes = outcomes.map(|(phase, counter)| (("outcome", phase.as_str()), count(counter)));
+    family(encoder, "meshcert_renewals", "Renewals that this process brought to an end.", None, outcomes)?;
+    let received = Received::ALL.iter().zip(&metrics.received);
+    let received = received.map(|(outcome, counter)| (("outcome", outcome.as_str()), count(counter)));
+    family(encoder, "meshcert_notifications", "Notifications of Alertmanager.", None, received)?;
+    let refusals = Refusal::ALL.iter().zip(&metrics.refusals);
+    let refusals = refusals.map(|(reason, counter)| (("reason", reason.as_str()), count(counter)));
+    family(encoder, "meshcert_refusals", "Requests for renewals that were refused.", None, refusals)
+}
+
+fn encode_renewals(encoder: &mut DescriptorEncoder, clusters: &Clusters) -> Result<(), fmt::Error> {
+    let renewals = || {
+        clusters.iter().flat_map(|(name, state)| {
+            state.renewals.iter().map(move |one| (labels(name, &one.namespace, &one.mesh), one))
+        })
+    };
+    let phases = renewals().map(|(labels, one)| (with(labels, ("phase", one.phase.as_str())), ConstGauge::new(1_u32)));
+    let help = "1 for the phase in which the mesh's newest renewal is.";
+    family(encoder, "meshcert_renewal_phase", help, None, phases)?;
+    let held = renewals().filter(|(_, one)| one.phase.is_held(&one.reason));
+    let held = held.map(|(labels, one)| (with(labels, ("reason", one.reason.as_str())), ConstGauge::new(1_u32)));
+    family(encoder, "meshcert_renewal_held", "1 while the mesh's newest renewal is held up.", None, held)?;
+    let retries = renewals().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.retry?.0))));
+    let help = "When the mesh's newest renewal is tried again.";
+    family(encoder, "meshcert_renewal_retry_timestamp", help, Some(Unit::Seconds), retries)?;
+    let last = renewals().filter(|(_, one)| one.phase.is_terminal());
+    let last = last.filter_map(|(labels, one)| {
+        Some((with(labels, ("outcome", one.phase.as_str())), ConstGauge::new(one.since?.0)))
+    });
+    let help = "When the mesh's newest renewal ended.";
+    family(encoder, "meshcert_last_renewal_timestamp", help, Some(Unit::Seconds), last)
+}
+
+fn encode_endpoints(encoder: &mut DescriptorEncoder, clusters: &Clusters) -> Result<(), fmt::Error> {
+    let endpoints = || {
+        clusters.iter().flat_map(|(name, state)| {
+            state.endpoints.iter().flat_map(|all| all.iter()).map(move |one| {
+                (with(labels(name, &one.namespace, &one.mesh), ("endpoint", one.endpoint.as_str())), one)
+            })
+        })
+    };
+    let success = endpoints().map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.not_after.is_some()))));
+    let help = "Whether a TLS handshake with the endpoint came about.";
+    family(encoder, "meshcert_served_certificate_probe_success", help, None, success)?;
+    let stale = endpoints().filter(|(_, one)| one.not_after.is_some());
+    let stale = stale.map(|(labels, one)| (labels, ConstGauge::new(u32::from(one.stale))));
+    let help = "Whether the endpoint serves another certificate than the stored one.";
+    family(encoder, "meshcert_served_certificate_stale", help, None, stale)?;
+    let ends = endpoints().filter_map(|(labels, one)| Some((labels, ConstGauge::new(one.not_after?.0))));
+    let help = "When the certificate that the endpoint serves ends.";
+    family(encoder, "meshcert_served_certificate_not_after_timestamp", help, Some(Unit::Seconds), ends)
+}
+
+fn encode_steps(encoder: &mut DescriptorEncoder, metrics: &RenewalMetrics) -> Result<(), fmt::Error> {
+    let help = "How long renewals stayed in a phase.";
+    let name = "meshcert_renewal_step_duration";
+    let mut steps = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for phase in Phase::ALL.into_iter().filter(|phase| !phase.is_terminal()) {
+        metrics.steps[phase as usize].encode(steps.encode_family(&[("step", phase.as_str())])?)?;
+    }
+    Ok(())
 }
 
 type Place<'a> = [(&'static str, &'a str); 3];
