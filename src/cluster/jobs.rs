@@ -8,8 +8,12 @@ use crate::job::{JobObject, JobPod, JobState, PodState, RENEWAL_UID, SeenJob, ta
 use crate::name::Encoded;
 use crate::time::UnixTime;
 
+fn collection(namespace: &str) -> String {
+    format!("/apis/batch/v1/namespaces/{namespace}/jobs")
+}
+
 fn path(namespace: &str, name: &str) -> String {
-    format!("/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
+    format!("{}/{name}", collection(namespace))
 }
 
 /// The query for what is labelled with a renewal's UID.
@@ -43,7 +47,7 @@ impl Api {
     /// # Errors
     /// The request failed; [`ErrorKind::Conflict`] where it exists.
     pub async fn create_job(&self, namespace: &str, job: &Value) -> Result<(), ApiError> {
-        self.create(path(namespace, "").trim_end_matches('/'), job).await.map(drop)
+        self.create(&collection(namespace), job).await.map(drop)
     }
 
     /// Deletes a Job, and its pods with it.

@@ -23,8 +23,12 @@ pub struct StoredLease {
     pub resource_version: String,
 }
 
+fn collection(namespace: &str) -> String {
+    format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
+}
+
 fn path(namespace: &str, name: &str) -> String {
-    format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}")
+    format!("{}/{name}", collection(namespace))
 }
 
 impl Api {
@@ -46,7 +50,7 @@ impl Api {
     /// # Errors
     /// The request failed.
     pub async fn own_leases(&self, namespace: &str) -> Result<Vec<String>, ApiError> {
-        let leases: Vec<Value> = self.list(path(namespace, "").trim_end_matches('/')).await?;
+        let leases: Vec<Value> = self.list(&collection(namespace)).await?;
         let names = leases.iter().filter_map(|lease| lease["metadata"]["name"].as_str());
         let own = |name: &&str| *name == LEADER || name.starts_with(LOCK_PREFIX) || name.starts_with(SLOT_PREFIX);
         Ok(names.filter(own).map(str::to_owned).collect())
@@ -104,7 +108,7 @@ impl Api {
                     "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                     "metadata": { "name": name, "namespace": namespace }, "spec": spec,
                 });
-                self.create(path(namespace, "").trim_end_matches('/'), &lease).await.map(drop)
+                self.create(&collection(namespace), &lease).await.map(drop)
             }
         }
     }

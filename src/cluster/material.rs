@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::jobs::of_renewal;
-use crate::cluster::renewals::label_value;
+use crate::cluster::renewals::{MESH, label_value};
 use crate::job::RENEWAL_UID;
 use crate::material::{Material, MeshSecrets, StoredSecret};
 use crate::name::Encoded;
@@ -105,8 +105,12 @@ struct Kind {
     kind: String,
 }
 
+fn collection(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/secrets")
+}
+
 fn path(namespace: &str, name: &str) -> String {
-    format!("/api/v1/namespaces/{namespace}/secrets/{name}")
+    format!("{}/{name}", collection(namespace))
 }
 
 fn encoded(material: &Material) -> Data<'_> {
@@ -151,7 +155,7 @@ impl Api {
         namespace: &str,
         renewal_uid: &str,
     ) -> Result<BTreeMap<(String, String), StoredSecret>, ApiError> {
-        let path = format!("/api/v1/namespaces/{namespace}/secrets?{}", of_renewal(renewal_uid));
+        let path = format!("{}?{}", collection(namespace), of_renewal(renewal_uid));
         let copies: Vec<Secret> = self.list(&path).await?;
         Ok(copies
             .into_iter()
@@ -165,11 +169,11 @@ impl Api {
     /// The request failed.
     pub async fn copies(&self, namespace: &str, kind: &str) -> Result<Vec<Copy>, ApiError> {
         let selector = format!("type={kind}");
-        let path = format!("/api/v1/namespaces/{namespace}/secrets?fieldSelector={}", Encoded(&selector));
+        let path = format!("{}?fieldSelector={}", collection(namespace), Encoded(&selector));
         let copies: Vec<Described> = self.list_metadata(&path).await?;
         let copy = |Described { metadata: Description { name, mut labels, creation_timestamp } }| Copy {
             name,
-            mesh: labels.remove("meshcert.dev/mesh").unwrap_or_default(),
+            mesh: labels.remove(MESH).unwrap_or_default(),
             renewal_uid: labels.remove(RENEWAL_UID).unwrap_or_default(),
             created: creation_timestamp,
         };
@@ -192,7 +196,7 @@ impl Api {
             "apiVersion": "v1", "kind": "Secret", "type": kind, "immutable": seal == Seal::Closed,
             "metadata": {
                 "name": name, "namespace": namespace,
-                "labels": { "meshcert.dev/mesh": label_value(mesh), RENEWAL_UID: renewal_uid },
+                "labels": { MESH: label_value(mesh), RENEWAL_UID: renewal_uid },
             },
         });
         #[derive(Serialize)]
@@ -202,7 +206,7 @@ impl Api {
             data: Data<'a>,
         }
         let whole = Whole { secret: &secret, data: encoded(material) };
-        match self.create(path(namespace, "").trim_end_matches('/'), &whole).await {
+        match self.create(&collection(namespace), &whole).await {
             // One that was made a moment ago is seen by the next look; any other Secret of the name is in the way until somebody removes it.
             Err(error) if error.kind == ErrorKind::Conflict => {
                 let stored = self.get::<Kind>(&path(namespace, name)).await?.unwrap_or_default();

@@ -11,6 +11,9 @@ use crate::renewal::{FINALIZER, GROUP, PLURAL, Renewal, Spec, Status, VERSION};
 use crate::secret::{PAUSED, pauses};
 use crate::time::UnixTime;
 
+/// The label of what belongs to a mesh: its [`label_value`].
+pub(super) const MESH: &str = "meshcert.dev/mesh";
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Object {
@@ -97,8 +100,12 @@ pub(super) fn read(object: &RawValue) -> Result<Renewal, Unreadable> {
     })
 }
 
+fn collection(namespace: &str) -> String {
+    format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}")
+}
+
 fn path(namespace: &str, name: &str) -> String {
-    format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}")
+    format!("{}/{name}", collection(namespace))
 }
 
 impl Api {
@@ -107,7 +114,7 @@ impl Api {
     /// # Errors
     /// The request failed; [`ErrorKind::NotFound`] where the cluster does not know the kind.
     pub async fn renewals(&self, namespace: &str) -> Result<(Vec<Renewal>, Vec<Unreadable>), ApiError> {
-        let all = self.list_with(path(namespace, "").trim_end_matches('/'), WHOLE, read).await?;
+        let all = self.list_with(&collection(namespace), WHOLE, read).await?;
         let (mut readable, mut unreadable) = (Vec::with_capacity(all.len()), Vec::new());
         for one in all {
             match one {
@@ -135,12 +142,12 @@ impl Api {
     /// # Errors
     /// The request failed.
     pub async fn create_renewal(&self, namespace: &str, name: &str, spec: &Spec) -> Result<bool, ApiError> {
-        let labels = json!({ "meshcert.dev/mesh": label_value(&spec.mesh_id) });
+        let labels = json!({ MESH: label_value(&spec.mesh_id) });
         let object = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"), "kind": "CertificateRenewal",
             "metadata": { "name": name, "namespace": namespace, "labels": labels }, "spec": spec,
         });
-        match self.create(path(namespace, "").trim_end_matches('/'), &object).await {
+        match self.create(&collection(namespace), &object).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ErrorKind::Conflict => Ok(false),
             Err(error) => Err(error),

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
 use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, undecodable};
+use crate::cluster::material::{BACKUP, STAGED};
 use crate::cluster::request::{self, Asked, Resource};
 use crate::name::Encoded;
 use crate::ports::{SecretEvent, SourceError, SourceErrorReason};
@@ -38,8 +39,8 @@ pub const NOISE: [&str; 9] = [
     "kubernetes.io/basic-auth",
     "kubernetes.io/ssh-auth",
     "bootstrap.kubernetes.io/token",
-    "meshcert.dev/staged",
-    "meshcert.dev/backup",
+    STAGED,
+    BACKUP,
 ];
 
 /// Follows a scope until nobody listens; failures are events, and tried again with backoff.

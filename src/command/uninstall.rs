@@ -10,6 +10,7 @@ use crate::app::{Sources, Ways, process};
 use crate::cli::{Outcome, UninstallCommand};
 use crate::cluster::api::{Api, ErrorKind};
 use crate::cluster::connect::connect;
+use crate::cluster::material::BACKUP;
 use crate::controller::Timing;
 use crate::renewal::{FINALIZER, PLURAL};
 
@@ -85,7 +86,7 @@ async fn clean(sources: &Sources) -> anyhow::Result<Outcome> {
     }
     writeln!(
         stdout,
-        "what stays: the {PLURAL}, and their backups (kubectl get secrets --all-namespaces --field-selector type=meshcert.dev/backup)"
+        "what stays: the {PLURAL}, and their backups (kubectl get secrets --all-namespaces --field-selector type={BACKUP})"
     )?;
     Ok(Outcome::Fine)
 }

@@ -15,7 +15,7 @@ use crate::material::{Material, MeshSecrets, StoredSecret, assemble};
 use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::policy::{Circumstances, Engine, Policy};
-use crate::renewal::observed::{Holder, Lease, Observed, copy_name};
+use crate::renewal::observed::{Holder, Lease, Observed, backup_name, staged_name};
 use crate::renewal::step::{Hindrance, convince, grant};
 use crate::renewal::{Digests, FORBIDDEN, Phase, REJECTED, Renewal, Status, StepRecord};
 use crate::rollout::{Members, Serves, Target, Workload};
@@ -55,7 +55,7 @@ impl Actor {
             staged_names = staged_ones.map(|(_, name)| name.clone()).collect();
             if let Some(attempt) = renewal.status.staged_attempt {
                 let mut take = |name| copies.remove(&(STAGED.to_owned(), name));
-                staged = SecretRole::ALL.map(|role| take(copy_name(renewal, role, attempt)));
+                staged = SecretRole::ALL.map(|role| take(staged_name(renewal, role, attempt)));
             }
             backups = backups_of(renewal, copies);
         }
@@ -276,7 +276,7 @@ pub(super) fn backups_of(
     mut copies: BTreeMap<(String, String), StoredSecret>,
 ) -> [Option<Material>; 3] {
     SecretRole::ALL.map(|role| {
-        let backup = copies.remove(&(BACKUP.to_owned(), copy_name(renewal, role, 0)))?;
+        let backup = copies.remove(&(BACKUP.to_owned(), backup_name(renewal, role)))?;
         backup.immutable.then_some(backup.material)
     })
 }

@@ -137,8 +137,18 @@ impl Observed {
     }
 }
 
-/// The name of a backup (`attempt` 0) or of a staged copy: no template of a mesh's Secrets matches it, and another renewal of the same name has others.
-pub fn copy_name(renewal: &Renewal, role: SecretRole, attempt: u32) -> String {
+/// The name of a backup.
+pub fn backup_name(renewal: &Renewal, role: SecretRole) -> String {
+    copy_name(renewal, role, "backup")
+}
+
+/// The name of a staged copy.
+pub fn staged_name(renewal: &Renewal, role: SecretRole, attempt: u32) -> String {
+    copy_name(renewal, role, &format!("a{attempt}-staged"))
+}
+
+/// No template of a mesh's Secrets matches it, and another renewal of the same name has others.
+fn copy_name(renewal: &Renewal, role: SecretRole, kind: &str) -> String {
     let what = match role {
         SecretRole::KubeCerts => "kube",
         SecretRole::EtcdCerts => "etcd",
@@ -146,8 +156,5 @@ pub fn copy_name(renewal: &Renewal, role: SecretRole, attempt: u32) -> String {
     };
     let name: String = renewal.name.chars().take(200).collect();
     let own = &digest::sha256([&renewal.uid])[..6];
-    match attempt {
-        0 => format!("{name}-{own}-backup-{what}"),
-        attempt => format!("{name}-{own}-a{attempt}-staged-{what}"),
-    }
+    format!("{name}-{own}-{kind}-{what}")
 }

@@ -6,7 +6,7 @@ use crate::mesh::{MeshCertificate, SecretRole};
 use crate::native::{self, Obstacle};
 use crate::plan::{Plan, staying};
 use crate::policy::{Hold, Mode};
-use crate::renewal::observed::{Holder, Observed, Refusal, copy_name};
+use crate::renewal::observed::{Holder, Observed, Refusal, backup_name};
 use crate::renewal::step::commit::{self, changed_beside, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
@@ -220,10 +220,10 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
         let written = seen.written(role);
         match &seen.backups[role as usize] {
             None => {
-                return Next::Act(Effect::BackUp { name: copy_name(&seen.renewal, role, 0), material: written });
+                return Next::Act(Effect::BackUp { name: backup_name(&seen.renewal, role), material: written });
             }
             Some(backup) if *backup != written => {
-                let name = copy_name(&seen.renewal, role, 0);
+                let name = backup_name(&seen.renewal, role);
                 let message = format!(
                     "{name} holds something else than the live Secret, which has changed since; if that is meant, delete {name}, and it goes on"
                 );

@@ -3,7 +3,7 @@
 use crate::job::{self, Orders, Verdict};
 use crate::mesh::SecretRole;
 use crate::policy::Engine;
-use crate::renewal::observed::{Observed, copy_name};
+use crate::renewal::observed::{self, Observed};
 use crate::renewal::step::commit::staged_changed;
 use crate::renewal::step::journal::{self, Retry, fail, note};
 use crate::renewal::step::prepare::{no_longer, replanned};
@@ -148,7 +148,7 @@ fn overdue(seen: &Observed, words: &str, now: UnixTime) -> Option<Next> {
 }
 
 fn staged_name(seen: &Observed, role: SecretRole) -> String {
-    copy_name(&seen.renewal, role, seen.renewal.status.staged_attempt.unwrap_or(1))
+    observed::staged_name(&seen.renewal, role, seen.renewal.status.staged_attempt.unwrap_or(1))
 }
 
 /// What was done, for the journal.
