@@ -29,8 +29,8 @@ pub mod uninstall;
 fn print<T: Serialize>(answer: &T, output: Output, table: impl FnOnce() -> String) -> anyhow::Result<()> {
     let printed = match output {
         Output::Table => say(&table()),
-        Output::Json => write(io::stdout().lock(), &format!("{}\n", serde_json::to_string_pretty(answer)?)),
-        Output::Yaml => write(io::stdout().lock(), &serde_saphyr::to_string(answer)?),
+        Output::Json => write(io::stdout().lock(), format!("{}\n", serde_json::to_string_pretty(answer)?)),
+        Output::Yaml => write(io::stdout().lock(), serde_saphyr::to_string(answer)?),
     };
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -43,8 +43,8 @@ fn say(text: &str) -> io::Result<()> {
     write(anstream::stdout().lock(), text)
 }
 
-fn write(mut to: impl Write, text: &str) -> io::Result<()> {
-    to.write_all(text.as_bytes())?;
+fn write(mut to: impl Write, text: impl AsRef<[u8]>) -> io::Result<()> {
+    to.write_all(text.as_ref())?;
     to.flush()
 }
 

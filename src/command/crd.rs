@@ -1,8 +1,9 @@
 //! `meshcert crd`: the CustomResourceDefinition, for `kubectl apply -f -`.
 
-use std::io::{self, Write};
+use std::io;
 
 use crate::cli::Outcome;
+use crate::command::write;
 use crate::crd;
 
 /// Prints it as YAML.
@@ -10,8 +11,6 @@ use crate::crd;
 /// # Errors
 /// Standard output is closed.
 pub fn run() -> anyhow::Result<Outcome> {
-    let mut stdout = io::stdout();
-    stdout.write_all(serde_saphyr::to_string(&crd::definition())?.as_bytes())?;
-    stdout.flush()?;
+    write(io::stdout(), serde_saphyr::to_string(&crd::definition())?)?;
     Ok(Outcome::Fine)
 }

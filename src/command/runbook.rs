@@ -1,10 +1,11 @@
 //! `meshcert runbook`: the manual procedure for one mesh, as a shell script, for the day on which meshcert itself is down. Its source is the alert's runbook.
 
-use std::io::{self, Write};
+use std::io;
 
 use crate::app::{Sources, process};
 use crate::cli::{MeshArgs, Outcome};
 use crate::command::renewal::{Found, find};
+use crate::command::write;
 use crate::rollout::{Kind, Workload};
 use crate::runbook::filled;
 
@@ -19,9 +20,7 @@ pub fn run(args: MeshArgs) -> anyhow::Result<Outcome> {
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
         let tiers = found.workloads().await?;
-        let mut stdout = io::stdout();
-        stdout.write_all(script(&found, &tiers).as_bytes())?;
-        stdout.flush()?;
+        write(io::stdout(), script(&found, &tiers))?;
         Ok(Outcome::Fine)
     })
 }

@@ -1,11 +1,12 @@
 //! `meshcert completions` and `meshcert man`: what a shell and man(1) want to know, from the same description as the help.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::Context;
 use clap::CommandFactory;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs, Outcome};
+use crate::command::write;
 
 /// Prints the completions for a shell.
 ///
@@ -14,9 +15,7 @@ use crate::cli::{Cli, CompletionsArgs, ManArgs, Outcome};
 pub fn completions(args: CompletionsArgs) -> anyhow::Result<Outcome> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "meshcert", &mut script);
-    let mut stdout = io::stdout();
-    stdout.write_all(&script)?;
-    stdout.flush()?;
+    write(io::stdout(), script)?;
     Ok(Outcome::Fine)
 }
 
@@ -30,10 +29,10 @@ pub fn man(args: ManArgs) -> anyhow::Result<Outcome> {
         clap_mangen::Man::new(Cli::command().disable_help_subcommand(true)).render(&mut io::stdout())?;
         return Ok(Outcome::Fine);
     };
-    let write = || {
+    let pages = || {
         std::fs::create_dir_all(&folder)?;
         clap_mangen::generate_to(Cli::command(), &folder)
     };
-    write().with_context(|| format!("cannot write manual pages to {}", folder.display()))?;
+    pages().with_context(|| format!("cannot write manual pages to {}", folder.display()))?;
     Ok(Outcome::Fine)
 }
