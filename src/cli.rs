@@ -100,20 +100,11 @@ fn namespace(text: &str) -> Result<String, String> {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Logging {
     /// Form of the log lines.
-    #[arg(long, value_enum, default_value_t = LogFormat::Plain)]
-    pub log_format: LogFormat,
+    #[arg(long, value_enum, default_value_t = LogForm::Plain)]
+    pub log_format: LogForm,
     /// Least severity that is logged.
     #[arg(long, value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
-}
-
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object per line.
-    Json,
 }
 
 /// Severity of log lines.
@@ -389,10 +380,6 @@ impl From<Connect> for Sources {
 impl Logging {
     /// Starts logging.
     pub fn start(self) {
-        let form = match self.log_format {
-            LogFormat::Plain => LogForm::Plain,
-            LogFormat::Json => LogForm::Json,
-        };
         let level = match self.log_level {
             LogLevel::Error => Level::ERROR,
             LogLevel::Warn => Level::WARN,
@@ -400,7 +387,7 @@ impl Logging {
             LogLevel::Debug => Level::DEBUG,
             LogLevel::Trace => Level::TRACE,
         };
-        process::log(form, level);
+        process::log(self.log_format, level);
     }
 }
 

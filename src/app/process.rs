@@ -9,7 +9,7 @@ use tracing::{Level, info};
 use tracing_subscriber::EnvFilter;
 
 /// Form of the log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogForm {
     /// For people.
     Plain,
