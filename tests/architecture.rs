@@ -52,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "server",
         &[
             "cert",
+            "digest",
             "follower",
             "inventory",
             "mesh",

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ring::digest::{Context, SHA256};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
@@ -18,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::cert::chain::identities;
 use crate::cert::parse::{NamePool, Retain, read_entry};
+use crate::digest;
 use crate::metrics::listeners::{HandshakeFailure, Listener, ListenerMetrics};
 use crate::time::UnixTime;
 
@@ -69,14 +69,14 @@ pub struct Tls {
     metrics: Arc<ListenerMetrics>,
     current: ArcSwapOption<Loaded>,
     /// The digest of what was refused last: said once.
-    refused: Mutex<Option<[u8; 32]>>,
+    refused: Mutex<Option<String>>,
 }
 
 /// What is in force.
 #[derive(Debug)]
 struct Loaded {
     files: TlsFiles,
-    digest: [u8; 32],
+    digest: String,
     acceptor: Acceptor,
     not_after: UnixTime,
 }
@@ -125,9 +125,9 @@ impl Tls {
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(current) = self.current.load_full() else { return Ok(false) };
         let read = Contents::read(&current.files);
-        let digest = read.as_ref().map_or([0; 32], Contents::digest);
+        let digest = read.as_ref().map(Contents::digest).unwrap_or_default();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if *refused == Some(digest) || (digest == current.digest && refused.is_none()) {
+        if refused.as_ref() == Some(&digest) || (digest == current.digest && refused.is_none()) {
             return Ok(false);
         }
         let loaded = read.and_then(|contents| contents.load(current.files.clone()));
@@ -207,15 +207,8 @@ impl Contents {
         })
     }
 
-    fn digest(&self) -> [u8; 32] {
-        let mut context = Context::new(&SHA256);
-        for part in [&self.certificate[..], &self.key, self.client_ca.as_deref().unwrap_or_default()] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        digest
+    fn digest(&self) -> String {
+        digest::sha256([&self.certificate[..], &self.key, self.client_ca.as_deref().unwrap_or_default()])
     }
 
     fn load(&self, files: TlsFiles) -> Result<Loaded, TlsError> {
