@@ -125,7 +125,7 @@ pub struct Entry {
     pub certificates: Vec<Positioned>,
     /// What could not be read; never hides its neighbours.
     pub problems: Vec<Problem>,
-    /// The current context's `server` where the entry is a kubeconfig.
+    /// What it says beside them, where it is a kubeconfig.
     pub kubeconfig: Option<KubeconfigFacts>,
 }
 

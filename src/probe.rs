@@ -49,7 +49,7 @@ pub struct ProbeError {
     pub fault: Fault,
 }
 
-/// What an endpoint could not be used for.
+/// Whose fault it is that an endpoint could not be used, as far as that can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The other side refused a certificate.

@@ -96,10 +96,10 @@ pub enum Class {
     Other(usize),
 }
 
-/// What was found in a Secret; has no place for a private key.
+/// What was found in a Secret; has no place for a private key. Labels are dropped: they only select.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFacts {
-    /// Its metadata (labels are dropped, they only select).
+    /// Namespace and name.
     pub reference: SecretRef,
     /// `metadata.uid`.
     pub uid: Box<str>,
