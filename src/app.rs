@@ -26,7 +26,7 @@ use crate::observer::discovery::Discovery;
 use crate::observer::{ClusterSpec, Registry, Supervisor};
 use crate::policy::Thresholds;
 use crate::ports::{Clock, SourceError};
-use crate::requests::told::{Listener, Teller};
+use crate::requests::told::{Learner, Teller};
 use crate::requests::{Desk, Place};
 use crate::server::{self, App};
 use crate::tasks::Tasks;
@@ -246,9 +246,9 @@ impl Parts {
             knowledge.listen(None);
         }
         self.telling.set(teller, |teller| {
-            let listener = Listener::new(teller.clone(), Arc::clone(clock));
-            knowledge.listen(Some(Arc::clone(&listener)));
-            listener.run()
+            let learner = Learner::new(teller.clone(), Arc::clone(clock));
+            knowledge.listen(Some(Arc::clone(&learner)));
+            learner.run()
         });
         let found = self.metrics.permissions();
         self.permissions.set(Some(checks), |checks| permissions::watch(checks.clone(), Arc::clone(found)));

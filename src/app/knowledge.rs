@@ -11,13 +11,13 @@ use crate::metrics::{Observed, SourceHealth};
 use crate::name::MESHES_FROM;
 use crate::observer::Registry;
 use crate::ports::SourceErrorReason;
-use crate::requests::told::{Listener, Teller};
+use crate::requests::told::{Learner, Teller};
 use crate::requests::{Facts, Known, Sight, Sights};
 
 /// All that is known.
 pub(super) struct Knowledge {
     registry: Arc<Registry>,
-    told: ArcSwapOption<Listener>,
+    told: ArcSwapOption<Learner>,
 }
 
 impl Knowledge {
@@ -27,8 +27,8 @@ impl Knowledge {
     }
 
     /// From now on what is told counts, or what is observed.
-    pub(super) fn listen(&self, listener: Option<Arc<Listener>>) {
-        self.told.store(listener);
+    pub(super) fn listen(&self, learner: Option<Arc<Learner>>) {
+        self.told.store(learner);
     }
 
     /// What is observed of a cluster.
@@ -45,8 +45,8 @@ impl Knowledge {
 
     /// The meshes of clusters.
     pub(super) fn facts(&self, clusters: &[Arc<str>]) -> Result<Facts, String> {
-        if let Some(listener) = self.told.load_full() {
-            let told = listener.known()?;
+        if let Some(learner) = self.told.load_full() {
+            let told = learner.known()?;
             let of = |cluster: &Arc<str>| {
                 let meshes = told.meshes.get(&**cluster).into_iter().flatten();
                 (Arc::clone(cluster), meshes.cloned().map(Known::Told).collect())
@@ -70,8 +70,8 @@ impl Observed for Knowledge {
 
     fn sources(&self) -> Vec<SourceHealth> {
         let mut all = self.registry.sources();
-        all.extend(self.told.load().as_ref().map(|listener| {
-            let health = listener.health();
+        all.extend(self.told.load().as_ref().map(|learner| {
+            let health = learner.health();
             let count = |reason: SourceErrorReason| health.errors.get(&reason).copied().unwrap_or(0);
             SourceHealth {
                 source: MESHES_FROM.into(),
@@ -89,8 +89,8 @@ impl Observed for Knowledge {
     fn ready(&self) -> Result<(), String> {
         self.registry.ready()?;
         match &*self.told.load() {
-            Some(listener) if !listener.health().asked => {
-                Err(format!("{} has not been asked for the meshes yet", listener.teller().url))
+            Some(learner) if !learner.health().asked => {
+                Err(format!("{} has not been asked for the meshes yet", learner.teller().url))
             }
             _ => Ok(()),
         }

@@ -79,7 +79,7 @@ pub struct Told {
 }
 
 /// Asks again and again, and remembers the last answer.
-pub struct Listener {
+pub struct Learner {
     teller: Teller,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -121,7 +121,7 @@ const FRESH: Duration = Duration::from_secs(60);
 /// Of an answer: more than a hundred thousand meshes.
 const LARGEST_ANSWER: usize = 32 << 20;
 
-impl Listener {
+impl Learner {
     /// Nothing is known yet.
     pub fn new(teller: Teller, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { teller, clock, state: Mutex::default() })
@@ -338,15 +338,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_told_counts_for_a_minute() {
         let teller = Teller { url: Uri::from_static("http://observe"), ca: None, identity: None, bearer_token: None };
-        let listener = Listener::new(teller, Arc::new(Stopped));
-        assert!(listener.known().is_err_and(|why| why.contains("nothing yet")));
-        listener.take(Ok(Told { complete: true, meshes: BTreeMap::new() }));
-        listener.take(Err(error(SourceErrorReason::Server, "answered 500".to_owned())));
+        let learner = Learner::new(teller, Arc::new(Stopped));
+        assert!(learner.known().is_err_and(|why| why.contains("nothing yet")));
+        learner.take(Ok(Told { complete: true, meshes: BTreeMap::new() }));
+        learner.take(Err(error(SourceErrorReason::Server, "answered 500".to_owned())));
         tokio::time::advance(FRESH).await;
-        assert!(listener.known().is_ok(), "some attempts may fail");
-        assert!(!listener.health().up, "and it is seen that they do");
+        assert!(learner.known().is_ok(), "some attempts may fail");
+        assert!(!learner.health().up, "and it is seen that they do");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(listener.known().is_err_and(|why| why.contains("for 61 s: answered 500")));
+        assert!(learner.known().is_err_and(|why| why.contains("for 61 s: answered 500")));
     }
 
     #[test]
