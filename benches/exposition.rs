@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use meshcert::clock::ManualClock;
 use meshcert::inventory::{Shard, Snapshot};
 use meshcert::metrics::Metrics;
 use meshcert::metrics::exposition::{ClusterSnapshot, Exposition};
@@ -90,7 +91,7 @@ fn over_a_socket(c: &mut Criterion, clusters: Vec<ClusterSnapshot>) {
     let app = App::new(
         told.clone(),
         Arc::new(Metrics::new(told, None)),
-        Arc::new(Stopped(NOW)),
+        Arc::new(ManualClock::new(NOW)),
         Thresholds::default(),
         Arc::default(),
     );

@@ -37,7 +37,7 @@ async fn a_rollback_that_is_forbidden_and_then_hangs_goes_on_by_itself_and_when_
     *world.plan.withheld.lock().unwrap() = Some("patch secrets");
     // As the command does it.
     world.api.pause(NAMESPACE, &format!("{MESH}-etcd-certs")).await.unwrap();
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     assert_eq!(failed.status.reason, "Forbidden");
     *world.plan.withheld.lock().unwrap() = None;
@@ -69,7 +69,7 @@ async fn what_is_half_written_can_be_rolled_back() {
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     assert!(failed.is_partial(), "{}", failed.status.message);
     assert_ne!(digests(&world.mesh().await.1), digests(&before));
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
     assert_eq!(digests(&world.mesh().await.1), digests(&before));
     world.assert_nothing_left_over().await;
@@ -83,7 +83,7 @@ async fn what_somebody_else_has_renewed_since_is_not_rolled_back() {
     world.renew_by_hand().await;
     let theirs = world.serials().await;
     let etcd = world.generation("statefulsets", &format!("{MESH}-etcd")).await;
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     let refused = world.run_until(&name, auto(), |renewal| renewal.status.reason == "RollbackRefused").await.status;
     assert_eq!(refused.phase, Phase::Succeeded);
     assert!(refused.message.contains("somebody else has replaced the certificates"), "{}", refused.message);
@@ -181,15 +181,14 @@ async fn consent_that_is_withdrawn_counts_until_the_first_write() {
     let name = world.ask().await;
     let approve = Policy { mode: Mode::Approve, ..auto() };
     let waits = |renewal: &Renewal| renewal.status.phase == Phase::AwaitingApproval;
-    let plan = world.run_until(&name, approve.clone(), waits).await.status.plan.unwrap();
-    let agreed = json!({ "spec": { "approval": { "planDigest": plan.digest } } });
-    world.api.change_renewal(NAMESPACE, &name, &agreed).await.unwrap();
+    let first = world.run_until(&name, approve.clone(), waits).await;
+    world.agree(&first).await;
     world.run_until(&name, approve.clone(), |renewal| renewal.status.phase == Phase::Staging).await;
     world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "approval": null } })).await.unwrap();
     let waiting = world.run_until(&name, approve.clone(), waits).await;
     assert_eq!(waiting.status.attempt, 2, "what was made counts no more");
     assert_eq!(digests(&world.mesh().await.1), digests(&before));
-    world.api.change_renewal(NAMESPACE, &name, &agreed).await.unwrap();
+    world.agree(&first).await;
     let renewal = world.run_until(&name, approve, is_finished).await;
     world.assert_renewed(&renewal).await;
 }

@@ -20,7 +20,6 @@ use meshcert::renewal::{Intent, Phase, Renewal, Spec, Status, Trigger, name_for}
 use meshcert::requests::{Asked, ask};
 use meshcert::rollout::DIGEST_ANNOTATION;
 use meshcert::time::DAY;
-use serde_json::json;
 use world::{MESH, NAMESPACE, World, auto, digests, has_ended, index_of, is_finished, mk_due};
 
 /// The same, after what was in force before has ended.
@@ -30,10 +29,6 @@ fn mk_late(failed: &Renewal) -> Status {
     plan.leaves.iter_mut().for_each(|leaf| leaf.ends_at = SystemClock.now());
     status.plan = Some(plan);
     status
-}
-
-async fn want_back(world: &World, name: &str, rollback: bool) {
-    world.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "rollback": rollback } })).await.unwrap();
 }
 
 /// Somebody else writes entries of a live Secret.
@@ -49,7 +44,7 @@ async fn index_back(mutation: &str) -> usize {
     let name = world.ask().await;
     world.run_until(&name, auto(), is_finished).await;
     world.arm(None);
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
     world.nth_of(mutation, 0)
 }
@@ -72,7 +67,7 @@ async fn a_rollback_to_what_meshcert_made_too_restarts_what_hangs() {
     world.hang_the_hosted_api().await;
     let stuck = world.run_until(&again, eager.clone(), has_ended(Phase::Failed)).await.status;
     assert_eq!(stuck.reason, "RestartStuck", "{}", stuck.message);
-    want_back(&world, &again, true).await;
+    world.want_back(&again, true).await;
     let turned = |renewal: &Renewal| renewal.status.rolling_back && is_finished(renewal);
     let back = world.run_until(&again, eager, turned).await.status;
     assert!(!back.message.contains("another controller"), "nobody rewrites a template: {}", back.message);
@@ -89,7 +84,7 @@ async fn a_rollback_that_waited_until_the_former_certificates_ended_writes_none_
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     let (_, new) = world.mesh().await;
     *world.plan.withheld.lock().unwrap() = Some("patch secrets");
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     *world.plan.withheld.lock().unwrap() = None;
     world.api.write_status(&failed, &mk_late(&failed)).await.unwrap();
@@ -99,7 +94,7 @@ async fn a_rollback_that_waited_until_the_former_certificates_ended_writes_none_
     assert_eq!(digests(&world.mesh().await.1), digests(&new), "what has ended is not put back");
     world.assert_nothing_left_over().await;
 
-    want_back(&world, &name, false).await;
+    world.want_back(&name, false).await;
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }
@@ -111,7 +106,7 @@ async fn a_rollback_that_is_too_late_in_the_middle_leaves_the_mixture_to_a_new_r
     let name = world.ask().await;
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.arm(Some((second, Fault::Forbidden)));
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     assert!(failed.is_partial(), "{}", failed.status.message);
     let (_, mixture) = world.mesh().await;
@@ -151,7 +146,7 @@ async fn what_was_half_written_and_is_overwritten_by_others_lets_go_of_its_mesh(
         overwrite(&world, role, &material(role)).await;
     }
     // Whatever a person asks for.
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let ended = world.run_until(&name, auto(), has_ended(Phase::Superseded)).await;
     assert!(!ended.finalizer);
     world.assert_nothing_left_over().await;
@@ -174,7 +169,7 @@ async fn a_rollback_without_backups_says_so_as_long_as_they_are_missing() {
     for copy in world.api.copies(NAMESPACE, "meshcert.dev/backup").await.unwrap() {
         world.api.delete_copy(NAMESPACE, &copy.name).await.unwrap();
     }
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let is_told = |renewal: &Renewal| is_finished(renewal) && renewal.status.phase != Phase::Succeeded;
     let failed = world.run_until(&name, auto(), is_told).await;
     world.api.write_status(&failed, &mk_due(&failed)).await.unwrap();
@@ -289,11 +284,11 @@ async fn a_rollback_that_is_taken_back_before_its_first_write_leaves_the_new_cer
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     let (_, new) = world.mesh().await;
     *world.plan.withheld.lock().unwrap() = Some("patch secrets");
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let failed = world.run_until(&name, auto(), has_ended(Phase::Failed)).await;
     assert!(!failed.is_partial(), "{}", failed.status.message);
     *world.plan.withheld.lock().unwrap() = None;
-    want_back(&world, &name, false).await;
+    world.want_back(&name, false).await;
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     assert_eq!(digests(&world.mesh().await.1), digests(&new));
     world.assert_renewed(&renewal).await;
@@ -305,12 +300,12 @@ async fn a_rollback_that_hangs_and_is_taken_back_begins_anew() {
     let name = world.ask().await;
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let impatient = Policy { restart_deadline: 3, ..auto() };
     let stuck = world.run_until(&name, impatient, has_ended(Phase::Failed)).await;
     assert_eq!(stuck.status.reason, "RestartStuck", "{}", stuck.status.message);
     *world.plan.broken.lock().unwrap() = None;
-    want_back(&world, &name, false).await;
+    world.want_back(&name, false).await;
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     let (mesh, _) = world.mesh().await;
     assert!(mesh.expiration.is_some_and(|end| SystemClock.now().seconds_until(end) > 300 * DAY));
@@ -323,7 +318,7 @@ async fn a_rollback_that_hangs_until_the_former_certificates_have_ended_restarts
     let name = world.ask().await;
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     *world.plan.broken.lock().unwrap() = Some(("patch statefulsets", StatusCode::INTERNAL_SERVER_ERROR));
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let impatient = Policy { restart_deadline: 3, ..auto() };
     let stuck = world.run_until(&name, impatient, has_ended(Phase::Failed)).await;
     *world.plan.broken.lock().unwrap() = None;
@@ -333,7 +328,7 @@ async fn a_rollback_that_hangs_until_the_former_certificates_have_ended_restarts
     assert_eq!((refused.phase, refused.attempt), (Phase::Failed, stuck.status.attempt), "{}", refused.message);
     assert_eq!(world.generation("statefulsets", &format!("{MESH}-etcd")).await, etcd);
 
-    want_back(&world, &name, false).await;
+    world.want_back(&name, false).await;
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_nothing_left_over().await;
 }
@@ -361,11 +356,11 @@ async fn a_rollback_before_the_first_write_costs_no_outage() {
     let mut world = World::new(None).await;
     let name = world.ask().await;
     world.run_until(&name, auto(), |renewal| renewal.status.phase == Phase::Staging).await;
-    want_back(&world, &name, true).await;
+    world.want_back(&name, true).await;
     let waiting = world.run_until(&name, auto(), |renewal| renewal.status.reason == "RollbackRefused").await.status;
     assert_eq!(waiting.phase, Phase::Pending, "{}", waiting.message);
     assert!(waiting.phase.is_held(&waiting.reason), "whoever forgets it is told");
-    want_back(&world, &name, false).await;
+    world.want_back(&name, false).await;
     let renewal = world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     world.assert_renewed(&renewal).await;
 }

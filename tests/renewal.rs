@@ -57,7 +57,7 @@ async fn roll_back_with(at: Option<(usize, Fault)>) -> Vec<String> {
         renewed.push(world.generation(plural, name).await);
     }
     world.arm(at);
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     let is_back = |renewal: &Renewal| renewal.status.phase == Phase::RolledBack && is_finished(renewal);
     world.run_until(&name, auto(), is_back).await;
     let (_, after) = world.mesh().await;
@@ -321,7 +321,7 @@ async fn nothing_is_touched_before_a_person_agrees_to_the_plan() {
             renewal.status.reason == "AwaitingApproval" && renewal.status.message.contains("approve")
         })
         .await;
-    let plan = waiting.status.plan.unwrap();
+    let plan = waiting.status.plan.as_ref().unwrap();
     assert_eq!(plan.leaves.len(), 8, "seven leaves of kubeadm and the admin's");
     assert_eq!(world.generation("statefulsets", &format!("{MESH}-etcd")).await, 1);
 
@@ -329,8 +329,7 @@ async fn nothing_is_touched_before_a_person_agrees_to_the_plan() {
     world.api.change_renewal(NAMESPACE, &name, &other).await.unwrap();
     let still = world.run_until(&name, approve.clone(), |renewal| renewal.spec.approval.is_some()).await;
     assert_eq!(still.status.phase, Phase::AwaitingApproval);
-    let agreed = json!({ "spec": { "approval": { "planDigest": plan.digest } } });
-    world.api.change_renewal(NAMESPACE, &name, &agreed).await.unwrap();
+    world.agree(&waiting).await;
     let renewal = world.run_until(&name, approve, is_finished).await;
     world.assert_renewed(&renewal).await;
 }
@@ -341,7 +340,7 @@ async fn a_rollback_puts_back_what_was_there_and_proves_it() {
     let (_, before) = world.mesh().await;
     let name = world.ask().await;
     world.run_until(&name, auto(), is_finished).await;
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     let renewal = world
         .run_until(&name, auto(), |renewal| renewal.status.phase == Phase::RolledBack && is_finished(renewal))
         .await;

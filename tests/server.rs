@@ -10,6 +10,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshcert::clock::ManualClock;
 use meshcert::mesh::HostedMesh;
 use meshcert::metrics::Metrics;
 use meshcert::policy::Thresholds;
@@ -42,7 +43,7 @@ fn within(renew_before: i64) -> Thresholds {
 async fn mk_server(limits: Limits) -> Server {
     let told = Told::new(mk_fleet());
     let metrics = Arc::new(Metrics::new(told.clone(), None));
-    let app = App::new(told.clone(), metrics, Arc::new(Stopped(NOW)), within(30 * DAY), Arc::default());
+    let app = App::new(told.clone(), metrics, Arc::new(ManualClock::new(NOW)), within(30 * DAY), Arc::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();

@@ -59,12 +59,6 @@ async fn give(world: &World, lease: &str, holder: Option<&str>) {
     world.api.hold_lease(NAMESPACE, lease, version.as_deref(), holder).await.unwrap();
 }
 
-async fn agree(world: &World, renewal: &Renewal) {
-    let digest = &renewal.status.plan.as_ref().unwrap().digest;
-    let agreed = json!({ "spec": { "approval": { "planDigest": digest } } });
-    world.api.change_renewal(NAMESPACE, &renewal.name, &agreed).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_by_the_time_of_the_consent_is_mended_first() {
     let mut world = World::new(None).await;
@@ -74,7 +68,7 @@ async fn what_hangs_by_the_time_of_the_consent_is_mended_first() {
     let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
     world.api.write_status(&waiting, &mk_patient(&waiting)).await.unwrap();
     world.hang_the_hosted_api().await;
-    agree(&world, &waiting).await;
+    world.agree(&waiting).await;
     let refused = world.run_until(&name, approve, has_ended(Phase::Refused)).await.status;
     assert_eq!(refused.reason, "WorkloadUnready", "{}", refused.message);
     assert_eq!(versions(&world.mesh().await.1), before);
@@ -87,7 +81,7 @@ async fn an_old_consent_to_the_same_plan_is_enough() {
     let approve = Policy { mode: Mode::Approve, ..Policy::default() };
     let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
     world.api.write_status(&waiting, &mk_patient(&waiting)).await.unwrap();
-    agree(&world, &waiting).await;
+    world.agree(&waiting).await;
     let renewal = world.run_until(&name, approve, is_finished).await;
     world.assert_renewed(&renewal).await;
     let looked: Vec<_> = renewal.status.steps.iter().filter(|step| step.name == Phase::Preflight).collect();
@@ -188,7 +182,7 @@ async fn a_way_back_waits_for_another_renewals_lock() {
     world.run_until(&name, auto(), has_ended(Phase::Succeeded)).await;
     let lock = format!("{LOCK_PREFIX}{MESH}");
     hold(&world, &lock).await;
-    world.api.change_renewal(NAMESPACE, &name, &json!({ "spec": { "rollback": true } })).await.unwrap();
+    world.want_back(&name, true).await;
     world.run_until(&name, auto(), waits_for("Locked")).await;
     release(&world, &lock).await;
     world.run_until(&name, auto(), has_ended(Phase::RolledBack)).await;
@@ -301,7 +295,7 @@ async fn whoever_asks_in_a_time_zone_of_his_own_is_understood() {
     world.api.change_renewal(NAMESPACE, &name, &asked).await.unwrap();
     let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
     assert_eq!(waiting.spec.requested_at.map(|moment| moment.to_string()).as_deref(), Some("2026-11-28T12:00:00Z"));
-    agree(&world, &waiting).await;
+    world.agree(&waiting).await;
     world.run_until(&name, approve, has_ended(Phase::Succeeded)).await;
 }
 

@@ -325,20 +325,12 @@ fn error(reason: SourceErrorReason, message: String) -> SourceError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::UnixTime;
-
-    struct Stopped;
-
-    impl Clock for Stopped {
-        fn now(&self) -> UnixTime {
-            UnixTime(0)
-        }
-    }
+    use crate::clock::ManualClock;
 
     #[tokio::test(start_paused = true)]
     async fn what_was_told_counts_for_a_minute() {
         let teller = Teller { url: Uri::from_static("http://observe"), ca: None, identity: None, bearer_token: None };
-        let learner = Learner::new(teller, Arc::new(Stopped));
+        let learner = Learner::new(teller, Arc::new(ManualClock::new(UnixTime(0))));
         assert!(learner.known().is_err_and(|why| why.contains("nothing yet")));
         learner.take(Ok(Told { complete: true, meshes: BTreeMap::new() }));
         learner.take(Err(error(SourceErrorReason::Server, "answered 500".to_owned())));

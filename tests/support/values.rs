@@ -15,7 +15,6 @@ use meshcert::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, N
 use meshcert::metrics::exposition::ClusterSnapshot;
 use meshcert::metrics::renewals::{EndpointState, RenewalMetrics, RenewalState};
 use meshcert::metrics::{Observed, SourceHealth};
-use meshcert::ports::Clock;
 use meshcert::renewal::Phase;
 use meshcert::secret::{Class, SecretEntry, SecretFacts, SecretRef};
 use meshcert::time::{DAY, UnixTime};
@@ -269,14 +268,5 @@ impl Observed for Told {
 
     fn ready(&self) -> Result<(), String> {
         self.ready.lock().unwrap().clone()
-    }
-}
-
-/// A clock that stands still.
-pub struct Stopped(pub UnixTime);
-
-impl Clock for Stopped {
-    fn now(&self) -> UnixTime {
-        self.0
     }
 }

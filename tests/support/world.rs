@@ -178,6 +178,17 @@ impl World {
         self.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "force": true } })).await.unwrap();
     }
 
+    /// As a person does who agrees to the plan that waits.
+    pub async fn agree(&self, waiting: &Renewal) {
+        let agreed = json!({ "spec": { "approval": { "planDigest": waiting.status.plan.as_ref().unwrap().digest } } });
+        self.api.change_renewal(NAMESPACE, &waiting.name, &agreed).await.unwrap();
+    }
+
+    /// As a person does who wants a renewal rolled back, or no longer.
+    pub async fn want_back(&self, name: &str, rollback: bool) {
+        self.api.change_renewal(NAMESPACE, name, &json!({ "spec": { "rollback": rollback } })).await.unwrap();
+    }
+
     /// As a person does who wants another try: whoever asks twice within a second asks twice.
     pub async fn ask_again(&self, name: &str) {
         let asked = self.api.renewal(NAMESPACE, name).await.unwrap().unwrap().spec.requested_at;
