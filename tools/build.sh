@@ -3,6 +3,7 @@
 #   tools/build.sh        what `make test` needs: Prometheus, Alertmanager, kubectl, kubeadm, a Kubernetes API, helm, Python's OpenMetrics parser,
 #                         axe-core, and Chromium from the distribution
 #   tools/build.sh e2e    the rest of a real Kubernetes node, for `make e2e`; e2e-packages only what it needs of Debian
+#   tools/build.sh bench  other exporters of certificates, which `make bench` measures beside meshcert
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$PWD/.cache
@@ -113,6 +114,18 @@ build_kwok() {
   done >"$cache/kwok-stages.yaml"
 }
 
+build_x509_certificate_exporter() {
+  go_build x509-certificate-exporter '' github.com/enix/x509-certificate-exporter/v4/cmd/x509-certificate-exporter
+}
+
+build_cert_exporter() {
+  go_build cert-exporter '' github.com/joe-elliott/cert-exporter
+}
+
+build_ssl_exporter() {
+  go_build ssl-exporter '' github.com/ribbybibby/ssl_exporter/v2
+}
+
 build_python() {
   rm -rf "$cache/venv"
   python3 -m venv "$cache/venv"
@@ -204,6 +217,15 @@ case ${1:-test} in
     once kubernetes_node '3 minutes' tools/kubernetes/go.{mod,sum}
     once containerd '1 minute' tools/containerd/go.{mod,sum}
     once kwok '1 minute' tools/kwok/go.{mod,sum}
+    ;;
+  bench)
+    # Each in a shell of its own: one that cannot be had is not measured, and the bench says so.
+    for peer in x509-certificate-exporter cert-exporter ssl-exporter; do
+      tools/build.sh "$peer" || echo "tools/build.sh: $peer could not be built" >&2
+    done
+    ;;
+  x509-certificate-exporter | cert-exporter | ssl-exporter)
+    once "${1//-/_}" '2 minutes' "tools/$1"/go.{mod,sum}
     ;;
   *)
     echo "tools/build.sh: no such target: $1" >&2
