@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
@@ -26,8 +26,16 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: &Path, arguments: &[String], address: SocketAddr) -> Self {
-        let child = Command::new(program).args(arguments).stdout(Stdio::null()).spawn().unwrap();
-        Self { child, address }
+        Self::of(Command::new(program).args(arguments), address)
+    }
+
+    pub(crate) fn of(command: &mut Command, address: SocketAddr) -> Self {
+        Self { child: command.stdout(Stdio::null()).spawn().unwrap(), address }
+    }
+
+    /// Its standard error, which was piped.
+    pub(crate) fn log(&mut self) -> ChildStderr {
+        self.child.stderr.take().unwrap()
     }
 
     /// Starts this program in another role, and waits until it listens.

@@ -42,9 +42,13 @@ impl Client {
         Self { stream: BufReader::with_capacity(64 << 10, Box::new(stream)), head }
     }
 
-    /// What Prometheus asks for.
     pub(crate) fn scrape(&mut self) -> Vec<u8> {
-        self.get("/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n")
+        self.scrape_at("/metrics")
+    }
+
+    /// What Prometheus asks for.
+    pub(crate) fn scrape_at(&mut self, path: &str) -> Vec<u8> {
+        self.get(path, "Accept: application/openmetrics-text;version=1.0.0\r\nAccept-Encoding: gzip\r\n")
     }
 
     pub(crate) fn get(&mut self, path: &str, head: &str) -> Vec<u8> {

@@ -15,10 +15,20 @@ impl Table {
     /// A time beside its yardstick; the target is a multiple of it, infinity for none.
     pub(crate) fn ratio(&mut self, what: &str, ours: Duration, beside: &str, yardstick: Duration, target: f64) {
         let ratio = ours.as_secs_f64() / yardstick.as_secs_f64();
+        self.compared(what, milliseconds(ours), format!("{} ({beside})", milliseconds(yardstick)), ratio, target);
+    }
+
+    /// A size beside its yardstick, likewise.
+    pub(crate) fn sizes(&mut self, what: &str, ours: u64, beside: &str, yardstick: u64, target: f64) {
+        let ratio = ours as f64 / yardstick as f64;
+        self.compared(what, bytes(ours), format!("{} ({beside})", bytes(yardstick)), ratio, target);
+    }
+
+    fn compared(&mut self, what: &str, ours: String, yardstick: String, ratio: f64, target: f64) {
         let target =
             if target.is_finite() { format!("≤ {target} x: {}", verdict(ratio <= target)) } else { String::new() };
-        let yardstick = format!("{} ({beside})", milliseconds(yardstick));
-        self.rows.push([what.to_owned(), milliseconds(ours), yardstick, format!("{ratio:.2}"), target]);
+        let ratio = if ratio < 0.1 { format!("{ratio:.4}") } else { format!("{ratio:.2}") };
+        self.rows.push([what.to_owned(), ours, yardstick, ratio, target]);
     }
 
     /// Bytes that have a bound, or none.
@@ -27,9 +37,8 @@ impl Table {
         self.rows.push([what.to_owned(), bytes(size), String::new(), String::new(), target]);
     }
 
-    pub(crate) fn plain(&mut self, what: &str, ours: String, target: &str, verdict: &str) {
-        let target = if target.is_empty() { String::new() } else { format!("{target}: {verdict}") };
-        self.rows.push([what.to_owned(), ours, String::new(), String::new(), target]);
+    pub(crate) fn plain(&mut self, what: &str, ours: String) {
+        self.rows.push([what.to_owned(), ours, String::new(), String::new(), String::new()]);
     }
 
     /// Prints Markdown, as it stands in the document.
