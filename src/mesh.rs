@@ -191,7 +191,7 @@ pub struct MeshCertificate {
     pub certificate: Certificate,
     /// What it is for.
     pub component: Component,
-    /// Fingerprint of the CA whose key verifies its signature, if that CA is among the mesh's Secrets.
+    /// Fingerprint of the CA above it whose key verifies its signature, if that CA is among the mesh's Secrets.
     pub signed_by: Option<crate::cert::CertFingerprint>,
     /// min(its `not_after`, those of the CAs above it).
     pub effective_not_after: UnixTime,

@@ -56,13 +56,16 @@ impl<'a> Chains<'a> {
         Self { by_subject, issuers: HashMap::new(), ends: HashMap::new(), verified: 0 }
     }
 
-    /// The [`issuer`], and min(`not_after`, the ends of the CAs above), following issuers up to a self-signed CA or one whose issuer is unknown.
+    /// The [`issuer`], and min(`not_after`, the ends of the CAs above), following issuers up to a self-signed CA or one whose issuer is unknown. A self-signed CA has
+    /// no other above it: its signature is not verified, for nothing rests on it.
     pub fn issuer_and_end(&mut self, certificate: &Certificate) -> (Option<&'a Certificate>, UnixTime) {
+        if is_self_issued(certificate) {
+            return (None, certificate.not_after);
+        }
         let issuers = self.issuers(certificate).into_iter().map(|ca| (self.end(ca, 1), ca));
         let (above, ca) = issuers.max_by_key(|(end, _)| *end).unzip();
         let own = certificate.not_after;
-        let end = above.filter(|_| !is_self_issued(certificate)).map_or(own, |above| own.min(above));
-        (ca, end)
+        (ca, above.map_or(own, |above| own.min(above)))
     }
 
     fn end(&mut self, certificate: &Certificate, depth: usize) -> UnixTime {
