@@ -100,7 +100,7 @@ async fn a_person_agrees_before_the_window_opens_and_is_not_asked_again() {
     let waiting = world.run_until(&name, approve.clone(), asks).await;
     let Status { reason, message, .. } = &waiting.status;
     assert!(reason == "AwaitingApproval" && message.contains("meshcert approve"), "{reason}: {message}");
-    agree(&world, &waiting).await;
+    world.agree(&waiting).await;
     let agreed = world.run_until(&name, approve.clone(), waits_for("OutsideWindow")).await;
     assert_eq!(agreed.status.phase, Phase::Pending, "nobody is asked any more");
     let renewal = world.run_until(&name, Policy { windows: Vec::new(), ..approve }, is_finished).await;
@@ -114,7 +114,7 @@ async fn what_a_person_agreed_to_is_not_made_otherwise_where_the_policy_changes(
     let name = world.ask().await;
     let approve = Policy { mode: Mode::Approve, ..Policy::default() };
     let waiting = world.run_until(&name, approve.clone(), waits_for("AwaitingApproval")).await;
-    agree(&world, &waiting).await;
+    world.agree(&waiting).await;
     world.run_until(&name, approve.clone(), waits_for("NoSlot")).await;
     let other = Policy { key_type: Some(KeyType::EcdsaP384), ..approve };
     let asks = |renewal: &Renewal| renewal.status.message.starts_with("spec.approval is about another plan");

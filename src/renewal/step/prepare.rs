@@ -2,7 +2,7 @@
 
 use crate::audit::{Objection, audit};
 use crate::material;
-use crate::mesh::{MeshCertificate, SecretRole};
+use crate::mesh::SecretRole;
 use crate::native::{self, Obstacle};
 use crate::plan::{Plan, staying};
 use crate::policy::{Hold, Mode};
@@ -134,10 +134,10 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     let least = seen.policy.renew_before + MARGIN;
     if now.seconds_until(plan.ends_at) < least {
         let why = match staying(&seen.mesh, &seen.policy, now).find(|found| found.effective_not_after == plan.ends_at) {
-            Some(MeshCertificate { secret_role, key, position, .. }) => {
-                let secret = &seen.mesh.secret_names[*secret_role as usize];
+            Some(found) => {
+                let (place, position) = (seen.mesh.place_of(found), &found.position);
                 format!(
-                    "for {secret}, {key}, {position} ends then, which no renewal replaces, not being the first of its entry; take it out or replace it first"
+                    "for {place}, {position} ends then, which no renewal replaces, not being the first of its entry; take it out or replace it first"
                 )
             }
             None => "for a CA ends; that is within renewBefore, so a new CA has to be made first".to_owned(),
@@ -196,7 +196,8 @@ pub(super) fn awaiting_approval(seen: &Observed, now: UnixTime) -> Next {
     let agreed = seen.renewal.spec.approval.as_ref().map(|approval| &approval.plan_digest);
     let other = agreed.map(|digest| format!("spec.approval is about another plan ({digest}); ")).unwrap_or_default();
     let then = holds(seen, now).map(|(_, message)| format!("; once that is done: {message}")).unwrap_or_default();
-    let message = format!("{other}look at the plan, then: {}{then}", seen.renewal.command("approve"));
+    let approve = seen.renewal.command("approve");
+    let message = format!("{other}look at the plan, then: {approve} --digest {}{then}", known.digest);
     note(&seen.renewal, "AwaitingApproval", &message)
 }
 
