@@ -73,6 +73,12 @@ impl Cluster {
         found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
     }
 
+    /// As whoever acts would, once it has ended.
+    fn end_renewal(&self) {
+        let free = r#"{"metadata":{"finalizers":[]}}"#;
+        self.api.kubectl(&["patch", "certificaterenewal", "demo-1", "-n", MESHES, "--type=merge", "-p", free]);
+    }
+
     /// Lets namespaces go that are being deleted, as their controller would once they are empty.
     fn end_namespaces(&self) {
         let found: Value = serde_json::from_str(&self.api.kubectl(&["get", "namespaces", "-o", "json"])).unwrap();
@@ -303,7 +309,7 @@ fn an_upgrade_keeps_the_token_and_takes_away_what_is_no_longer_asked_for() {
     let again: BTreeSet<_> = cluster.everything().into_iter().filter(|one| !one.contains("sh.helm.release")).collect();
     assert_eq!(again, all.into_iter().filter(|one| !one.contains("sh.helm.release")).collect());
 
-    cluster.install(&[]);
+    cluster.with_jobs_run(|| cluster.install(&[]));
     let left = cluster.everything();
     for gone in ["meshcert-webhook", "meshcert-act"] {
         let found: Vec<_> = left.iter().filter(|one| one.ends_with(gone)).collect();
@@ -492,17 +498,7 @@ fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_
     let still = cluster.everything();
     assert!(still.contains(&format!("Deployment {NAMESPACE} meshcert-act")), "all is as it was");
 
-    let patch = [
-        "patch",
-        "certificaterenewal",
-        "demo-1",
-        "-n",
-        MESHES,
-        "--type=merge",
-        "-p",
-        r#"{"metadata":{"finalizers":[]}}"#,
-    ];
-    cluster.api.kubectl(&patch);
+    cluster.end_renewal();
     let (done, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
     assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
     assert!(
@@ -529,6 +525,31 @@ fn uninstalling_is_refused_while_a_renewal_is_under_way_and_leaves_only_what_it_
 
     // And it can come back.
     cluster.install(&ROLES);
+}
+
+#[test]
+fn an_upgrade_that_ends_acting_is_refused_while_a_renewal_is_under_way_and_leaves_no_lease() {
+    let Some(cluster) = Cluster::start() else { return };
+    cluster.install(&ROLES);
+    cluster.api.kubectl_with(RENEWAL, &["create"]);
+    let upgrade = ["upgrade", "--reset-values", "meshcert", CHART, "-n", NAMESPACE, "--timeout", "120s"];
+    let (refused, said) = cluster.with_jobs_run(|| cluster.try_helm(&upgrade));
+    assert!(!refused.status.success());
+    assert!(said.contains("the renewal istio-system/demo-1 in cluster default is under way (Pending)"), "{said}");
+    assert!(cluster.everything().contains(&format!("Deployment {NAMESPACE} meshcert-act")), "all is as it was");
+
+    cluster.end_renewal();
+    let (done, said) = cluster.with_jobs_run(|| cluster.try_helm(&upgrade));
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    let left = cluster.everything();
+    let left = |text: &str| left.iter().filter(|one| one.contains(text)).collect::<Vec<_>>();
+    assert_eq!(
+        (left("Lease istio-system"), left("meshcert-act")),
+        (vec![&"Lease istio-system of-another".to_owned()], vec![])
+    );
+    assert_eq!((left("uninstall"), left("Deployment").len()), (vec![], 1));
+    // Nobody acted: nobody is asked.
+    cluster.helm(&[&upgrade[..], &["--set", "webhook.enabled=true"]].concat());
 }
 
 #[test]
