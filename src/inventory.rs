@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::mesh::{HostedMesh, MeshKey, Naming};
 use crate::secret::{Class, SecretFacts, SecretRef};
 
+/// A namespace's Secrets are in each of so many shards.
+const NEIGHBOURS: usize = 8;
 /// Objects per shard before the number of shards doubles: few enough that one change is cheap to render, enough that the text compresses.
 const OBJECTS_PER_SHARD: usize = 256;
 
@@ -86,7 +88,7 @@ impl Inventory {
     /// What is known of a Secret.
     pub fn get(&self, reference: &SecretRef) -> Option<&Arc<SecretFacts>> {
         let as_mesh = self.mesh_place(reference).and_then(|(key, role)| self.mesh_secrets.get(&key)?[role].as_ref());
-        as_mesh.or_else(|| self.shards[self.shard_of(&reference.namespace, &reference.name)].others.get(reference))
+        as_mesh.or_else(|| self.shards[self.shard_of_secret(reference)].others.get(reference))
     }
 
     /// Takes a Secret's present facts in place of what was known of it.
@@ -113,7 +115,7 @@ impl Inventory {
             }
             Class::Other(_) => {
                 let reference = facts.reference.clone();
-                let shard = self.shard_of(&reference.namespace, &reference.name);
+                let shard = self.shard_of_secret(&reference);
                 Arc::make_mut(&mut self.shards[shard]).others.insert(reference, facts)
             }
         };
@@ -140,7 +142,7 @@ impl Inventory {
             self.len -= 1;
             return;
         }
-        let shard = self.shard_of(&reference.namespace, &reference.name);
+        let shard = self.shard_of_secret(reference);
         // Looked up first: `make_mut` copies the shard, and a reader would take the copy for a change.
         if self.shards[shard].others.contains_key(reference)
             && let Some(gone) = Arc::make_mut(&mut self.shards[shard]).others.remove(reference)
@@ -165,7 +167,7 @@ impl Inventory {
         let keys: Vec<MeshKey> = std::mem::take(&mut self.unassembled).into_iter().collect();
         let meshes = self.assemble(&keys);
         for (key, mesh) in keys.into_iter().zip(meshes) {
-            let index = self.shard_of(&key.namespace, key.id.as_str());
+            let index = self.shard_of_mesh(&key);
             let shard = Arc::make_mut(&mut self.shards[index]);
             match mesh {
                 Some(mesh) => shard.meshes.insert(key, Arc::new(mesh)),
@@ -197,9 +199,20 @@ impl Inventory {
         Some((MeshKey { namespace: Arc::clone(&reference.namespace), id }, role as usize))
     }
 
-    fn shard_of(&self, namespace: &str, name: &str) -> usize {
+    fn shard_of_mesh(&self, key: &MeshKey) -> usize {
+        self.shard(fnv1a(&key.namespace, key.id.as_str()))
+    }
+
+    /// The series of a namespace's Secrets resemble each other and are compressed together; in a part of the shards, so that none is filled by one namespace.
+    fn shard_of_secret(&self, reference: &SecretRef) -> usize {
+        let parts = (self.shards.len() / NEIGHBOURS).max(1) as u64;
+        let part = fnv1a("", &reference.name) % parts;
+        self.shard(fnv1a(&reference.namespace, "") + part * NEIGHBOURS as u64)
+    }
+
+    fn shard(&self, hash: u64) -> usize {
         // The number of shards is a power of two.
-        fnv1a(namespace, name) as usize & (self.shards.len() - 1)
+        hash as usize & (self.shards.len() - 1)
     }
 
     /// Doubles the shards once they are full; amortized over the Secrets that came since, a constant each.
@@ -211,11 +224,11 @@ impl Inventory {
         for shard in std::mem::replace(&mut self.shards, wider) {
             let Shard { meshes, others } = Arc::unwrap_or_clone(shard);
             for (key, mesh) in meshes {
-                let at = self.shard_of(&key.namespace, key.id.as_str());
+                let at = self.shard_of_mesh(&key);
                 Arc::make_mut(&mut self.shards[at]).meshes.insert(key, mesh);
             }
             for (reference, facts) in others {
-                let at = self.shard_of(&reference.namespace, &reference.name);
+                let at = self.shard_of_secret(&reference);
                 Arc::make_mut(&mut self.shards[at]).others.insert(reference, facts);
             }
         }
