@@ -5,7 +5,7 @@ CACHE := $(CURDIR)/.cache
 # A tool that is missing fails a test instead of skipping it.
 WITH_TOOLS := PATH="$(CACHE)/bin:$$PATH" MESHCERT_REQUIRE_TOOLS=1
 
-.PHONY: help demo test quick lint fmt bench bench-tools tools golden manifests image reproducible e2e e2e-fleet e2e-tools e2e-up e2e-down
+.PHONY: help demo test quick lint fmt bench bench-tools tools golden manifests image reproducible arm64 e2e e2e-fleet e2e-tools e2e-up e2e-down
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ image: ## Build the container image and its SBOM into target/image, with buildah
 
 reproducible: ## Build the image's program twice, in two places, and compare every byte; takes two builds from nothing.
 	nice tools/reproducible.sh
+
+arm64: ## Build the program for arm64, unoptimised, and have it read a cluster under an emulator.
+	nice tools/arm64.sh
 
 bench: bench-tools ## Measure, each beside its yardstick in the same run: other exporters too, which are built once.
 	$(WITH_TOOLS) cargo bench

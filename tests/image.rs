@@ -176,6 +176,44 @@ fn start_name_server() -> String {
     address
 }
 
+/// A daemon that is ready at this address.
+fn start(command: &mut Command, address: &str, log: &Path) -> Process {
+    let spawned = command.stdout(Stdio::null()).stderr(std::fs::File::create(log).unwrap()).spawn();
+    let mut process = Process(spawned.unwrap());
+    let since = Instant::now();
+    while TcpStream::connect(address).is_err() || http::request(address, "GET", "/-/ready", "").status != 200 {
+        if let Some(status) = process.0.try_wait().unwrap() {
+            panic!("{status}: {}", std::fs::read_to_string(log).unwrap());
+        }
+        assert!(since.elapsed() < PATIENCE, "it is not ready");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    process
+}
+
+fn meshes_read(address: &str) -> usize {
+    let signal = "meshcert_hosted_kube_api_certificate_expiration_timestamp_seconds{";
+    http::request(address, "GET", "/metrics", "").body.lines().filter(|line| line.starts_with(signal)).count()
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn the_program_for_arm64_reads_a_cluster() {
+    let Some(program) = std::env::var_os("MESHCERT_ARM64") else {
+        eprintln!("SKIPPED: `make arm64` builds it and tries this");
+        return;
+    };
+    let demo = Demo::start(&["--api-only", "--scenario", "expiring", "--meshes", "3"]);
+    let (folder, address) = (TempDir::new().unwrap(), free_address());
+    let mut command = Command::new("qemu-aarch64-static");
+    command.arg(program).args(["serve", "--listen", &address, "--kubeconfig"]).arg(&demo.kubeconfig);
+    let _process = start(&mut command, &address, &folder.path().join("log"));
+    assert_eq!(meshes_read(&address), 3);
+}
+
 #[test]
 fn the_container_runs_without_rights_on_a_read_only_root_and_finds_its_cluster_by_name() {
     let Some(image) = Image::open() else { return };
@@ -199,25 +237,12 @@ fn the_container_runs_without_rights_on_a_read_only_root_and_finds_its_cluster_b
     );
     std::fs::write(rootfs.join("etc/meshcert/kubeconfig"), kubeconfig).unwrap();
     std::fs::write(rootfs.join("etc/resolv.conf"), format!("nameserver {}\n", start_name_server())).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     let mut command = contained(&rootfs, &["serve", "--kubeconfig", "/etc/meshcert/kubeconfig", "--listen", &address]);
     let log = image.folder.path().join("log");
-    let mut process =
-        Process(command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
-    let since = Instant::now();
-    while TcpStream::connect(&address).is_err() || http::request(&address, "GET", "/-/ready", "").status != 200 {
-        if let Some(status) = process.0.try_wait().unwrap() {
-            panic!("{status}: {}", std::fs::read_to_string(&log).unwrap());
-        }
-        assert!(since.elapsed() < PATIENCE, "it is not ready");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut process = start(&mut command, &address, &log);
     assert_eq!(http::request(&address, "GET", "/-/healthy", "").status, 200);
-    let metrics = http::request(&address, "GET", "/metrics", "").body;
-    let signal = "meshcert_hosted_kube_api_certificate_expiration_timestamp_seconds{";
-    let read = metrics.lines().filter(|line| line.starts_with(signal)).count();
-    assert_eq!(read, 3, "it reads its cluster's Secrets: {}", std::fs::read_to_string(&log).unwrap());
+    assert_eq!(meshes_read(&address), 3, "{}", std::fs::read_to_string(&log).unwrap());
 
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
     let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();

@@ -17,8 +17,9 @@ if [[ $target != "$host" ]]; then
   name=${target//-/_}
   export "CARGO_TARGET_${name^^}_LINKER=$gcc" "CC_$name=$gcc"
 fi
-# Where it was built must not be in it. A folder's name may have spaces, so the flags are told apart by what cargo tells them apart by.
-flags=(-C target-feature=+crt-static "--remap-path-prefix=$PWD=/src" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
+# Where it was built must not be in it. Of its own sources cargo gives the paths within the project; the flags name only what two places may share, so that they share what
+# is built there too. A folder's name may have spaces, so the flags are told apart by what cargo tells them apart by.
+flags=(-C target-feature=+crt-static "--remap-path-prefix=${CARGO_TARGET_DIR:-$PWD/target}=/target" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
 # With --target the flags are for the program alone, not for what runs while building.
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}") cargo build --release --locked --no-default-features --target "$target"
 install -D -m 0755 "${CARGO_TARGET_DIR:-target}/$target/release/meshcert" "$1"
