@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
+use crate::material::{Material, MeshSecrets};
 use crate::mesh::{HostedMesh, SecretRole};
+use crate::native;
 use crate::plan::Plan;
 use crate::policy::{Hold, Policy};
 use crate::time::UnixTime;
@@ -303,9 +305,15 @@ impl Status {
 }
 
 impl Digests {
-    /// From the digests in the order of [`SecretRole::ALL`].
-    pub fn new([kube_certs, etcd_certs, admin_kubeconfig]: [String; 3]) -> Self {
+    /// Over what each Secret holds, in the order of [`SecretRole::ALL`].
+    pub fn over(contents: [&Material; 3]) -> Self {
+        let [kube_certs, etcd_certs, admin_kubeconfig] = contents.map(Material::digest);
         Self { kube_certs, etcd_certs, admin_kubeconfig }
+    }
+
+    /// Over the entries of the live Secrets that a renewal writes.
+    pub fn written(mesh: &HostedMesh, secrets: &MeshSecrets) -> Self {
+        Self::over(SecretRole::ALL.map(|role| native::written(mesh, secrets, role)).each_ref())
     }
 
     /// That of one Secret.

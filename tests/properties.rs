@@ -100,7 +100,7 @@ impl Content {
     }
 
     fn digests(self) -> Digests {
-        Digests::new(SecretRole::ALL.map(|role| self.of(role).digest()))
+        Digests::over(SecretRole::ALL.map(|role| self.of(role)).each_ref())
     }
 }
 

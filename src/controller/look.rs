@@ -13,7 +13,7 @@ use crate::digest;
 use crate::job::SeenJob;
 use crate::material::{Material, MeshSecrets, StoredSecret, assemble};
 use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
-use crate::native::{self, Obstacle};
+use crate::native::Obstacle;
 use crate::policy::{Circumstances, Engine, Policy};
 use crate::renewal::observed::{Holder, Lease, Observed, backup_name, staged_name};
 use crate::renewal::step::{Hindrance, convince, grant};
@@ -48,7 +48,7 @@ impl Actor {
         };
         // Once all is written, the copies matter only where somebody else has written since.
         let begun = (Phase::BackingUp..=Phase::Verifying).contains(&phase);
-        let is_stored = phase > Phase::Committing && is_as_journalled(renewal, &mesh, &secrets);
+        let is_stored = phase > Phase::Committing && renewal.status.goal() == Some(&Digests::written(&mesh, &secrets));
         if ends || begun && !is_stored {
             let mut copies = self.api.copies_of(namespace, &renewal.uid).await?;
             let staged_ones = copies.keys().filter(|(kind, _)| kind == STAGED);
@@ -288,12 +288,6 @@ fn former_peer_end(renewal: &Renewal, mesh: &HostedMesh) -> Option<UnixTime> {
     let secret = mesh.secret_name(peer.secret_role);
     let former = plan.leaves.iter().find(|leaf| leaf.secret == *secret && leaf.key == *peer.key);
     former.map(|leaf| leaf.ends_at)
-}
-
-/// Whether the live Secrets hold what the journal says.
-fn is_as_journalled(renewal: &Renewal, mesh: &HostedMesh, secrets: &MeshSecrets) -> bool {
-    let is_written = |goal: &Digests, role| native::written(mesh, secrets, role).digest() == goal.of(role);
-    renewal.status.goal().is_some_and(|goal| SecretRole::ALL.into_iter().all(|role| is_written(goal, role)))
 }
 
 fn circumstances(

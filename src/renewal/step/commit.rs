@@ -2,7 +2,8 @@
 
 use crate::audit::{Objection, audit};
 use crate::material::{self, Material, MeshSecrets};
-use crate::mesh::SecretRole;
+use crate::mesh::{HostedMesh, SecretRole};
+use crate::plan::Plan;
 use crate::renewal::observed::Observed;
 use crate::renewal::step::finish::too_late;
 use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
@@ -28,23 +29,7 @@ pub(super) fn stopped(seen: &Observed, now: UnixTime) -> Option<Next> {
 pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     let status = &seen.renewal.status;
     let Some((goal, content)) = goal(seen) else {
-        // All that is left to do with the copies is to compare, and that the journal can do.
-        if holds(seen, status.goal()) {
-            return committed(seen, now);
-        }
-        if holds(seen, status.before.as_ref()) && !status.rolling_back {
-            return staged_changed(seen, now);
-        }
-        let backed_up = seen.backups.iter().all(Option::is_some);
-        if !status.rolling_back && backed_up {
-            if let Some(message) = too_late(seen, now) {
-                return no_way_back(seen, &message, now);
-            }
-            let why = "the staged Secrets are gone, or are others: what was in force before is put back";
-            return Next::Journal(Box::new(turn_round(seen, why, now)));
-        }
-        let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
-        return fail(seen, "MaterialMissing", message, Retry::Later, now);
+        return without_copies(seen, now);
     };
     if seen.renewal.deleting && !seen.renewal.finalizer {
         return end(seen, Phase::Superseded, "Deleted", "it was deleted before anything was written", now);
@@ -77,10 +62,8 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         return no_way_back(seen, &message, now);
     }
     // The CAs may have been replaced while this waited: what does not fit any more is not written.
-    let after = material::overlay(&seen.secrets, &content);
     if let Some(plan) = &status.plan {
-        let mut objections = audit(plan, &seen.secrets, &after, &material::assemble_like(&seen.mesh, &after), now);
-        objections.extend(changed_beside(seen));
+        let (_, mut objections) = objections(seen, plan, &content, now);
         objections.retain(|one| !status.rolling_back || FATAL.contains(&one.reason));
         if !objections.is_empty() {
             let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
@@ -105,10 +88,45 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     }
 }
 
+/// What there is to do without the copies: all that is left to do with them is to compare, and that the journal can do; or the way leads back.
+fn without_copies(seen: &Observed, now: UnixTime) -> Next {
+    let status = &seen.renewal.status;
+    if stores(seen, status.goal()) {
+        return committed(seen, now);
+    }
+    if stores(seen, status.before.as_ref()) && !status.rolling_back {
+        return staged_changed(seen, now);
+    }
+    let backed_up = seen.backups.iter().all(Option::is_some);
+    if !status.rolling_back && backed_up {
+        if let Some(message) = too_late(seen, now) {
+            return no_way_back(seen, &message, now);
+        }
+        let why = "the staged Secrets are gone, or are others: what was in force before is put back";
+        return Next::Journal(Box::new(turn_round(seen, why, now)));
+    }
+    let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
+    fail(seen, "MaterialMissing", message, Retry::Later, now)
+}
+
+/// What is against writing this into the live Secrets as they are, and the mesh that would be there then.
+pub(super) fn objections(
+    seen: &Observed,
+    plan: &Plan,
+    content: &[Material; 3],
+    now: UnixTime,
+) -> (HostedMesh, Vec<Objection>) {
+    let after = material::overlay(&seen.secrets, content);
+    let mesh = material::assemble_like(&seen.mesh, &after);
+    let mut objections = audit(plan, &seen.secrets, &after, &mesh, now);
+    objections.extend(changed_beside(seen));
+    (mesh, objections)
+}
+
 /// The end of the way back, where what was in force before has ended meanwhile: the new certificates stay where they are whole, and a mixture is left to a
 /// renewal that makes all of it new.
 fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
-    let is_whole = holds(seen, seen.renewal.status.target.as_ref());
+    let is_whole = stores(seen, seen.renewal.status.target.as_ref());
     let renew = seen.renewal.command("renew");
     let rest = format!("; the Secrets hold new and former certificates: {renew} makes all of them new");
     let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
@@ -122,11 +140,16 @@ fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
 
 fn committed(seen: &Observed, now: UnixTime) -> Next {
     let what = if seen.renewal.status.rolling_back { "the former" } else { "the new" };
-    let mut status = journal::enter(seen, Phase::Restarting, &format!("{what} certificates are stored"), now);
+    Next::Journal(Box::new(stored(seen, &format!("{what} certificates are stored"), now)))
+}
+
+/// The journal once the live Secrets hold what is to be used from now on: everything is to be restarted for it.
+fn stored(seen: &Observed, message: &str, now: UnixTime) -> Status {
+    let mut status = journal::enter(seen, Phase::Restarting, message, now);
     status.committed_at = Some(seen.created_now(now));
     status.tier = Some(Tier { index: 0, since: now });
     set_condition(&mut status, "Committed", "True", now);
-    Next::Journal(Box::new(status))
+    status
 }
 
 /// The names of the mesh's Secrets that are not there.
@@ -148,17 +171,15 @@ pub(super) fn goal(seen: &Observed) -> Option<(&Digests, [Material; 3])> {
     match if status.rolling_back { seen.backups.clone() } else { seen.sealed() } {
         [Some(kube), Some(etcd), Some(admin)] => {
             let content = [kube, etcd, admin];
-            let journalled = SecretRole::ALL.iter().all(|role| content[*role as usize].digest() == digests.of(*role));
-            journalled.then_some((digests, content))
+            (Digests::over(content.each_ref()) == *digests).then_some((digests, content))
         }
         _ => None,
     }
 }
 
 /// Whether the live Secrets hold just this.
-pub(super) fn holds(seen: &Observed, digests: Option<&Digests>) -> bool {
-    digests
-        .is_some_and(|digests| SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == digests.of(role)))
+pub(super) fn stores(seen: &Observed, digests: Option<&Digests>) -> bool {
+    digests == Some(&Digests::written(&seen.mesh, &seen.secrets))
 }
 
 /// The end of an attempt whose copies somebody removed or replaced before anything was written; the next one makes its own.
@@ -177,7 +198,7 @@ pub(super) fn unless_written(seen: &Observed, end: Next) -> Next {
     let status = &seen.renewal.status;
     let found = if status.rolling_back { &status.target } else { &status.before };
     match end {
-        Next::Journal(mut after) if status.phase == Phase::Committing && holds(seen, found.as_ref()) => {
+        Next::Journal(mut after) if status.phase == Phase::Committing && stores(seen, found.as_ref()) => {
             after.commits.clear();
             Next::Journal(after)
         }
@@ -222,12 +243,9 @@ pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Next> {
         return Some(end(seen, Phase::Superseded, "Replaced", message, now));
     }
     let message = "somebody else's certificates are stored, and are good: they are kept";
-    let mut status = journal::enter(seen, Phase::Restarting, message, now);
-    status.target = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
+    let mut status = stored(seen, message, now);
+    status.target = Some(Digests::written(&seen.mesh, &seen.secrets));
     status.restarts.clear();
     status.rolling_back = false;
-    status.committed_at = Some(seen.created_now(now));
-    status.tier = Some(Tier { index: 0, since: now });
-    set_condition(&mut status, "Committed", "True", now);
     Some(Next::Journal(Box::new(status)))
 }

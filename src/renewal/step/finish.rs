@@ -103,8 +103,8 @@ fn is_done_by_others(seen: &Observed, now: UnixTime) -> bool {
     let is_whole = commit::missing(seen).is_empty();
     let is_due = seen.about.expiration.is_none_or(|end| seen.policy.due_from(end) <= now);
     // Whoever comes to nothing on his way back has brought the new ones before.
-    let is_brought = status.phase == Phase::Failed && commit::holds(seen, status.target.as_ref());
-    ended_badly && is_whole && !is_due && !is_brought && !commit::holds(seen, status.goal())
+    let is_brought = status.phase == Phase::Failed && commit::stores(seen, status.target.as_ref());
+    ended_badly && is_whole && !is_due && !is_brought && !commit::stores(seen, status.goal())
 }
 
 /// Whether nothing of what was half written is in force any more, so that whoever renews mixes nothing. A mesh that does not fit together may be in the
@@ -163,10 +163,10 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
     let begins_anew = hangs_on_its_way_back(seen)
         && !seen.renewal.wants_back()
         && (is_asked || too_late(seen, now).is_some())
-        && commit::holds(seen, status.before.as_ref());
+        && commit::stores(seen, status.before.as_ref());
     // A person wants the new certificates after all, and they are still what is stored.
     let is_taken_back = is_asked && status.rolling_back && !status.refused && !seen.renewal.wants_back();
-    let stays = is_taken_back && status.committed_at.is_none() && commit::holds(seen, status.target.as_ref());
+    let stays = is_taken_back && status.committed_at.is_none() && commit::stores(seen, status.target.as_ref());
     let is_stored = status.committed_at.is_some() && status.reason != FOREIGN_OWNER && !begins_anew;
     let mut next = if failed && (is_stored || stays) {
         let mut next = journal::enter(seen, Phase::Restarting, "tried again", now);

@@ -1,13 +1,12 @@
 //! Everything before the first commit: nothing live is touched.
 
-use crate::audit::{Objection, audit};
-use crate::material;
+use crate::audit::Objection;
 use crate::mesh::SecretRole;
 use crate::native::{self, Obstacle};
 use crate::plan::{Plan, staying};
 use crate::policy::{Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, Refusal, backup_name};
-use crate::renewal::step::commit::{self, changed_beside, staged_changed};
+use crate::renewal::step::commit::{self, objections, staged_changed};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
@@ -236,8 +235,8 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     let mut status = journal::enter(seen, Phase::Staging, "what is in force is backed up", now);
     status.staged_attempt = Some(status.attempt);
     status.target = None;
-    status.before = Some(Digests::new(SecretRole::ALL.map(|role| seen.written(role).digest())));
-    status.fixed = Some(Digests::new(SecretRole::ALL.map(|role| seen.fixed(role).digest())));
+    status.before = Some(Digests::written(&seen.mesh, &seen.secrets));
+    status.fixed = Some(Digests::over(SecretRole::ALL.map(|role| seen.fixed(role)).each_ref()));
     Next::Journal(Box::new(status))
 }
 
@@ -290,13 +289,10 @@ pub(super) fn unfit(seen: &Observed, now: UnixTime) -> Option<Next> {
         return Some(fail(seen, "JournalIncomplete", message, Retry::Later, now));
     };
     let staged = seen.sealed().map(Option::unwrap_or_default);
-    if SecretRole::ALL.iter().any(|role| staged[*role as usize].digest() != target.of(*role)) {
+    if Digests::over(staged.each_ref()) != *target {
         return Some(staged_changed(seen, now));
     }
-    let after = material::overlay(&seen.secrets, &staged);
-    let mesh = material::assemble_like(&seen.mesh, &after);
-    let mut objections = audit(plan, &seen.secrets, &after, &mesh, now);
-    objections.extend(changed_beside(seen));
+    let (mesh, mut objections) = objections(seen, plan, &staged, now);
     if let Some(end) = mesh.expiration.filter(|end| now.seconds_until(*end) < seen.policy.renew_before) {
         let message =
             format!("the first of all that the hosted API needs would end at {end}, and be due again at once");

@@ -1,8 +1,7 @@
 //! Restarting the consumers and proving that they use what is stored.
 
-use crate::mesh::SecretRole;
 use crate::renewal::observed::{Observed, Refusal};
-use crate::renewal::step::commit::{adopted, changed_beside};
+use crate::renewal::step::commit::{adopted, changed_beside, stores};
 use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, set_condition};
 use crate::renewal::step::{Effect, Next, leave_slot};
 use crate::renewal::{COALESCING, FOREIGN_OWNER, Intent, Phase, Status, Tier, TooOften};
@@ -184,7 +183,7 @@ fn undone(seen: &Observed, now: UnixTime) -> Option<Next> {
     if let Some(objection) = changed_beside(seen) {
         return Some(fail(seen, FOREIGN_OWNER, &objection.message, Retry::Never, now));
     }
-    if SecretRole::ALL.into_iter().all(|role| seen.written(role).digest() == goal.of(role)) {
+    if stores(seen, Some(goal)) {
         return None;
     }
     if let Some(adopted) = adopted(seen, now) {

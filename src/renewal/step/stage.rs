@@ -23,7 +23,7 @@ pub(super) fn staging(seen: &Observed, now: UnixTime) -> Next {
         && is_over(seen)
     {
         let mut status = journal::enter(seen, Phase::Auditing, &made(seen), now);
-        status.target = Some(Digests::new([kube, etcd, admin].map(|material| material.digest())));
+        status.target = Some(Digests::over([kube, etcd, admin]));
         return Next::Journal(Box::new(status));
     }
     if let Some(next) = replanned(seen, now) {
