@@ -348,7 +348,7 @@ impl Actor {
                             Next::Wait(_) | Next::Act(_) => return Err(error),
                         }
                     }
-                    Err(act::Failure::Engine(next)) => next,
+                    Err(act::Failure::Engine(status)) => Next::Journal(status),
                 }
             }
             other => other,

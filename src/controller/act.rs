@@ -5,8 +5,9 @@ use crate::cluster::material::{BACKUP, STAGED, Seal};
 use crate::job;
 use crate::material::Material;
 use crate::native::{self, Obstacle};
+use crate::renewal::Status;
 use crate::renewal::observed::Observed;
-use crate::renewal::step::{Effect, Next, engine_failed};
+use crate::renewal::step::{Effect, engine_failed};
 use crate::rollout::Workload;
 use crate::time::UnixTime;
 
@@ -15,7 +16,7 @@ pub(super) enum Failure {
     /// The request failed.
     Api(ApiError),
     /// No new material could be made: what the journal says to that.
-    Engine(Next),
+    Engine(Box<Status>),
 }
 
 impl From<ApiError> for Failure {
@@ -109,7 +110,7 @@ async fn apart(
 ) -> Result<Material, Failure> {
     match tokio::task::spawn_blocking(make).await {
         Ok(Ok(material)) => Ok(material),
-        Ok(Err(obstacle)) => Err(Failure::Engine(engine_failed(seen, &obstacle, now))),
+        Ok(Err(obstacle)) => Err(Failure::Engine(Box::new(engine_failed(seen, &obstacle, now)))),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

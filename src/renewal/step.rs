@@ -31,6 +31,13 @@ pub enum Next {
     Wait(Option<UnixTime>),
 }
 
+/// A status is an entry of the journal, unless it is said to be a note.
+impl From<Status> for Next {
+    fn from(status: Status) -> Self {
+        Self::Journal(Box::new(status))
+    }
+}
+
 /// A mutation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -171,7 +178,7 @@ pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTim
 
 /// The end of an attempt, for something must not be done.
 fn refused(seen: &Observed, reason: &str, message: &str, now: UnixTime) -> Next {
-    commit::unless_written(seen, journal::fail(seen, reason, message, journal::Retry::Later, now))
+    commit::unless_written(seen, journal::fail_status(seen, reason, message, journal::Retry::Later, now)).into()
 }
 
 /// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.
@@ -193,8 +200,8 @@ pub fn convince(what: &str) -> String {
 }
 
 /// What it means that the engine made nothing: nothing live was touched, and what preflight did not see may pass.
-pub fn engine_failed(seen: &Observed, obstacle: &Obstacle, now: UnixTime) -> Next {
-    journal::fail(seen, obstacle.reason, &obstacle.message, journal::Retry::Later, now)
+pub fn engine_failed(seen: &Observed, obstacle: &Obstacle, now: UnixTime) -> Status {
+    journal::fail_status(seen, obstacle.reason, &obstacle.message, journal::Retry::Later, now)
 }
 
 /// Takes the lock, and a slot where one is needed; `None` once they are held.

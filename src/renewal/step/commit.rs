@@ -6,7 +6,7 @@ use crate::mesh::{HostedMesh, SecretRole};
 use crate::plan::Plan;
 use crate::renewal::observed::Observed;
 use crate::renewal::step::finish::too_late;
-use crate::renewal::step::journal::{self, Retry, end, fail, note, set_condition};
+use crate::renewal::step::journal::{self, Retry, end, fail, fail_status, note, set_condition};
 use crate::renewal::step::prepare::withdrawn;
 use crate::renewal::step::restart::turn_round;
 use crate::renewal::step::{Effect, Next, leave_slot};
@@ -68,7 +68,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
         if !objections.is_empty() {
             let all: Vec<&str> = objections.iter().map(|one| one.message.as_str()).collect();
             let message = format!("what is to be written does not fit the live Secrets any more: {}", all.join("; "));
-            return unless_written(seen, fail(seen, "AuditFailed", &message, Retry::Never, now));
+            return unless_written(seen, fail_status(seen, "AuditFailed", &message, Retry::Never, now)).into();
         }
     }
     match Intent::next(&status.commits, &live.name, &live.resource_version, MOST_WRITES) {
@@ -77,13 +77,13 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
             resource_version: live.resource_version.clone(),
             material: content[role as usize].clone(),
         }),
-        Ok(Some(commits)) => Next::Journal(Box::new(Status { commits, ..status.clone() })),
+        Ok(Some(commits)) => Next::from(Status { commits, ..status.clone() }),
         Err(TooOften) => {
             let message = format!(
                 "{} was changed back {MOST_WRITES} times: somebody else manages it; stop them, then retry",
                 live.name
             );
-            unless_written(seen, fail(seen, FOREIGN_OWNER, &message, Retry::Never, now))
+            unless_written(seen, fail_status(seen, FOREIGN_OWNER, &message, Retry::Never, now)).into()
         }
     }
 }
@@ -103,7 +103,7 @@ fn without_copies(seen: &Observed, now: UnixTime) -> Next {
             return no_way_back(seen, &message, now);
         }
         let why = "the staged Secrets are gone, or are others: what was in force before is put back";
-        return Next::Journal(Box::new(turn_round(seen, why, now)));
+        return turn_round(seen, why, now).into();
     }
     let message = "the backed-up Secrets are gone; restore them, or the mesh's Secrets by hand";
     fail(seen, "MaterialMissing", message, Retry::Later, now)
@@ -131,16 +131,16 @@ fn no_way_back(seen: &Observed, message: &str, now: UnixTime) -> Next {
     let rest = format!("; the Secrets hold new and former certificates: {renew} makes all of them new");
     let message = if is_whole { message.to_owned() } else { format!("{message}{rest}") };
     let retry = if seen.renewal.wants_back() { Retry::Never } else { Retry::Later };
-    let Next::Journal(mut status) = fail(seen, ROLLBACK_REFUSED, &message, retry, now) else { return Next::Wait(None) };
+    let mut status = fail_status(seen, ROLLBACK_REFUSED, &message, retry, now);
     status.committed_at = is_whole.then(|| seen.created_now(now));
     status.commits.clear();
     status.rolling_back = false;
-    Next::Journal(status)
+    status.into()
 }
 
 fn committed(seen: &Observed, now: UnixTime) -> Next {
     let what = if seen.renewal.status.rolling_back { "the former" } else { "the new" };
-    Next::Journal(Box::new(stored(seen, &format!("{what} certificates are stored"), now)))
+    stored(seen, &format!("{what} certificates are stored"), now).into()
 }
 
 /// The journal once the live Secrets hold what is to be used from now on: everything is to be restarted for it.
@@ -185,25 +185,20 @@ pub(super) fn stores(seen: &Observed, digests: Option<&Digests>) -> bool {
 /// The end of an attempt whose copies somebody removed or replaced before anything was written; the next one makes its own.
 pub(super) fn staged_changed(seen: &Observed, now: UnixTime) -> Next {
     let message = "somebody removed or replaced the staged Secrets before they were used; nothing was touched";
-    let Next::Journal(mut status) = fail(seen, "StagedChanged", message, Retry::Later, now) else {
-        return Next::Wait(None);
-    };
+    let mut status = fail_status(seen, "StagedChanged", message, Retry::Later, now);
     // What was intended was not done: nothing is half written.
     status.commits.clear();
-    Next::Journal(status)
+    status.into()
 }
 
 /// The same end, where the live Secrets are still what this phase has found: what was intended was not done then either.
-pub(super) fn unless_written(seen: &Observed, end: Next) -> Next {
+pub(super) fn unless_written(seen: &Observed, mut end: Status) -> Status {
     let status = &seen.renewal.status;
     let found = if status.rolling_back { &status.target } else { &status.before };
-    match end {
-        Next::Journal(mut after) if status.phase == Phase::Committing && stores(seen, found.as_ref()) => {
-            after.commits.clear();
-            Next::Journal(after)
-        }
-        other => other,
+    if status.phase == Phase::Committing && stores(seen, found.as_ref()) {
+        end.commits.clear();
     }
+    end
 }
 
 /// Whether a live Secret holds neither what was before nor what is to be.
@@ -247,5 +242,5 @@ pub(super) fn adopted(seen: &Observed, now: UnixTime) -> Option<Next> {
     status.target = Some(Digests::written(&seen.mesh, &seen.secrets));
     status.restarts.clear();
     status.rolling_back = false;
-    Some(Next::Journal(Box::new(status)))
+    Some(status.into())
 }

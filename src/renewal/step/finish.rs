@@ -25,9 +25,7 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
     if wants_back && !status.rolling_back && status.has_written() {
         return match objection(seen, now) {
             Some(message) => note(&seen.renewal, ROLLBACK_REFUSED, &message),
-            None => {
-                Next::Journal(Box::new(restart::turn_round(seen, "a person asks for the former certificates", now)))
-            }
+            None => restart::turn_round(seen, "a person asks for the former certificates", now).into(),
         };
     }
     if is_other && is_done_by_others(seen, now) {
@@ -144,7 +142,7 @@ fn clean_up(seen: &Observed) -> Next {
         // However often it was tried: then the former certificates have ended, and nothing is lost.
         status.next_attempt_at = status.next_attempt_at.or(restart::former_end(&status));
     }
-    Next::Journal(Box::new(status))
+    status.into()
 }
 
 /// Whether it has stored the former certificates and could not prove them.
@@ -196,5 +194,5 @@ fn again(seen: &Observed, now: UnixTime) -> Next {
         next.failures = 0;
     }
     journal::next_attempt(&mut next);
-    Next::Journal(Box::new(next))
+    next.into()
 }

@@ -71,7 +71,7 @@ pub(super) fn next_attempt(status: &mut Status) {
 
 /// The journal with a new phase.
 pub(super) fn go(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Next {
-    Next::Journal(Box::new(enter(seen, phase, message, now)))
+    enter(seen, phase, message, now).into()
 }
 
 /// Stays in the phase and says why; written once.
@@ -103,6 +103,29 @@ pub(super) fn without_left_over(message: &str) -> &str {
 
 /// Ends.
 pub(super) fn end(seen: &Observed, phase: Phase, reason: &str, message: &str, now: UnixTime) -> Next {
+    end_status(seen, phase, reason, message, now).into()
+}
+
+/// Ends badly, to be tried again or not.
+pub(super) fn fail(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    fail_status(seen, reason, message, retry, now).into()
+}
+
+/// Ends without anything having been touched.
+pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    let mut status = ended_status(seen, Phase::Refused, reason, message, retry, now);
+    // Whoever asks for these certificates finds this refusal, whatever name a person gave it.
+    status.request_name = name_for(&seen.mesh);
+    status.into()
+}
+
+/// Ends, to be tried again or not.
+pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
+    ended_status(seen, phase, reason, message, retry, now).into()
+}
+
+/// The entry of an end.
+fn end_status(seen: &Observed, phase: Phase, reason: &str, message: &str, now: UnixTime) -> Status {
     // Whatever ends it, nobody steps the members on.
     let stepped: String = seen.tiers.iter().flatten().flatten().map(Workload::stays_stepped).collect();
     let mut status = enter(seen, phase, &format!("{message}{stepped}"), now);
@@ -110,27 +133,17 @@ pub(super) fn end(seen: &Observed, phase: Phase, reason: &str, message: &str, no
     let proven = if phase == Phase::Succeeded { "True" } else { "False" };
     set_condition(&mut status, "Ready", proven, now);
     status.ends_at = seen.mesh.expiration;
-    Next::Journal(Box::new(status))
+    status
 }
 
-/// Ends badly, to be tried again or not.
-pub(super) fn fail(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
-    ended(seen, Phase::Failed, reason, message, retry, now)
+/// The entry of a bad end.
+pub(super) fn fail_status(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Status {
+    ended_status(seen, Phase::Failed, reason, message, retry, now)
 }
 
-/// Ends without anything having been touched.
-pub(super) fn refuse(seen: &Observed, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
-    let mut next = ended(seen, Phase::Refused, reason, message, retry, now);
-    if let Next::Journal(status) = &mut next {
-        // Whoever asks for these certificates finds this refusal, whatever name a person gave it.
-        status.request_name = name_for(&seen.mesh);
-    }
-    next
-}
-
-/// Ends, to be tried again or not.
-pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Next {
-    let Next::Journal(mut status) = end(seen, phase, reason, message, now) else { return Next::Wait(None) };
+/// The entry of an end, with the moment of the next try.
+fn ended_status(seen: &Observed, phase: Phase, reason: &str, message: &str, retry: Retry, now: UnixTime) -> Status {
+    let mut status = end_status(seen, phase, reason, message, now);
     // What cannot be done yet costs nothing to look at: only what was tried is given up.
     let tries = if phase == Phase::Refused { (status.attempt - 1).min(MOST_RETRIES - 1) } else { status.failures };
     status.failures += u32::from(phase != Phase::Refused);
@@ -142,7 +155,7 @@ pub(super) fn ended(seen: &Observed, phase: Phase, reason: &str, message: &str, 
         Retry::At(moment) => Some(moment),
         Retry::Never => None,
     };
-    Next::Journal(status)
+    status
 }
 
 /// Seconds until the next try after so many beside the first, with so many seconds left until the end; `None` where it was tried often enough.

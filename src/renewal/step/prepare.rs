@@ -7,7 +7,7 @@ use crate::plan::{Plan, staying};
 use crate::policy::{Hold, Mode};
 use crate::renewal::observed::{Holder, Observed, Refusal, backup_name};
 use crate::renewal::step::commit::{self, objections, staged_changed};
-use crate::renewal::step::journal::{self, Retry, end, ended, fail, go, note, refuse};
+use crate::renewal::step::journal::{self, Retry, end, ended, fail, fail_status, go, note, refuse};
 use crate::renewal::step::stage::end_job;
 use crate::renewal::step::{Effect, Next, give_back, held, is_approved, present_leaves};
 use crate::renewal::{Digests, NO_SUCH_MESH, Phase, ROLLBACK_REFUSED, SECRET_MISSING, Status, name_for};
@@ -151,7 +151,7 @@ pub(super) fn preflight(seen: &Observed, now: UnixTime) -> Next {
     status.request_name = name_for(&seen.mesh);
     status.ends_at = None;
     status.plan = Some(plan);
-    Next::Journal(Box::new(status))
+    status.into()
 }
 
 fn has_time(seen: &Observed, now: UnixTime) -> bool {
@@ -237,7 +237,7 @@ pub(super) fn backing_up(seen: &Observed, now: UnixTime) -> Next {
     status.target = None;
     status.before = Some(Digests::written(&seen.mesh, &seen.secrets));
     status.fixed = Some(Digests::over(SecretRole::ALL.map(|role| seen.fixed(role)).each_ref()));
-    Next::Journal(Box::new(status))
+    status.into()
 }
 
 pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
@@ -271,12 +271,10 @@ fn login_refused(seen: &Observed, takes: &str, words: &str, now: UnixTime) -> Ne
         "the hosted API refuses the new admin kubeconfig and {takes} that of {admin}, nothing was touched: {words}; correct what it takes clients by (--client-ca-file has to be ca.crt of {kube}; its node's clock), then: {}",
         seen.renewal.command("renew")
     );
-    let mut next = fail(seen, "LoginRefused", &message, Retry::Later, now);
-    if let Next::Journal(status) = &mut next {
-        let ends = status.plan.iter().flat_map(|plan| &plan.leaves).map(|leaf| leaf.ends_at);
-        status.next_attempt_at = status.next_attempt_at.or(ends.filter(|end| *end > now).min());
-    }
-    next
+    let mut status = fail_status(seen, "LoginRefused", &message, Retry::Later, now);
+    let ends = status.plan.iter().flat_map(|plan| &plan.leaves).map(|leaf| leaf.ends_at);
+    status.next_attempt_at = status.next_attempt_at.or(ends.filter(|end| *end > now).min());
+    status.into()
 }
 
 /// What is against the staged set without asking anybody.
@@ -360,5 +358,5 @@ fn start_over(seen: &Observed, phase: Phase, message: &str, now: UnixTime) -> Ne
         status.job = None;
         journal::next_attempt(&mut status);
     }
-    Next::Journal(Box::new(status))
+    status.into()
 }

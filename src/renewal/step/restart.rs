@@ -56,7 +56,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
                         let partition = workload.is_stepped().then_some(workload.wanted);
                         return Next::Act(Effect::Restart { at, partition, digest });
                     }
-                    Ok(Some(restarts)) => return Next::Journal(Box::new(Status { restarts, ..status.clone() })),
+                    Ok(Some(restarts)) => return Next::from(Status { restarts, ..status.clone() }),
                     Err(TooOften) => waiting.push(format!(
                         "{}: another controller rewrites its pod template, or changes it faster than it can be written",
                         workload.name
@@ -80,7 +80,7 @@ pub(super) fn restarting(seen: &Observed, now: UnixTime) -> Next {
     }
     let mut next = status.clone();
     next.tier = Some(Tier { index: index as u32 + 1, since: now });
-    Next::Journal(Box::new(next))
+    next.into()
 }
 
 fn progress(seen: &Observed, workload: &Workload, digest: &str, since: UnixTime) -> Progress {
@@ -141,7 +141,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
     if !status.rolling_back && old_is_good && unproven.iter().any(|one| one.refusal == Some(Refusal::OfNew)) {
         let mut status = turn_round(seen, &format!("the new certificates are refused: {words}"), now);
         status.refused = true;
-        return Next::Journal(Box::new(status));
+        return status.into();
     }
     let message = format!(
         "not proven within {}: {words}; the certificates stay as they are",

@@ -24,7 +24,7 @@ pub(super) fn staging(seen: &Observed, now: UnixTime) -> Next {
     {
         let mut status = journal::enter(seen, Phase::Auditing, &made(seen), now);
         status.target = Some(Digests::over([kube, etcd, admin]));
-        return Next::Journal(Box::new(status));
+        return status.into();
     }
     if let Some(next) = replanned(seen, now) {
         return next;
@@ -58,7 +58,7 @@ fn in_a_job(seen: &Observed, now: UnixTime) -> Next {
     let name = job::name(&renewal.spec.mesh_id, &renewal.uid, attempt);
     let Some(record) = status.job.as_ref().filter(|record| record.name == name) else {
         let job = JobRecord { name, asked_at: now, completed_at: None, said: String::new(), repairs: Vec::new() };
-        return Next::Journal(Box::new(Status { job: Some(job), ..status.clone() }));
+        return Next::from(Status { job: Some(job), ..status.clone() });
     };
     if record.completed_at.is_some() {
         return seal(seen, now);
@@ -88,7 +88,7 @@ fn in_a_job(seen: &Observed, now: UnixTime) -> Next {
         Verdict::Complete(said) => {
             let repairs = job::repairs(&seen.mesh, &seen.staged, policy);
             let job = JobRecord { completed_at: Some(now), said, repairs, ..record.clone() };
-            Next::Journal(Box::new(Status { job: Some(job), ..status.clone() }))
+            Next::from(Status { job: Some(job), ..status.clone() })
         }
     }
 }
