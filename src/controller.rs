@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::cluster::api::{Api, ApiError, ErrorKind};
 use crate::cluster::connect::{Connection, connect};
-use crate::cluster::lease::SLOT_PREFIX;
+use crate::controller::pass::Passed;
 use crate::controller::queue::{Dozing, Sleep, Wait};
 use crate::controller::reach::Way;
 use crate::controller::slots::Slots;
@@ -19,8 +19,8 @@ use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
 use crate::ports::Clock;
-use crate::renewal::step::{Effect, Hindrance, Next, prevented, step, unseen};
-use crate::renewal::{Phase, Renewal, Status};
+use crate::renewal::step::Hindrance;
+use crate::renewal::{Phase, Renewal};
 use crate::requests::Sights;
 use crate::rollout::{Reach, Target};
 use crate::time::UnixTime;
@@ -29,6 +29,7 @@ mod act;
 mod leader;
 mod login;
 mod look;
+mod pass;
 mod preview;
 mod proof;
 mod prove;
@@ -282,9 +283,9 @@ impl Actor {
                 return false;
             }
             match self.pass(&key, renewal, all).await {
-                Ok(Some(true)) => conflicts = 0,
-                Ok(Some(false)) => return true,
-                Ok(None) => return false,
+                Ok(Passed::Moved) => conflicts = 0,
+                Ok(Passed::Waits) => return true,
+                Ok(Passed::Rests) => return false,
                 // Somebody was faster: what is there now decides.
                 Err(error) if error.kind == ErrorKind::Conflict && conflicts + 1 < MOST_CONFLICTS => conflicts += 1,
                 Err(error) => {
@@ -304,82 +305,6 @@ impl Actor {
             }
         }
         true
-    }
-
-    /// One look and at most one mutation: `Some(true)` after a mutation, `Some(false)` while waiting in the middle, `None` where nothing is to be done.
-    async fn pass(&self, key: &MeshKey, known: &Renewal, all: &[Arc<Renewal>]) -> Result<Option<bool>, ApiError> {
-        let name = &known.name;
-        let stored = self.api.renewal(&key.namespace, name).await?;
-        // Another one of its name may be about another mesh.
-        let Some(renewal) = stored.filter(|stored| stored.uid == known.uid) else { return Ok(None) };
-        let now = self.around.clock.now();
-        let seen = match self.look(key, &renewal, all).await {
-            Ok(seen) => seen,
-            Err(error) => {
-                if error.kind == ErrorKind::Forbidden
-                    && let Next::Note(status) = unseen(&renewal, &error.message)
-                {
-                    self.api.write_status(&renewal, &status).await?;
-                }
-                return Err(error);
-            }
-        };
-        let next = match step(&seen, now) {
-            Next::Act(effect) => {
-                let what = act::words(&effect);
-                let moves_slot = matches!(&effect, Effect::TakeLease(lease) | Effect::ReleaseLease(lease) if lease.name.starts_with(SLOT_PREFIX));
-                let done = act::act(&self.api, &seen, effect, now).await;
-                if moves_slot {
-                    self.slots.forget(&key.namespace).await;
-                }
-                match done {
-                    Ok(()) => {
-                        info!(cluster = %self.acting.name, mesh = %key.id, renewal = name, "{what}");
-                        return Ok(Some(true));
-                    }
-                    Err(act::Failure::Api(error)) => {
-                        let Some(hindrance) = hindrance(&error) else { return Err(error) };
-                        match prevented(&seen, hindrance, &error.message, now) {
-                            Next::Journal(status) => Next::Journal(status),
-                            Next::Note(status) => {
-                                self.api.write_status(&seen.renewal, &status).await?;
-                                return Err(error);
-                            }
-                            Next::Wait(_) | Next::Act(_) => return Err(error),
-                        }
-                    }
-                    Err(act::Failure::Engine(status)) => Next::Journal(status),
-                }
-            }
-            other => other,
-        };
-        match next {
-            Next::Journal(status) => {
-                let phase = (status.phase != seen.renewal.status.phase).then_some(status.phase);
-                self.api.write_status(&seen.renewal, &status).await?;
-                if let Some(phase) = phase {
-                    if matches!(phase, Phase::Succeeded | Phase::RolledBack) {
-                        self.learn_proof(&seen);
-                    }
-                    self.entered(&seen.renewal, phase, &status.reason, &status.message).await;
-                }
-                Ok(Some(true))
-            }
-            Next::Note(_) | Next::Wait(_) | Next::Act(_) => {
-                let Status { phase, reason: former, .. } = &seen.renewal.status;
-                if let Next::Note(status) = next {
-                    self.api.write_status(&seen.renewal, &status).await?;
-                    if status.reason != *former && phase.is_held(&status.reason) {
-                        self.tell(&seen.renewal, false, &status.reason, &status.message).await;
-                    }
-                }
-                let busy = *phase >= Phase::BackingUp && !phase.is_terminal();
-                if !busy || Wait::of(&seen.renewal).is_some() {
-                    self.doze(&seen.renewal, Sleep::Light);
-                }
-                Ok(busy.then_some(false))
-            }
-        }
     }
 
     /// Tells of a new phase: log, Event, metrics.

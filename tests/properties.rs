@@ -488,14 +488,14 @@ proptest! {
                 turned(&seen, &after)?;
                 prop_assert_eq!(after.phase, status.phase, "what waits stays where it is");
             }
-            Next::Wait(_) => {}
+            Next::Wait => {}
         }
         let settled = status.phase.is_terminal() && status.cleaned_up && status.next_attempt_at.is_none_or(|at| at > FIXTURE.now)
             && seen.renewal.generation == status.observed_generation && !seen.renewal.wants_back()
             // Other certificates than those that were asked for are looked at again.
             && status.request_name.is_empty();
         if settled {
-            prop_assert!(matches!(step(&seen, FIXTURE.now), Next::Wait(_)), "what has ended rests");
+            prop_assert!(matches!(step(&seen, FIXTURE.now), Next::Wait), "what has ended rests");
         }
     }
 }

@@ -27,8 +27,8 @@ pub enum Next {
     Note(Box<Status>),
     /// One mutation.
     Act(Effect),
-    /// Nothing, until something changes or this moment comes.
-    Wait(Option<UnixTime>),
+    /// Nothing, until something changes or its time comes.
+    Wait,
 }
 
 /// A status is an entry of the journal, unless it is said to be a note.
@@ -167,7 +167,7 @@ pub enum Hindrance {
 pub fn prevented(seen: &Observed, hindrance: Hindrance, what: &str, now: UnixTime) -> Next {
     let phase = seen.renewal.status.phase;
     match hindrance {
-        Hindrance::Unavailable if phase.is_terminal() => Next::Wait(None),
+        Hindrance::Unavailable if phase.is_terminal() => Next::Wait,
         _ if phase.is_terminal() => journal::left_over(&seen.renewal, what),
         Hindrance::Forbidden => refused(seen, FORBIDDEN, &grant(what), now),
         Hindrance::Rejected => refused(seen, REJECTED, &convince(what), now),
@@ -184,7 +184,7 @@ fn refused(seen: &Observed, reason: &str, message: &str, now: UnixTime) -> Next 
 /// What it means that something may not even be looked at: it is waited for the right. Nothing is known then, so nothing is ended either.
 pub fn unseen(renewal: &Renewal, what: &str) -> Next {
     if renewal.status.phase.is_terminal() {
-        return Next::Wait(None);
+        return Next::Wait;
     }
     journal::note(renewal, FORBIDDEN, &grant(what))
 }

@@ -55,7 +55,7 @@ pub(super) fn committing(seen: &Observed, now: UnixTime) -> Next {
     {
         return adopted;
     }
-    let Some(live) = seen.live(role) else { return Next::Wait(None) };
+    let Some(live) = seen.live(role) else { return Next::Wait };
     if status.rolling_back
         && let Some(message) = too_late(seen, now)
     {

@@ -46,16 +46,16 @@ pub(super) fn terminal(seen: &Observed, now: UnixTime) -> Next {
         _ => false,
     };
     if !may_try {
-        return Next::Wait(None);
+        return Next::Wait;
     }
     // Nothing was tried yet: other certificates are looked at as if for the first time.
     let starts_anew = seen.renewal.is_asked() || (is_other && status.phase == Phase::Refused);
     match seen.renewal.next_attempt_at(&seen.policy) {
         _ if starts_anew => again(seen, now),
-        Some(at) if now < at => Next::Wait(Some(at)),
+        Some(at) if now < at => Next::Wait,
         // A pause holds what goes on by itself, but for the way back: `meshcert rollback` pauses the mesh.
         Some(_) if !seen.about.paused || wants_back => again(seen, now),
-        _ => Next::Wait(None),
+        _ => Next::Wait,
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) fn note(renewal: &Renewal, reason: &str, message: &str) -> Next {
     let message = cut(message, LONGEST_MESSAGE);
     let is_seen = status.observed_generation == renewal.generation;
     if status.reason == reason && status.message == message && is_seen {
-        return Next::Wait(None);
+        return Next::Wait;
     }
     (status.reason, status.message) = (reason.to_owned(), message);
     status.observed_generation = renewal.generation;

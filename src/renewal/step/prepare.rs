@@ -244,7 +244,7 @@ pub(super) fn auditing(seen: &Observed, now: UnixTime) -> Next {
     if let Some(next) = unfit(seen, now) {
         return next;
     }
-    let Some(proof) = &seen.proof else { return Next::Wait(None) };
+    let Some(proof) = &seen.proof else { return Next::Wait };
     let of = |refusal| {
         let those = proof.iter().filter(|one| one.refusal == Some(refusal));
         those.map(|one| one.message.as_str()).collect::<Vec<_>>().join("; ")

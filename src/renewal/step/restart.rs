@@ -123,7 +123,7 @@ pub(super) fn verifying(seen: &Observed, now: UnixTime) -> Next {
         return next;
     }
     let status = &seen.renewal.status;
-    let Some(unproven) = &seen.proof else { return Next::Wait(None) };
+    let Some(unproven) = &seen.proof else { return Next::Wait };
     let first_end = former_end(status);
     if unproven.is_empty() {
         if status.rolling_back {

@@ -108,7 +108,7 @@ fn seal(seen: &Observed, now: UnixTime) -> Next {
             Some(_) => {}
         }
     }
-    Next::Wait(None)
+    Next::Wait
 }
 
 /// Whether neither the Job nor a pod of it is there any more.
