@@ -191,3 +191,106 @@ fn signer(
     }
     Err(why)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
+
+    use super::*;
+    use crate::audit::audit;
+    use crate::material::overlay;
+    use crate::plan::Plan;
+    use crate::testpki::{Ca, NOW, mesh_of, mk_params, mk_secrets};
+    use crate::time::DAY;
+
+    /// What is odd about one leaf and its CA.
+    #[derive(Clone, Debug)]
+    struct Odd {
+        leaf_days: i64,
+        ca_days: i64,
+        /// The CA once more under its key, behind the other.
+        extended: Option<i64>,
+        /// Organizational units of its Subject.
+        units: Vec<String>,
+        names: Vec<String>,
+        is_server: bool,
+        /// The CA stands behind the leaf too.
+        has_chain: bool,
+        lifetime_days: i64,
+    }
+
+    fn mk_odd() -> impl Strategy<Value = Odd> {
+        let whose = (-30..4000_i64, 1..4000_i64, proptest::option::of(1..4000_i64), 10..800_i64);
+        let names = proptest::collection::vec("[a-z]{1,8}(\\.[a-z]{1,8}){0,2}", 0..5);
+        let what = (proptest::collection::vec("[ -~]{1,12}", 0..3), names, any::<bool>(), any::<bool>());
+        (whose, what).prop_map(
+            |((leaf_days, ca_days, extended, lifetime_days), (units, names, is_server, has_chain))| Odd {
+                leaf_days,
+                ca_days,
+                extended,
+                units,
+                names,
+                is_server,
+                has_chain,
+                lifetime_days,
+            },
+        )
+    }
+
+    /// A mesh whose front proxy is odd.
+    fn mk_mesh(odd: &Odd) -> MeshSecrets {
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        let ca = |days| Ca::with_key("front-proxy-ca", days, KeyPair::from_pem(&key).unwrap());
+        let mut params = mk_params("front-proxy-client", odd.leaf_days, &[]);
+        for unit in &odd.units {
+            params.distinguished_name.push(DnType::OrganizationalUnitName, unit.as_str());
+        }
+        params.subject_alt_names =
+            odd.names.iter().map(|name| SanType::DnsName(name.as_str().try_into().unwrap())).collect();
+        let usage =
+            if odd.is_server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+        params.extended_key_usages = vec![usage];
+        let present = ca(odd.ca_days);
+        let (leaf, own) = present.pair_of(params);
+        let chain = if odd.has_chain { &*present.pem } else { "" };
+        let extended = odd.extended.map(|days| ca(days).pem).unwrap_or_default();
+        let mut secrets = mk_secrets(20);
+        let kube = secrets[SecretRole::KubeCerts as usize].as_mut().unwrap();
+        let mut put = |key: &str, text: String| kube.material.insert(key, Zeroizing::new(text.into_bytes()));
+        put("front-proxy-ca.crt", present.pem.clone() + &extended);
+        put("front-proxy-ca.key", key.clone());
+        put("front-proxy-client.crt", leaf + chain);
+        put("front-proxy-client.key", own);
+        secrets
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_renewal_reaches_what_it_planned_shortens_nothing_and_keeps_every_name(odd in mk_odd()) {
+            let before = mk_mesh(&odd);
+            let mesh = mesh_of(&before);
+            prop_assert_eq!(obstacles(&mesh, &before, NOW), vec![]);
+            let policy = Policy { lifetime: odd.lifetime_days * DAY, ..Policy::default() };
+            let plan = Plan::make("u", &mesh, &[], &policy, NOW);
+            let made = SecretRole::ALL.map(|role| renew(&mesh, &before, role, &policy, NOW, &mut rand::rng()).unwrap());
+            let after = overlay(&before, &made);
+            let renewed = mesh_of(&after);
+            prop_assert_eq!(audit(&plan, &before, &after, &renewed, NOW), vec![]);
+            prop_assert_eq!(renewed.expiration, Some(plan.ends_at));
+            for (old, new) in mesh.leaves().zip(renewed.leaves()) {
+                prop_assert!(new.effective_not_after >= old.effective_not_after, "{}", old.key);
+                prop_assert!(new.certificate.not_after <= new.effective_not_after, "{} outlives its CA", old.key);
+                prop_assert_eq!(&new.certificate.subject, &old.certificate.subject);
+                prop_assert_eq!(new.certificate.details(), old.certificate.details());
+            }
+            let cas = |mesh: &HostedMesh| {
+                let cas = mesh.certificates.iter().filter(|found| found.certificate.role == Role::Ca);
+                cas.map(|found| (found.key.clone(), found.certificate.fingerprint)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(cas(&renewed), cas(&mesh), "none is lost, also behind a leaf");
+        }
+    }
+}

@@ -74,9 +74,13 @@ impl Ca {
 
     /// A leaf and its key in PEM.
     pub(crate) fn pair(&self, common_name: &str, days: i64, dns_names: &[&str]) -> (String, String) {
+        self.pair_of(mk_params(common_name, days, dns_names))
+    }
+
+    /// The same of one's own making.
+    pub(crate) fn pair_of(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let certificate = mk_params(common_name, days, dns_names).signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// One that was made before.
@@ -93,7 +97,7 @@ impl Ca {
 
     /// A certificate of one's own making.
     pub(crate) fn sign(&self, params: CertificateParams) -> String {
-        params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().pem()
+        self.pair_of(params).0
     }
 
     /// Its key in PEM.
@@ -187,8 +191,7 @@ pub(crate) fn mk_admin(ca: &Ca, organization: &str, days: i64) -> (String, Strin
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, organization);
     params.distinguished_name.push(DnType::CommonName, "kubernetes-admin");
-    let key = KeyPair::generate().unwrap();
-    (params.signed_by(&key, &ca.issuer).unwrap().pem(), key.serialize_pem())
+    ca.pair_of(params)
 }
 
 /// The mesh `demo` with all its keys; leaves end in `days`.
