@@ -177,7 +177,7 @@ impl Inventory {
         Snapshot { shards: self.shards.clone() }
     }
 
-    /// The meshes of these keys, `None` where the last Secret is gone; many of them on several threads, for each costs a dozen signatures.
+    /// The meshes of these keys, `None` where the last Secret is gone; many of them on several threads, for each costs several signatures.
     fn assemble(&self, keys: &[MeshKey]) -> Vec<Option<HostedMesh>> {
         let one = |key: &MeshKey| {
             let secrets = self.mesh_secrets.get(key)?;
