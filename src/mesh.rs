@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::cert::{Certificate, Position, ProblemReason};
+use crate::cert::{Certificate, Position, ProblemReason, Role};
 use crate::secret::SecretFacts;
 use crate::time::UnixTime;
 
@@ -195,11 +195,17 @@ pub struct MeshCertificate {
     pub signed_by: Option<crate::cert::CertFingerprint>,
     /// min(its `not_after`, those of the CAs above it).
     pub effective_not_after: UnixTime,
-    /// Whether the hosted API needs it: false for a kubeconfig's entries outside the current context, for what stands beside a kubeconfig, and for CAs.
-    pub needed: bool,
+    /// False for a kubeconfig's entries outside the current context, and for what stands beside a kubeconfig: whatever is wrong with them harms nobody, and
+    /// no renewal replaces them.
+    pub in_use: bool,
 }
 
 impl MeshCertificate {
+    /// Whether the hosted API fails when it ends: a leaf that is in use.
+    pub fn needed(&self) -> bool {
+        self.in_use && self.certificate.role == Role::Leaf
+    }
+
     /// Whether it is the one of its entry that is replaced where the entry is written.
     pub fn is_first(&self) -> bool {
         matches!(self.position, Position::Index(0) | Position::User(_, 0))

@@ -150,7 +150,7 @@ pub fn staying<'a>(
 ) -> impl Iterator<Item = &'a MeshCertificate> + use<'a> {
     let place = |found: &MeshCertificate| (found.secret_role as usize, found.key.clone());
     let anew: BTreeSet<_> = mesh.leaves().filter(|leaf| !next_end(mesh, leaf, policy, now).1).map(place).collect();
-    mesh.certificates.iter().filter(move |found| found.needed && !found.is_first() && !anew.contains(&place(found)))
+    mesh.certificates.iter().filter(move |found| found.needed() && !found.is_first() && !anew.contains(&place(found)))
 }
 
 /// When a successor of this leaf ends, and whether the leaf is rather kept because it lives longer; but not one that outlives its CA.

@@ -15,7 +15,7 @@ impl HostedMesh {
     /// Puts a mesh together from the Secrets that exist and the names that all three have or should have.
     pub fn assemble(secret_names: [Box<str>; 3], key: MeshKey, secrets: [Option<Arc<SecretFacts>>; 3]) -> Self {
         let certificates = certificates(&secrets);
-        let needed = certificates.iter().filter(|found| found.needed);
+        let needed = certificates.iter().filter(|found| found.needed());
         let mut mesh = Self {
             expiration: needed.map(|found| found.effective_not_after).min(),
             secret_names,
@@ -40,12 +40,12 @@ impl HostedMesh {
 
     /// The leaves that a renewal replaces: what the hosted API needs, each the first certificate of its entry.
     pub fn leaves(&self) -> impl Iterator<Item = &MeshCertificate> {
-        self.certificates.iter().filter(|found| found.needed && found.is_first())
+        self.certificates.iter().filter(|found| found.needed() && found.is_first())
     }
 
     /// All that is wrong with it at `now`: its lasting findings and those that time brings.
     pub fn findings_at(&self, now: UnixTime) -> Vec<Finding> {
-        let timed = self.certificates.iter().filter_map(|found| {
+        let timed = self.certificates.iter().filter(|found| found.in_use).filter_map(|found| {
             let Certificate { not_before, not_after, role, .. } = &found.certificate;
             let (reason, message) = if now > *not_after {
                 match role {
@@ -85,7 +85,7 @@ impl HostedMesh {
                 }
             }
         }
-        for found in &self.certificates {
+        for found in self.certificates.iter().filter(|found| found.in_use) {
             self.broken_chain(found, &mut findings);
             if let KeyAlgorithm::Rsa(bits) = found.certificate.key_algorithm
                 && bits < SHORTEST_RSA
@@ -114,12 +114,20 @@ impl HostedMesh {
         // Beside its kubeconfig a Secret may hold notes; every key is read there, for none is sure to be the kubeconfig's.
         let is_found = role == SecretRole::AdminKubeconfig && kubeconfig(secret).is_some();
         for entry in &secret.entries {
-            let is_note = is_found && entry.entry.kubeconfig.is_none() && !promises_certificate(&entry.key);
-            let problems = entry.entry.problems.iter();
-            for problem in problems.filter(|problem| !is_note || problem.position != Position::Entry) {
-                let message = format!("{}; restore it or renew", problem.message);
-                let reason = Reason::Unreadable(problem.reason);
-                findings.push(self.finding(role, &entry.key, problem.position.clone(), reason, &message));
+            let facts = entry.entry.kubeconfig.as_ref();
+            let is_note = is_found && facts.is_none() && !promises_certificate(&entry.key);
+            let matters = |position: &Position| match facts {
+                Some(facts) => is_current(facts, position),
+                None => !is_note || *position != Position::Entry,
+            };
+            for problem in entry.entry.problems.iter().filter(|problem| matters(&problem.position)) {
+                let position = problem.position.clone();
+                // Nothing else is written anew: an entry that begins with a leaf, of a kubeconfig its user.
+                let is_replaced = !matches!(position, Position::Cluster(..))
+                    && self.leaves().any(|leaf| leaf.secret_role == role && leaf.key == entry.key);
+                let remedy = if is_replaced { "restore it or renew" } else { "restore it" };
+                let message = format!("{}; {remedy}", problem.message);
+                findings.push(self.finding(role, &entry.key, position, Reason::Unreadable(problem.reason), &message));
             }
         }
     }
@@ -135,8 +143,10 @@ impl HostedMesh {
                 None if secret.entries.iter().all(readable) => {
                     missing("", "the Secret holds no kubeconfig; its key is usually `config`");
                 }
-                Some(found) if readable(found) && !self.certificates.iter().any(|c| c.needed && c.key == found.key) => {
-                    missing(&found.key, "its user has no client certificate; restore it or renew");
+                Some(found)
+                    if readable(found) && !self.certificates.iter().any(|c| c.needed() && c.key == found.key) =>
+                {
+                    missing(&found.key, "its user has no client certificate; restore it");
                 }
                 _ => {}
             }
@@ -144,15 +154,20 @@ impl HostedMesh {
         }
         for (key, expected) in expected_certificates(role) {
             let Some(found) = secret.entries.iter().find(|entry| &*entry.key == *key) else {
-                missing(key, &format!("the Secret has no key {key}, which kubeadm makes; restore it or renew"));
+                missing(
+                    key,
+                    &format!(
+                        "the Secret has no key {key}, which kubeadm makes; restore it, a renewal makes nothing that was not there"
+                    ),
+                );
                 continue;
             };
             let Entry { certificates, problems, .. } = &*found.entry;
             match certificates.first().map(|first| first.certificate.role) {
-                None if problems.is_empty() => missing(key, "it holds no certificate; restore it or renew"),
+                None if problems.is_empty() => missing(key, "it holds no certificate; restore it"),
                 Some(first) if first != *expected => {
                     let (expected, first) = (expected.as_str(), first.as_str());
-                    missing(key, &format!("it must begin with a {expected}, not with a {first}; restore it or renew"));
+                    missing(key, &format!("it must begin with a {expected}, not with a {first}; restore it"));
                 }
                 _ => {}
             }
@@ -174,7 +189,7 @@ impl HostedMesh {
                 return;
             }
             let message = format!(
-                "none of the mesh's CAs signed it; it names {issuer} as its issuer; renew it with the mesh's own CA"
+                "none of the mesh's CAs signed it; it names {issuer} as its issuer; restore the ca.crt that did, or what this CA signed: a renewal replaces nothing else"
             );
             findings.push(self.finding_at(found, Reason::WrongCa, &message));
         } else if found.effective_not_after < *not_after {
@@ -207,7 +222,7 @@ impl HostedMesh {
                 details.dns_names.iter().any(|name| covers(name, &host)) || details.ip_addresses.contains(&host);
             if !covered && (host == service || host.starts_with(&format!("{service}."))) {
                 let message = format!(
-                    "it lacks the subject alternative name {host}, which the admin kubeconfig uses; renew it with that name"
+                    "it lacks the subject alternative name {host}, which the admin kubeconfig uses; write a server that it names into that, a renewal keeps the names"
                 );
                 findings.push(self.finding_at(apiserver, Reason::SanMissing, &message));
             } else if !covered {
@@ -314,14 +329,16 @@ fn certificates(secrets: &[Option<Arc<SecretFacts>>; 3]) -> Vec<MeshCertificate>
                 Some(facts) => is_current(facts, &found.position),
                 None => secret_role != SecretRole::AdminKubeconfig,
             };
+            let component =
+                if in_use { Component::of(secret_role, &entry.key, certificate.role) } else { Component::Other };
             MeshCertificate {
                 secret_role,
                 key: entry.key.clone(),
                 position: found.position.clone(),
-                component: Component::of(secret_role, &entry.key, certificate.role),
+                component,
                 signed_by: signed_by.map(|ca| -> CertFingerprint { ca.fingerprint }),
                 effective_not_after,
-                needed: certificate.role == Role::Leaf && in_use,
+                in_use,
                 certificate: certificate.clone(),
             }
         })

@@ -203,18 +203,33 @@ fn names_of_servers_are_compared_as_clients_compare_them() {
 #[test]
 fn a_user_outside_the_current_context_does_not_count() {
     let mut pki = Pki::new(300);
-    let spare = pki.ca.leaf("spare", -3, &[]);
-    let spare = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, spare);
+    let base64 = |pem: String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let stranger = Ca::new("stranger", -1);
+    let [own, foreign] = [pki.ca.leaf("spare", -3, &[]), stranger.leaf("spare", 300, &[])].map(base64);
+    let trusted = base64(stranger.pem);
     let config = pki.secrets[SecretRole::AdminKubeconfig as usize]["config"].clone();
-    let config = format!("{config}- name: spare\n  user: {{client-certificate-data: {spare}}}\n");
+    let config = format!(
+        "{config}- name: own\n  user: {{client-certificate-data: {own}}}\n\
+         - name: foreign\n  user: {{client-certificate-data: {foreign}}}\n\
+         - name: file\n  user: {{client-certificate: /etc/kubernetes/admin.crt}}\n"
+    );
+    let cluster = format!(
+        "clusters:\n- name: spare\n  cluster: {{server: https://spare, certificate-authority-data: {trusted}}}"
+    );
+    let config = config.replacen("clusters:", &cluster, 1);
     pki.set(SecretRole::AdminKubeconfig, "config", config.clone());
     let mesh = pki.mesh();
     assert_eq!(mesh.expiration, Some(NOW.plus(300 * DAY)));
-    assert_eq!(reasons(&mesh), mk_set(&[("expired", "config")]));
+    assert_eq!(reasons(&mesh), mk_set(&[]));
+    let spare = mesh.certificates.iter().filter(|found| !found.in_use);
+    assert_eq!(spare.map(|found| found.component).collect::<Vec<_>>(), [Component::Other; 3]);
     // Where the current context does not resolve, every user counts.
     let config = config.replace("current-context: kubernetes-admin@kubernetes", "current-context: gone");
     pki.set(SecretRole::AdminKubeconfig, "config", config);
-    assert_eq!(pki.mesh().expiration, Some(NOW.plus(-3 * DAY)));
+    let mesh = pki.mesh();
+    assert_eq!(mesh.expiration, Some(NOW.plus(-3 * DAY)));
+    let all = ["ca_ends_before_leaf", "ca_expired", "expired", "file_reference", "kubeconfig_wrong_server"];
+    assert_eq!(reasons(&mesh), mk_set(&all.map(|reason| (reason, "config"))));
 }
 
 #[test]
@@ -249,6 +264,17 @@ fn unreadable_parts_are_findings_with_their_own_reason() {
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
     );
     pki.set(SecretRole::AdminKubeconfig, "config", "current-context: [".to_owned());
-    let expected = [("invalid_certificate", "peer.crt"), ("invalid_kubeconfig", "config")];
-    assert_eq!(reasons(&pki.mesh()), mk_set(&expected));
+    let leaf = pki.ca.leaf("kube-apiserver", 300, &["demo-hosted-apiserver"]);
+    let torn = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    pki.set(SecretRole::KubeCerts, "apiserver.crt", format!("{leaf}{torn}"));
+    let mesh = pki.mesh();
+    let expected = [
+        ("invalid_certificate", "apiserver.crt"),
+        ("invalid_certificate", "peer.crt"),
+        ("invalid_kubeconfig", "config"),
+    ];
+    assert_eq!(reasons(&mesh), mk_set(&expected));
+    // A renewal is a remedy where it replaces the entry, and nowhere else.
+    let renewing = mesh.findings.iter().filter(|finding| finding.message.contains("renew"));
+    assert_eq!(renewing.map(|finding| &*finding.key).collect::<Vec<_>>(), ["apiserver.crt"]);
 }

@@ -217,7 +217,7 @@ fn certificate<'a>(mesh: &'a HostedMesh, found: &'a MeshCertificate) -> Certific
         effective_not_after: found.effective_not_after,
         key_algorithm: facts.key_algorithm,
         fingerprint_sha256: facts.fingerprint,
-        needed: found.needed,
+        needed: found.needed(),
     }
 }
 

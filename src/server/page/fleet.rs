@@ -118,7 +118,7 @@ impl Row {
 
     /// The certificate whose end is the mesh's.
     pub(super) fn first_to_end(&self) -> Option<&MeshCertificate> {
-        self.mesh.certificates.iter().filter(|found| found.needed).min_by_key(|found| found.effective_not_after)
+        self.mesh.certificates.iter().filter(|found| found.needed()).min_by_key(|found| found.effective_not_after)
     }
 
     /// A link to a runbook about it, ready for an attribute.

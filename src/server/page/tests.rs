@@ -32,7 +32,7 @@ fn mk_certificate(key: &str, role: Role, signer: u8, own: u8, end: UnixTime) -> 
         component: Component::Other,
         signed_by: Some(CertFingerprint([signer; 32])),
         effective_not_after: end,
-        needed: role == Role::Leaf,
+        in_use: true,
     }
 }
 
