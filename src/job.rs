@@ -93,6 +93,12 @@ pub fn name(mesh: &str, renewal_uid: &str, attempt: u32) -> String {
     format!("{}{end}", mesh.trim_end_matches('-'))
 }
 
+/// The name of the Job by which a person renews a mesh, as it is documented; of a mesh whose id is too long for that, as `meshcert runbook` has it.
+pub fn documented_name(mesh: &str) -> String {
+    let documented = format!("{mesh}-hosted-apiserver-certs-renew");
+    if documented.len() <= LONGEST_NAME { documented } else { name(mesh, "", 0) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +113,7 @@ mod tests {
             assert_ne!(first, name(mesh, "v", 1));
         }
         assert!(name("hosted-demo", "u", 1).starts_with("hosted-demo-certs-renew-"));
+        assert_eq!(documented_name("demo"), "demo-hosted-apiserver-certs-renew");
+        assert!(documented_name(&long).len() <= LONGEST_NAME);
     }
 }

@@ -565,6 +565,11 @@ fn a_renewal_that_failed_after_its_commit_is_tried_again_when_a_person_asks() {
 #[test]
 fn the_manual_procedure_runs_as_it_is_printed() {
     let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1"]);
+    // What kubectl does not wait for.
+    let on_delete = r#"{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null}}}"#;
+    demo.kubectl(&["patch", "statefulset", "expiring-1-etcd", "--type=merge", "-p", on_delete]);
+    let etcd = ["get", "pod", "expiring-1-etcd-0", "-o", "jsonpath={.metadata.uid}"];
+    let former = demo.kubectl(&etcd);
     let script = printed(&meshcert(&demo, &["runbook", "expiring-1"]));
     assert!(script.contains("rollout restart statefulset/expiring-1-etcd"), "{script}");
     let path = std::env::join_paths(
@@ -589,12 +594,29 @@ fn the_manual_procedure_runs_as_it_is_printed() {
     let generation =
         demo.kubectl(&["get", "deployment", "expiring-1-hosted-apiserver", "-o", "jsonpath={.metadata.generation}"]);
     assert_eq!(generation, "2");
+    assert_ne!(demo.kubectl(&etcd), former, "its pod is another one");
     // What the Job wrote is there, what its exit code hides too: the admin is another one.
     let explained =
         String::from_utf8(meshcert(&demo, &["explain", "expiring-1-apiserver-admin-kubeconfig"]).stdout).unwrap();
     assert!(explained.contains("kubeadm:cluster-admins"), "{explained}");
     let status = String::from_utf8(meshcert(&demo, &["status"]).stdout).unwrap();
     assert!(status.contains("364 days"), "{status}");
+}
+
+#[test]
+fn the_manual_procedure_is_that_of_the_configuration() {
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1"]);
+    let config = demo.folder.path().join("own.yaml");
+    let own = "naming: {kubeCerts: 'pki-{mesh}'}\npolicy: {job: {image: 'registry.example.org/renew:1', serviceAccount: renewer}}\n";
+    std::fs::write(&config, own).unwrap();
+    let script = printed(&meshcert(&demo, &["runbook", "expiring-1", "--config", &config.display().to_string()]));
+    for own in ["secretName: pki-expiring-1}", "image: registry.example.org/renew:1\n", "serviceAccountName: renewer\n"]
+    {
+        assert!(script.contains(own), "{script}");
+    }
+    for usual in ["expiring-1-kube-certs", "release.daocloud.io", "serviceAccountName: mspider-mcpc"] {
+        assert!(!script.contains(usual), "{script}");
+    }
 }
 
 #[test]

@@ -104,6 +104,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "controller",
             "crd",
             "demo",
+            "job",
             "material",
             "mesh",
             "metrics",

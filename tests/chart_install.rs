@@ -570,10 +570,22 @@ fn uninstalling_asks_the_further_clusters_too() {
     let kubeconfig = format!("--from-file=kubeconfig={}", other.kubeconfig.display());
     cluster.api.kubectl(&["create", "secret", "generic", "cp-2-act", "-n", NAMESPACE, &kubeconfig]);
 
-    let uninstall = ["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
-    let (refused, said) = cluster.with_jobs_run(|| cluster.try_helm(&uninstall));
-    assert!(!refused.status.success());
-    assert!(said.contains("the renewal istio-system/demo-1 in cluster cp-2 is under way (Pending)"), "{said}");
+    let uninstall = vec!["uninstall", "meshcert", "-n", NAMESPACE, "--timeout", "120s"];
+    let mut end_acting =
+        vec!["upgrade", "--reset-then-reuse-values", "meshcert", CHART, "-n", NAMESPACE, "--timeout", "120s"];
+    // Also where nothing is acted on beside it.
+    end_acting.extend([
+        "--set",
+        "act.enabled=false,webhook.enabled=false,policy.mode=observe",
+        "--set-json",
+        "cluster.namespaces=[]",
+    ]);
+    for command in [&end_acting, &uninstall] {
+        let (refused, said) = cluster.with_jobs_run(|| cluster.try_helm(command));
+        assert!(!refused.status.success(), "{said}{}", String::from_utf8_lossy(&refused.stdout));
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("the renewal istio-system/demo-1 in cluster cp-2 is under way (Pending)"), "{said}{why}");
+    }
 
     other.kubectl(&["delete", "certificaterenewal", "demo-1", "-n", MESHES, "--wait=false"]);
     let free = r#"{"metadata":{"finalizers":[]}}"#;

@@ -308,6 +308,7 @@ fn values_that_cannot_work_are_refused_in_words() {
         ),
         ("{clusterSecrets: {enabled: true}, cluster: {namespaces: []}}", "clusterSecrets.enabled needs"),
         ("monitoring: {rules: {dashboardUrl: grafana.example.org}}", "dashboardUrl"),
+        ("monitoring: {rules: {runbookUrl: \"https://m.example.org/it's\"}}", "runbookUrl"),
         ("policy: {renewBefore: 5d}", "must be shorter than policy.renewBefore (5d)"),
     ] {
         let error = helm.try_template(values, &[]).expect_err(values);

@@ -6,7 +6,10 @@ use crate::app::{Sources, process};
 use crate::cli::{MeshArgs, Outcome};
 use crate::command::renewal::{Found, find};
 use crate::command::write;
-use crate::rollout::{Kind, Workload};
+use crate::job::documented_name;
+use crate::mesh::{Naming, SecretRole};
+use crate::policy::JobPolicy;
+use crate::rollout::{Kind, Pod, Workload};
 use crate::runbook::filled;
 
 const RUNBOOK: &str = include_str!("../../docs/runbooks/MspiderHostedKubeAPICertExpiration.md");
@@ -39,25 +42,61 @@ fn script(found: &Found, tiers: &[Vec<Workload>]) -> String {
             _ => out.push_str(text),
         }
     }
-    let mut out = filled(&out, mesh, namespace);
-    out.push_str(&format!("kubectl -n {namespace} logs job/{mesh}-hosted-apiserver-certs-renew\n"));
+    out.push_str("kubectl -n istio-system logs job/MESH_ID-hosted-apiserver-certs-renew\n");
+    let mut out = configured(filled(&out, mesh, namespace), found);
     for workload in tiers.iter().flatten() {
-        let kind = match workload.kind {
-            Kind::StatefulSet => "statefulset",
-            Kind::Deployment => "deployment",
-            Kind::DaemonSet => "daemonset",
-        };
-        let name = format!("{kind}/{}", workload.name);
-        out.push_str(&format!(
-            "\nkubectl -n {namespace} rollout restart {name}\nkubectl -n {namespace} rollout status {name} --timeout=5m\n"
-        ));
+        out.push('\n');
+        for command in restart(workload) {
+            out.push_str(&format!("{}\n", command.replace("kubectl", &format!("kubectl -n {namespace}"))));
+        }
     }
     out.push_str(
         "\n# Then look whether the certificates are new, and whether an object can be created in the mesh's API:\n",
     );
-    let proof = fences.last().map(|(_, text)| filled(text, mesh, namespace)).unwrap_or_default();
+    let proof = fences.last().map(|(_, text)| configured(filled(text, mesh, namespace), found)).unwrap_or_default();
     proof.lines().for_each(|line| out.push_str(&format!("# {line}\n")));
     out
+}
+
+/// The script with what the configuration calls otherwise: the Secrets, and what the Job is.
+fn configured(script: String, found: &Found) -> String {
+    let id = &found.mesh.key.id;
+    let usual = JobPolicy::default();
+    let job = &found.acting.policy.job;
+    let account = |name: &str| format!("serviceAccountName: {name}\n");
+    let script = script
+        .replace(&format!("{id}-hosted-apiserver-certs-renew"), &documented_name(id.as_str()))
+        .replace(&account(&usual.service_account), &account(&job.service_account))
+        .replace(&usual.image, &job.image);
+    let usual = Naming::default().secret_names(id);
+    SecretRole::ALL
+        .into_iter()
+        .zip(&usual)
+        .fold(script, |script, (role, usual)| script.replace(&**usual, found.mesh.secret_name(role)))
+}
+
+/// The commands that restart a workload and wait until it is ready.
+fn restart(workload: &Workload) -> Vec<String> {
+    let kind = match workload.kind {
+        Kind::StatefulSet => "statefulset",
+        Kind::Deployment => "deployment",
+        Kind::DaemonSet => "daemonset",
+    };
+    let name = format!("{kind}/{}", workload.name);
+    let restart = format!("kubectl rollout restart {name}");
+    if !workload.on_delete {
+        return vec![restart, format!("kubectl rollout status {name} --timeout=5m")];
+    }
+    // It replaces no pod by itself, and kubectl refuses to wait for it.
+    let replaced = workload.pods.iter().flat_map(|Pod { name, .. }| {
+        let appears = format!("until kubectl get pod {name} >/dev/null 2>&1; do sleep 1; done");
+        let ready = format!("kubectl wait --for=condition=Ready pod/{name} --timeout=5m");
+        match workload.kind {
+            Kind::StatefulSet => vec![format!("kubectl delete pod {name}"), appears, ready],
+            _ => vec![format!("kubectl delete pod {name} # and wait until another one is ready in its place")],
+        }
+    });
+    [restart].into_iter().chain(replaced).collect()
 }
 
 /// The fenced blocks of a page: language and text, without their indentation.

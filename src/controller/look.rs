@@ -10,7 +10,7 @@ use crate::cluster::workloads::{Hints, Ports};
 use crate::controller::queue::comes_this_far;
 use crate::controller::{Acting, Actor, hindrance, prove};
 use crate::digest;
-use crate::job::SeenJob;
+use crate::job::{SeenJob, documented_name};
 use crate::material::{Material, MeshSecrets, StoredSecret, assemble};
 use crate::mesh::{Component, HostedMesh, MeshKey, SecretRole};
 use crate::native::Obstacle;
@@ -228,7 +228,7 @@ impl Actor {
             );
             found.push(Obstacle { reason: "ServiceAccountMissing", message });
         }
-        let job = format!("{}-hosted-apiserver-certs-renew", key.id);
+        let job = documented_name(key.id.as_str());
         if self.api.is_job_active(&key.namespace, &job).await? {
             let message = format!("the Job {job} is renewing the same certificates; wait for its end");
             found.push(Obstacle { reason: "JobActive", message });

@@ -70,7 +70,7 @@ pub fn mk_mesh_certificate(
         secret_role,
         key: key.into(),
         position: Position::Index(0),
-        needed: certificate.role == Role::Leaf,
+        in_use: true,
         certificate,
         component,
         signed_by: None,
@@ -86,7 +86,7 @@ pub fn mk_mesh(namespace: &str, id: &str, certificates: Vec<MeshCertificate>) ->
         let reference = SecretRef { namespace: namespace.into(), name: naming.secret_name(&key.id, role).into() };
         Some(Arc::new(mk_secret(reference, Class::Mesh(key.id.clone(), role), vec![])))
     });
-    let expiration = certificates.iter().filter(|found| found.needed).map(|found| found.effective_not_after).min();
+    let expiration = certificates.iter().filter(|found| found.needed()).map(|found| found.effective_not_after).min();
     HostedMesh { key, secrets, secret_names, certificates, findings: vec![], expiration }
 }
 

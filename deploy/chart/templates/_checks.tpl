@@ -49,7 +49,7 @@
 {{- /* Without clusters the program takes the pod's own, where it would have no rights. */ -}}
 {{- range $process := $processes -}}
   {{- $here := or $values.cluster.namespaces (and (has "observe" $process.roles) $values.cluster.observeAllNamespaces) -}}
-  {{- if and (ne (join "," $process.roles) "webhook") (not $here) (not (include "meshcert.remotes" (list $ $process) | fromJson).items) -}}
+  {{- if and (not $here) (not (include "meshcert.remotes" (list $ $process) | fromJson).items) -}}
     {{- fail (printf "cluster.namespaces is empty, and no extraClusters has kubeconfigSecrets.%s: %s would have no cluster; name one" (first $process.roles) $process.name) -}}
   {{- end -}}
 {{- end -}}
