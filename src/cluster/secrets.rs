@@ -1,6 +1,7 @@
 //! Follows the Secrets of a namespace, or of all: pages of a list, then a watch that is taken up again wherever it was cut.
 
 use std::convert::Infallible;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -188,7 +189,11 @@ impl Feed<Secrets> {
         let (page, buffer) = match decoding.await {
             Ok((Ok(page), buffer)) => (page, buffer),
             Ok((Err(error), _)) => return Ok(Err(undecodable(asked, &error))),
-            Err(_) => return Err(Closed),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // It ended with the runtime, and so does whoever listens.
+                Err(_) => return Err(Closed),
+            },
         };
         let Page { secrets, resource_version, next } = page;
         self.send(SecretEvent::Page(secrets)).await?;
@@ -208,5 +213,27 @@ impl Scope {
     fn noise(&self) -> impl Iterator<Item = &'static str> {
         let named = |kind: &str| self.selection.rules.iter().any(|rule| rule.secret_type.as_deref() == Some(kind));
         NOISE.into_iter().filter(move |kind| !named(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_a_page_is_decoded_is_one_of_whoever_follows() {
+        let client = Client::try_from(kube::Config::new(http::Uri::from_static("http://127.0.0.1:1"))).unwrap();
+        let (events, _listener) = mpsc::channel(1);
+        let selection = Selection { mesh_namespaces: None, naming: Default::default(), rules: Vec::new() };
+        let scope = Scope { namespace: None, selection: Arc::new(selection) };
+        let subject = Secrets(Arc::clone(&scope.selection));
+        let feed = Feed { namespace: None, path: scope.path(), client, subject, events };
+        let following = tokio::spawn(async move {
+            let decoding = spawn_blocking(|| panic!("on purpose"));
+            let _ = feed.deliver(decoding, &feed.asked("list")).await;
+        });
+        assert!(following.await.is_err_and(|error| error.is_panic()));
     }
 }
