@@ -55,6 +55,7 @@ pub struct App {
     exposition: Exposition,
     overviews: Overviews,
     thresholds: ArcSwap<Thresholds>,
+    was_ready: AtomicBool,
     stopping: AtomicBool,
     briefs: Briefs,
     webhook: ArcSwapOption<Webhook>,
@@ -80,6 +81,7 @@ impl App {
             exposition: Exposition::default(),
             overviews: Overviews::default(),
             thresholds: ArcSwap::from_pointee(thresholds),
+            was_ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             briefs: Briefs::default(),
             webhook: ArcSwapOption::empty(),
@@ -103,6 +105,18 @@ impl App {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.feed.close();
+    }
+
+    /// Once it is ready, it stays so until it stops: what is added later may be long in answering, and would take all else along.
+    fn ready(&self) -> Result<(), String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err("it is stopping".to_owned());
+        }
+        if !self.was_ready.load(Ordering::Relaxed) {
+            self.observed.ready()?;
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Renders what changed, so that the next scrape finds it done. Safe to call at any time and from several tasks; returns once the exposition is that of
@@ -180,10 +194,7 @@ async fn healthy() -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    if app.stopping.load(Ordering::Relaxed) {
-        return sentence(StatusCode::SERVICE_UNAVAILABLE, "meshcert is not ready: it is stopping");
-    }
-    match app.observed.ready() {
+    match app.ready() {
         Ok(()) => sentence(StatusCode::OK, "meshcert is ready"),
         Err(awaited) => sentence(StatusCode::SERVICE_UNAVAILABLE, &format!("meshcert is not ready: {awaited}")),
     }

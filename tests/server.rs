@@ -163,14 +163,17 @@ async fn requests_are_counted_from_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_follows_the_observing_plane_and_healthy_does_not() {
+async fn ready_waits_for_the_observing_plane_once_and_healthy_does_not() {
     let server = mk_server(Limits::default()).await;
-    assert_eq!(server.get("/-/ready").await.status, 200);
-    *server.told.ready.lock().unwrap() = Err("cluster cp-2 was not listed yet".to_owned());
+    let awaits = |cluster: &str| *server.told.ready.lock().unwrap() = Err(format!("{cluster} was not listed yet"));
+    awaits("cp-2");
     let answer = server.get("/-/ready").await;
-    assert_eq!((answer.status, answer.text()), (503, "meshcert is not ready: cluster cp-2 was not listed yet\n"));
+    assert_eq!((answer.status, answer.text()), (503, "meshcert is not ready: cp-2 was not listed yet\n"));
     assert_eq!(server.get("/-/healthy").await.status, 200);
     *server.told.ready.lock().unwrap() = Ok(());
+    assert_eq!(server.get("/-/ready").await.status, 200);
+    awaits("cp-3");
+    assert_eq!(server.get("/-/ready").await.status, 200, "it was added while it runs");
     server.app.stop();
     let answer = server.get("/-/ready").await;
     assert_eq!((answer.status, answer.text()), (503, "meshcert is not ready: it is stopping\n"));
