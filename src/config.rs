@@ -173,7 +173,8 @@ impl Config {
         Self::parse(&text)
     }
 
-    /// Reads and checks a configuration text; an empty one is the default.
+    /// Reads and checks a configuration text. One without content is refused: a disk that is full, or a copy under way, leaves such a file, and it would
+    /// replace all that is configured by the defaults.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -181,7 +182,9 @@ impl Config {
         // By way of a JSON value, so that an error can name its path within the document.
         let document: serde_json::Value = serde_saphyr::from_str(text)
             .map_err(|error| invalid("the document", error.render_with_formatter(&UserMessageFormatter)))?;
-        let document = if document.is_null() { serde_json::json!({}) } else { document };
+        if document.is_null() {
+            return Err(invalid("the document", "is empty; write `{}` if the defaults are meant".to_owned()));
+        }
         let config: Self = serde_path_to_error::deserialize(document)
             .map_err(|error| invalid(&error.path().to_string(), error.inner().to_string()))?;
         config.check()?;
@@ -338,9 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_the_default() {
-        for text in ["", "{}", "# nothing\n"] {
-            assert_eq!(Config::parse(text).unwrap(), Config::default());
+    fn the_defaults_are_asked_for_by_an_empty_object_and_never_by_an_empty_file() {
+        assert_eq!(Config::parse("{}").unwrap(), Config::default());
+        for text in ["", " \n", "# nothing\n", "---\n", "null"] {
+            assert_eq!(error_of(text), "the document: is empty; write `{}` if the defaults are meant");
         }
         assert_eq!(Config::default().policy.renew_before, Duration(30 * DAY));
     }

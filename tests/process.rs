@@ -168,6 +168,9 @@ async fn an_invalid_file_leaves_the_former_configuration_in_force_and_says_so() 
     daemon.wait_for("the changed configuration is refused, the former stays in force");
     assert!(daemon.log().contains("clusters[0].namespaces[0]"), "{}", daemon.log());
     eventually("the refusal is counted", || in_force(0));
+    cluster.put("meshcert.yaml", "");
+    daemon.wait_for("meshcert.yaml: the document: is empty; write `{}` if the defaults are meant");
+    assert!(in_force(0));
     cluster.put("meshcert.yaml", &valid);
     daemon.wait_for("the configuration in force is the one that is there");
     eventually("the reload is counted", || in_force(1));

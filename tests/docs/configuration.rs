@@ -10,7 +10,7 @@ Written from the JSON schema (`meshcert config schema`) by `tests/docs.rs`; `mak
 `# yaml-language-server: $schema=meshcert.schema.json` at the top of the file.
 
 `meshcert serve --config FILE` reads it, and again when it changes: an invalid one keeps the former in force, says so in the log, and sets `meshcert_config_last_reload_successful` to 0.
-`meshcert config check FILE` says what is wrong and what is allowed. Without a file everything is as below: the current kubeconfig, or the cluster that meshcert runs in, namespace `istio-system`, and nothing is renewed.
+`meshcert config check FILE` says what is wrong and what is allowed. Without a file everything is as below: the current kubeconfig, or the cluster that meshcert runs in, namespace `istio-system`, and nothing is renewed; a file without content is refused, for it may be half written: `{}` asks for the defaults.
 
 ```yaml
 clusters:
