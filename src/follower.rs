@@ -58,7 +58,7 @@ impl Followers {
             let sources = sources(&scope.cluster, namespaces, followed, clock).into_iter();
             sources.map(|source| source.run(scope.connection.clone())).collect()
         };
-        tasks.reconcile(wanted, |cluster| followed.remove(cluster), start);
+        tasks.reconcile(wanted, |scope, _| followed.remove(&scope.cluster), start);
     }
 
     /// Waits until a task panics, which must end the process.

@@ -45,13 +45,17 @@ impl Supervisor {
         Self { registry, clock, tasks: Tasks::default(), discovery: Tasks::default() }
     }
 
-    /// Makes the observed clusters those of `specs`: those that go take their series along.
+    /// Makes the observed clusters those of `specs`: those that go take their series along; those that are only reached or read in another way keep them until
+    /// they have been listed in that way.
     pub fn reconcile(&mut self, specs: Vec<ClusterSpec>) {
         let Self { registry, clock, tasks, discovery: _ } = self;
         let wanted = specs.into_iter().map(|spec| (Arc::clone(&spec.name), spec)).collect();
-        let ended = |name: &str| {
-            info!(cluster = name, "no longer observing");
-            registry.remove(name);
+        let ended = |former: &ClusterSpec, next: Option<&ClusterSpec>| {
+            let stays = next.is_some_and(|next| next.connection.leads_where_does(&former.connection));
+            if !stays {
+                info!(cluster = %former.name, "no longer observing");
+                registry.remove(&former.name);
+            }
         };
         let start = |spec: &ClusterSpec| {
             let namespaces = spec.namespaces.as_ref().map_or_else(|| "*".to_owned(), |names| names.join(","));
@@ -74,7 +78,12 @@ impl Supervisor {
             let progress = Progress { source: registry.add_discovery(), registry, clock };
             vec![discovery.clone().run(progress, found.clone())]
         };
-        tasks.reconcile(wanted, |_| registry.remove_discovery(), start);
+        let ended = |_: &Discovery, next: Option<&Discovery>| {
+            if next.is_none() {
+                registry.remove_discovery();
+            }
+        };
+        tasks.reconcile(wanted, ended, start);
     }
 
     /// Waits until a task panics, which must end the process.

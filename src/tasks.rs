@@ -14,20 +14,21 @@ pub struct Tasks<About> {
 
 impl<About: PartialEq> Tasks<About> {
     /// Makes the running tasks those of `wanted`: what is not wanted any more, or has become another, is ended; what is new is started; all others go on
-    /// undisturbed.
+    /// undisturbed. `ended` hears what a task was about, and what the one of its name is going to be about.
     pub fn reconcile<Work>(
         &mut self,
         wanted: BTreeMap<Arc<str>, About>,
-        mut ended: impl FnMut(&str),
+        mut ended: impl FnMut(&About, Option<&About>),
         mut start: impl FnMut(&About) -> Vec<Work>,
     ) where
         Work: Future<Output = ()> + Send + 'static,
     {
         self.running.retain(|name, (about, tasks)| {
-            let stays = wanted.get(name) == Some(about);
+            let next = wanted.get(name);
+            let stays = next == Some(about);
             if !stays {
                 tasks.iter().for_each(AbortHandle::abort);
-                ended(name);
+                ended(about, next);
             }
             stays
         });
@@ -45,7 +46,7 @@ impl<About: PartialEq> Tasks<About> {
         Work: Future<Output = ()> + Send + 'static,
     {
         let wanted = wanted.into_iter().map(|about| (Arc::from(""), about)).collect();
-        self.reconcile(wanted, |_| {}, |about| vec![start(about)]);
+        self.reconcile(wanted, |_, _| {}, |about| vec![start(about)]);
     }
 
     /// Waits until a task panics, which must end the process; those that were ended are cleared away meanwhile.
@@ -84,12 +85,12 @@ mod tests {
                 say(format!("{about} starts"));
                 vec![std::future::pending(), std::future::pending()]
             };
-            tasks.reconcile(wanted(all), |name| say(format!("{name} ends")), start);
+            tasks.reconcile(wanted(all), |about, next| say(format!("{about} ends, next {next:?}")), start);
             std::mem::take(&mut *said.lock().unwrap())
         };
         assert_eq!(make(&[("a", 1), ("b", 2)]), ["1 starts", "2 starts"]);
         assert_eq!(make(&[("a", 1), ("b", 2)]), Vec::<String>::new());
-        assert_eq!(make(&[("a", 3), ("c", 4)]), ["a ends", "b ends", "3 starts", "4 starts"]);
+        assert_eq!(make(&[("a", 3), ("c", 4)]), ["1 ends, next Some(3)", "2 ends, next None", "3 starts", "4 starts"]);
         tokio::task::yield_now().await;
         let ended = std::iter::from_fn(|| tasks.all.try_join_next()).count();
         assert_eq!((ended, tasks.all.len()), (4, 4));

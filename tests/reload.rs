@@ -129,6 +129,34 @@ async fn a_policy_is_in_force_whatever_is_wrong_with_one_of_the_kubeconfigs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_do_not_work_take_no_series_along() {
+    let cluster = Cluster::start(Scenario::Expiring, Some(1)).await;
+    cluster.demo.restrict("useless", &[]);
+    let kubeconfig = |token: &str| cluster.demo.kubeconfig().replace("user: {}", &format!("user: {{token: {token}}}"));
+    let (own, token) = (cluster.put("own", &kubeconfig("good")), cluster.put("token", "t0ken"));
+    let config = format!("clusters: [{{name: demo, kubeconfig: '{own}'}}]\nwebhook: {{bearerTokenFile: '{token}'}}\n");
+    let served = Served::start(cluster.put("config.yaml", &config).as_ref(), OBSERVE_AND_WEBHOOK).await.ready().await;
+    let client = Client::default();
+    let signal = r#"meshcert_hosted_kube_api_certificate_expiration_timestamp_seconds{mesh_cluster="demo",mesh_namespace="istio-system",mesh_id="expiring-1"}"#;
+    let end = served.metric(&client, signal).await;
+    assert!(end.is_some());
+    cluster.put("own", &kubeconfig("useless"));
+    eventually("it is down", async || served.metric(&client, UP).await.as_deref() == Some("0")).await;
+    eventually("it has been refused", async || {
+        let refused = r#"meshcert_source_errors_total{source="demo/istio-system",reason="forbidden"}"#;
+        served.metric(&client, refused).await.is_some_and(|count| count != "0")
+    })
+    .await;
+    assert_eq!(served.metric(&client, signal).await, end);
+    // Which meshes there are besides is not known.
+    let bearer = [("authorization", "Bearer t0ken")];
+    assert_eq!(client.post(served.main, &bearer, notification(&["other"])).await.unwrap().0, 503);
+    cluster.put("own", &kubeconfig("better"));
+    eventually("it is up", async || served.metric(&client, UP).await.as_deref() == Some("1")).await;
+    assert_eq!(served.metric(&client, signal).await, end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_asks_in_a_cluster_that_a_kubeconfig_leads_to_unasked() {
     let (cluster, elsewhere) =
         (Cluster::start(Scenario::Expiring, Some(1)).await, Cluster::start(Scenario::Expiring, Some(1)).await);

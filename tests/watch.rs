@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// What the fake answers to the next list or watch.
 enum Answer {
@@ -431,6 +432,59 @@ async fn a_source_that_no_longer_answers_goes_down_keeps_what_it_knew_and_comes_
     assert_eq!((meshes(&registry), errors(&registry, "forbidden")), (vec!["one/a".to_owned()], 1));
     let _again = script.watch();
     until(&registry, "up again", |r| up(r, "one/istio-system") && r.failures().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_a_cluster_is_shown_until_it_has_been_listed_in_the_new_way() {
+    type Way = fn(&NamedTempFile) -> Connection;
+    let file: Way = |kubeconfig| Connection::file(kubeconfig.path().to_owned(), None);
+    let document: Way = |kubeconfig| {
+        let text = Arc::new(Zeroizing::new(std::fs::read(kubeconfig.path()).unwrap()));
+        Connection::Document { origin: "Secret ns/one".into(), text }
+    };
+    for way in [file, document] {
+        let (script, elsewhere) = (Script::default(), Script::default());
+        let (kubeconfig, other) = (mk_kubeconfig(&script.serve().await), mk_kubeconfig(&elsewhere.serve().await));
+        let with = |token: &str| {
+            let text = std::fs::read_to_string(&kubeconfig).unwrap();
+            let head = text.split("user: {").next().unwrap();
+            let text = format!(
+                "{head}user: {{token: {token}}}}}], contexts: [{{name: c, context: {{cluster: c, user: c}}}}]}}"
+            );
+            std::fs::write(&kubeconfig, text).unwrap();
+            ClusterSpec { connection: way(&kubeconfig), ..mk_spec("one", &kubeconfig) }
+        };
+        script.list(Answer::Status(500, json!({})));
+        script.list(mk_list(&["a-kube-certs", "b-kube-certs"], "5", ""));
+        let _watch = script.watch();
+        let Observing { registry, mut supervisor } = observe(vec![with("first")]);
+        until(&registry, "listed", |r| meshes(r) == ["one/a", "one/b"] && up(r, "one/istio-system")).await;
+        let known_at = registry.sources()[0].last_success;
+        // As long as it is not listed, nobody takes what is shown for all there is.
+        let stands = |ids: &[&str]| {
+            assert_eq!(meshes(&registry), ids);
+            assert!(!up(&registry, "one/istio-system") && registry.read("one").is_empty());
+            assert_eq!(errors(&registry, "server"), 1);
+        };
+        supervisor.reconcile(vec![with("second")]);
+        stands(&["one/a", "one/b"]);
+        script.list(Answer::Status(401, json!({ "message": "Unauthorized" })));
+        until(&registry, "refused", |r| errors(r, "unauthorized") == 1).await;
+        stands(&["one/a", "one/b"]);
+        assert_eq!(registry.sources()[0].last_success, known_at);
+        script.list(mk_list(&["b-kube-certs", "c-kube-certs"], "9", ""));
+        let _watch = script.watch();
+        until(&registry, "the new list is in force", |r| meshes(r) == ["one/b", "one/c"]).await;
+        until(&registry, "it is all there is", |r| up(r, "one/istio-system") && r.read("one").len() == 1).await;
+        let mut read_otherwise = with("second");
+        let naming = Naming::new(["{mesh}-certs", "{mesh}-etcd", "{mesh}-admin"]).unwrap();
+        read_otherwise.selection = Arc::new(Selection { naming, ..Selection::clone(&mk_selection()) });
+        supervisor.reconcile(vec![read_otherwise]);
+        stands(&["one/b", "one/c"]);
+        // Of another cluster nothing is known, nor is what was known of this one true of it.
+        supervisor.reconcile(vec![ClusterSpec { connection: way(&other), ..mk_spec("one", &other) }]);
+        assert_eq!((meshes(&registry), errors(&registry, "server")), (Vec::new(), 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,9 +111,9 @@ impl Crew {
     pub fn reconcile(&mut self, wanted: Vec<Acting>) {
         let Self { around, tasks } = self;
         let wanted = wanted.into_iter().map(|acting| (Arc::clone(&acting.name), acting)).collect();
-        let ended = |name: &str| {
-            info!(cluster = name, "no longer acting");
-            around.metrics.remove(name);
+        let ended = |acting: &Acting, _: Option<&Acting>| {
+            info!(cluster = %acting.name, "no longer acting");
+            around.metrics.remove(&acting.name);
         };
         let start = |acting: &Acting| {
             let (mode, namespaces) = (acting.policy.mode.as_str(), acting.namespaces.join(","));

@@ -35,11 +35,8 @@ impl Knowledge {
     pub(super) fn sights(&self) -> Sights {
         let registry = Arc::clone(&self.registry);
         Arc::new(move |cluster| {
-            // Counted first: what is read between the two is shown, and counts the next time.
             let read = registry.read(cluster);
-            let snapshots = registry.clusters();
-            let known = snapshots.iter().filter(|known| *known.name == *cluster);
-            Sight { meshes: known.flat_map(|known| known.snapshot.meshes().cloned()).collect(), read }
+            Sight { meshes: read.iter().flat_map(|snapshot| snapshot.meshes().cloned()).collect(), read: read.len() }
         })
     }
 

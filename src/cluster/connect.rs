@@ -102,6 +102,19 @@ impl Connection {
         }
     }
 
+    /// Whether this and another lead to one server, as far as they tell: with other credentials it is still the same cluster.
+    pub fn leads_where_does(&self, other: &Self) -> bool {
+        self == other || self.server().is_some_and(|server| other.server() == Some(server))
+    }
+
+    fn server(&self) -> Option<String> {
+        match self {
+            Self::InCluster => None,
+            Self::Current { read, .. } | Self::File { read, .. } => read.as_ref()?.server.clone(),
+            Self::Document { text, .. } => server(harmless(text).ok()?, None),
+        }
+    }
+
     /// The same way, as it is now.
     fn read_again(&self) -> Self {
         match self {

@@ -10,7 +10,7 @@ use crate::time::UnixTime;
 pub(super) struct Health {
     /// Listed once, the last contact was good, and all that is there is held.
     pub(super) up: bool,
-    /// A full list has been completed.
+    /// A full list has been completed: what is shown is all of it, and nothing that was handed on.
     pub(super) listed: bool,
     /// A request has failed.
     pub(super) failed: bool,
@@ -26,6 +26,12 @@ pub(super) struct Health {
 }
 
 impl Health {
+    /// Of a source that goes on where this one's was, in another way: what was known is, and whether it can be read that way is not.
+    pub(super) fn handed_on(&self) -> Self {
+        let Self { last_success, objects, resyncs, ref errors, .. } = *self;
+        Self { last_success, objects, resyncs, errors: errors.clone(), ..Self::default() }
+    }
+
     /// The source answered.
     pub(super) fn succeed(&mut self, now: UnixTime) {
         self.last_success = Some(now);

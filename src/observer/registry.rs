@@ -30,7 +30,7 @@ pub struct SourceState {
     /// The namespace; `None` for all.
     pub namespace: Option<Arc<str>>,
     health: Mutex<Health>,
-    /// Absent before the first full list: nothing partial is shown.
+    /// Absent before the first full list: nothing partial is shown. Until then that of a former source of the same cluster and namespace.
     snapshot: Mutex<Option<Snapshot>>,
 }
 
@@ -56,23 +56,20 @@ impl Registry {
         lock(&self.sources).values().flatten().filter_map(message).collect()
     }
 
-    /// How many sources of a cluster have been read as a whole.
-    pub fn read(&self, cluster: &str) -> usize {
-        let is_read = |source: &&Arc<SourceState>| lock(&source.snapshot).is_some();
-        lock(&self.sources).get(cluster).into_iter().flatten().filter(is_read).count()
+    /// What the sources of a cluster hold that have been read as a whole; not what was handed on to the others.
+    pub fn read(&self, cluster: &str) -> Vec<Snapshot> {
+        let is_read = |source: &&Arc<SourceState>| lock(&source.health).listed;
+        let sources = lock(&self.sources);
+        let read = sources.get(cluster).into_iter().flatten().filter(is_read);
+        read.filter_map(|source| lock(&source.snapshot).clone()).collect()
     }
 
+    /// The sources of a cluster; those that there were of it are replaced, and hand on what they know.
     pub(super) fn add(&self, spec: &ClusterSpec) -> Vec<Arc<SourceState>> {
         let source = |namespace: Option<&String>| {
             let name =
                 namespace.map_or_else(|| spec.name.to_string(), |namespace| format!("{}/{namespace}", spec.name));
-            Arc::new(SourceState {
-                name: name.into(),
-                cluster: Arc::clone(&spec.name),
-                namespace: namespace.map(|namespace| namespace.as_str().into()),
-                health: Mutex::default(),
-                snapshot: Mutex::default(),
-            })
+            self.source(name.into(), &spec.name, namespace.map(|namespace| namespace.as_str().into()))
         };
         let sources = match &spec.namespaces {
             None => vec![source(None)],
@@ -85,16 +82,20 @@ impl Registry {
 
     /// The source that is no cluster's: the Secrets that announce clusters.
     pub(super) fn add_discovery(&self) -> Arc<SourceState> {
-        let source = Arc::new(SourceState {
-            name: CLUSTER_SECRETS.into(),
-            cluster: NO_CLUSTER.into(),
-            namespace: None,
-            health: Mutex::default(),
-            snapshot: Mutex::default(),
-        });
+        let source = self.source(CLUSTER_SECRETS.into(), &NO_CLUSTER.into(), None);
         lock(&self.sources).insert(Arc::clone(&source.cluster), vec![Arc::clone(&source)]);
         self.changes.send_modify(|number| *number += 1);
         source
+    }
+
+    /// A source that begins with what the present one of its cluster and namespace knows.
+    fn source(&self, name: Arc<str>, cluster: &Arc<str>, namespace: Option<Arc<str>>) -> Arc<SourceState> {
+        let sources = lock(&self.sources);
+        let former = sources.get(cluster).into_iter().flatten().find(|former| former.namespace == namespace);
+        let health = former.map(|former| lock(&former.health).handed_on()).unwrap_or_default();
+        let snapshot = former.and_then(|former| lock(&former.snapshot).clone());
+        let (cluster, health, snapshot) = (Arc::clone(cluster), health.into(), snapshot.into());
+        Arc::new(SourceState { name, cluster, namespace, health, snapshot })
     }
 
     pub(super) fn remove_discovery(&self) {
