@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::bail;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
 
 use crate::app::acting::{Crew, Roles};
@@ -16,6 +18,7 @@ use crate::app::complaint::Complaint;
 use crate::app::doors::Doors;
 use crate::app::knowledge::Knowledge;
 use crate::app::permissions::Check;
+use crate::app::trials::Trials;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::controller::{Acting, Surroundings};
@@ -40,6 +43,7 @@ mod doors;
 mod knowledge;
 mod permissions;
 pub mod process;
+mod trials;
 
 /// What can be used once requests are answered.
 pub struct Listening<'a> {
@@ -79,6 +83,8 @@ pub async fn serve(
     tokio::pin!(stop);
     let mut discoveries = parts.discovered.subscribe();
     let mut reload = tokio::time::interval(RELOAD_INTERVAL);
+    reload.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trials = Trials::default();
     // Why what stands in the file is not what is in force.
     let mut refused = Complaint::default();
     let failure = loop {
@@ -86,8 +92,10 @@ pub async fn serve(
             () = &mut stop => break None,
             error = parts.failed() => break Some(error),
             Ok(()) = discoveries.changed() => parts.observe(),
+            () = trials.ended() => reload.reset_immediately(),
+            // Nothing in here may wait for anybody: who stops, fails or is found waits for this.
             _ = reload.tick() => {
-                let (what, outcome) = match changed(&sources, (&config, &ways), &mut doors, roles).await {
+                let (what, outcome) = match changed(&sources, (&config, &ways), &mut trials, &mut doors, roles).await {
                     Ok((new, kept)) => {
                         if let Some((new, wanted)) = new {
                             parts.apply(&new.0, wanted);
@@ -96,15 +104,15 @@ pub async fn serve(
                         }
                         ("kubeconfig", kept.map_err(anyhow::Error::new))
                     }
-                    Err(error) => ("configuration", Err(error)),
+                    Err(error) => ("configuration", Poll::Ready(Err(error))),
                 };
                 match outcome {
-                    Ok(()) if refused.settle() => {
+                    Poll::Ready(Ok(())) if refused.settle() => {
                         parts.metrics.config_accepted(parts.clock.now());
                         info!("the configuration in force is the one that is there");
                     }
-                    Ok(()) => {}
-                    Err(error) => {
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                    Poll::Ready(Err(error)) => {
                         parts.metrics.config_refused();
                         let error = format!("{error:#}");
                         if refused.is_news(&error) {
@@ -124,19 +132,21 @@ pub async fn serve(
     failure.map_or(Ok(()), Err)
 }
 
-/// The configuration with its kubeconfigs, and what it means, if it has changed and its addresses are open; and whether every kubeconfig is in force.
+/// The configuration with its kubeconfigs, and what it means, if it has changed and its addresses are open; and whether every kubeconfig is in force, as far as
+/// that is known.
 async fn changed(
     sources: &Sources,
     (former, former_ways): (&Config, &Ways),
+    trials: &mut Trials,
     doors: &mut Doors,
     roles: Roles,
-) -> anyhow::Result<(Option<((Config, Ways), Wanted)>, Result<(), SourceError>)> {
+) -> anyhow::Result<(Option<((Config, Ways), Wanted)>, Poll<Result<(), SourceError>>)> {
     // Whatever else is refused, a listener's certificate that is replaced in time is taken up.
     doors.reload();
     let new = sources.load()?;
     let mut ways = Ways::read(&new, roles)?;
     // One bad kubeconfig is nothing to the other clusters, nor to a policy that shall stop what is done.
-    let kept = ways.keep(former_ways).await;
+    let kept = trials.keep(&mut ways, former_ways);
     if new == *former && ways == *former_ways {
         return Ok((None, kept));
     }

@@ -28,7 +28,7 @@ pub enum SecretEvent {
 }
 
 /// Why a source could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
     /// The stable code.

@@ -129,15 +129,24 @@ fn a_second_signal_ends_at_once() {
     assert!([Some(128 + 15), Some(128 + 2)].contains(&code), "{code:?}: {}", daemon.log());
 }
 
+/// The kubeconfig of a cluster, with this script as its exec plugin.
+fn with_plugin(cluster: &Cluster, script: &str) -> String {
+    let user = format!(
+        "user: {{exec: {{command: sh, args: ['-c', \"{script}\"], apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}"
+    );
+    cluster.demo.kubeconfig().replace("user: {}", &user)
+}
+
+/// A script that ends with the test.
+fn hangs(cluster: &Cluster) -> String {
+    format!("while [ -d '{}' ]; do sleep 0.1; done", cluster.folder.path().display())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exec_plugin_that_hangs_disturbs_nobody_else() {
     let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
     // More than there are threads to wait in, each until this test ends.
-    let plugin = format!("while [ -d '{}' ]; do sleep 0.1; done", cluster.folder.path().display());
-    let user = format!(
-        "user: {{exec: {{command: sh, args: ['-c', \"{plugin}\"], apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never}}}}"
-    );
-    let kubeconfig = cluster.demo.kubeconfig().replace("user: {}", &user);
+    let kubeconfig = with_plugin(&cluster, &hangs(&cluster));
     let mut config = cluster.clusters();
     for number in 0..4 {
         let hangs = cluster.put(&format!("hangs-{number}"), &kubeconfig);
@@ -150,6 +159,47 @@ async fn an_exec_plugin_that_hangs_disturbs_nobody_else() {
     let id = daemon.process.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(daemon.process.0.wait().unwrap().code(), Some(0), "{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_plugin_that_hangs_in_a_changed_kubeconfig_keeps_up_neither_a_reload_nor_an_end() {
+    let cluster = Cluster::start(Scenario::Healthy, Some(1)).await;
+    let credential = |token: &str| {
+        let answer = format!("status: {{token: {token}}}");
+        format!("echo '{{kind: ExecCredential, apiVersion: client.authentication.k8s.io/v1, {answer}}}'")
+    };
+    let put = |script: &str| cluster.put("own", &with_plugin(&cluster, script));
+    let own = put(&credential("first"));
+    // As many as would take minutes one after the other.
+    let clusters: Vec<String> = (0..12).map(|number| format!("{{name: c-{number}, kubeconfig: '{own}'}}")).collect();
+    let configure = |days: u32| {
+        let text = format!("clusters: [{}]\npolicy: {{renewBefore: {days}d}}\n", clusters.join(", "));
+        cluster.put("meshcert.yaml", &text)
+    };
+    let mut daemon = Daemon::start(Path::new(&configure(30)), "json", &[]);
+    eventually("ready", || get(&daemon.address, "/-/ready").status == 200);
+    let start = Instant::now();
+    let reloads = |number: usize| {
+        eventually("it is reloaded", || daemon.log().matches("configuration reloaded").count() == number);
+    };
+    let tried = |times: usize| {
+        let runs = || std::fs::read_to_string(cluster.path("runs")).map_or(0, |runs| runs.lines().count());
+        eventually("it is tried", || runs() >= times);
+    };
+    let hanging = format!("echo run >> '{}'; {}", cluster.path("runs"), hangs(&cluster));
+    put(&hanging);
+    tried(1);
+    configure(20);
+    reloads(1);
+    // What is mended is taken up, whatever hangs still.
+    put(&credential("second"));
+    eventually("it is taken up", || daemon.log().matches("\"observing\"").count() == 24);
+    put(&format!(": again; {hanging}"));
+    tried(5);
+    let id = daemon.process.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(daemon.process.0.wait().unwrap().code(), Some(0), "{}", daemon.log());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,9 +159,12 @@ pub(super) fn places(config: &Config, ways: &Ways, plane: Plane) -> Result<Vec<P
     config.clusters.iter().map(place).collect()
 }
 
+/// A plane and the cluster that it reaches.
+pub(super) type Goal = (Plane, String);
+
 /// How each plane of a process reaches each cluster, as its kubeconfigs were when they were read; where nothing was, as they are.
 #[derive(Default, PartialEq)]
-pub struct Ways(BTreeMap<(Plane, String), Connection>);
+pub struct Ways(pub(super) BTreeMap<Goal, Connection>);
 
 impl Ways {
     /// Those of a process with these roles, with the kubeconfigs as they are now.
@@ -177,22 +180,6 @@ impl Ways {
             }
         }
         Ok(Self(ways))
-    }
-
-    /// Keeps the former way wherever what stands in its place cannot be used, as where a file is half written or leads elsewhere: whoever is connected stays so.
-    ///
-    /// # Errors
-    /// The first of those, which are kept all the same.
-    pub(super) async fn keep(&mut self, former: &Self) -> Result<(), SourceError> {
-        let mut kept = Ok(());
-        for (to, way) in &mut self.0 {
-            let Some(known) = former.0.get(to).filter(|known| way.replaces(known)) else { continue };
-            if let Err(error) = connect(known).await {
-                way.clone_from(known);
-                kept = kept.and(Err(error));
-            }
-        }
-        kept
     }
 
     /// # Errors

@@ -196,7 +196,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PLUGIN_DEADLINE: Duration = Duration::from_secs(15);
 /// Runs of one kubeconfig's exec plugin at the same time: one that hangs is not killed, and holds a thread.
 const MOST_PLUGINS: usize = 4;
-/// By the origin of the kubeconfig.
+/// By the digest of the kubeconfig: one that is mended does not wait for what hangs of the one before.
 static PLUGINS: Mutex<BTreeMap<String, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
 
 /// A client for the cluster.
@@ -235,21 +235,20 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    client(config, format!("{connection:?}"), PLUGIN_DEADLINE).await.map_err(|error| unusable(&error))
+    let digest = now.read().map(|read| read.digest.clone()).unwrap_or_default();
+    client(config, digest, PLUGIN_DEADLINE).await.map_err(|error| unusable(&error))
 }
 
-/// The client of a configuration of this origin. The library waits for an exec plugin where it is called, so it is called where waiting disturbs nobody.
-async fn client(config: Config, origin: String, deadline: Duration) -> Result<Client, String> {
+/// The client of what stands in a kubeconfig of this digest. The library waits for an exec plugin where it is called, so it is called where waiting disturbs nobody.
+async fn client(config: Config, digest: String, deadline: Duration) -> Result<Client, String> {
     if config.auth_info.exec.is_none() {
         return Client::try_from(config).map_err(|error| chain(&error));
     }
-    let runs = Arc::clone(
-        PLUGINS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(origin)
-            .or_insert_with(|| Arc::new(Semaphore::new(MOST_PLUGINS))),
-    );
+    let runs = {
+        let mut all = PLUGINS.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, runs| Arc::strong_count(runs) > 1);
+        Arc::clone(all.entry(digest).or_insert_with(|| Arc::new(Semaphore::new(MOST_PLUGINS))))
+    };
     let made = async {
         let run = runs.acquire_owned().await;
         spawn_blocking(move || {
@@ -490,8 +489,8 @@ mod tests {
         let config = Config::from_custom_kubeconfig(document, &KubeConfigOptions::default()).await.unwrap();
         // More than may run at a time: the last one only waits for the others.
         for _ in 0..=MOST_PLUGINS {
-            let origin = folder.path().display().to_string();
-            let Err(error) = client(config.clone(), origin, Duration::from_millis(50)).await else {
+            let digest = folder.path().display().to_string();
+            let Err(error) = client(config.clone(), digest, Duration::from_millis(50)).await else {
                 panic!("it hangs")
             };
             assert_eq!(error, "its exec plugin has not ended within 0 s");
