@@ -107,9 +107,13 @@ impl Script {
     async fn serve(&self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(answer).with_state(self.clone());
+        let router = self.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
         format!("http://{address}")
+    }
+
+    fn router(&self) -> Router {
+        Router::new().fallback(answer).with_state(self.clone())
     }
 }
 
@@ -352,17 +356,71 @@ async fn watches_that_give_nothing_but_errors_mean_a_new_list() {
     let script = Script::default();
     script.list(mk_list(&["a-kube-certs"], "5", ""));
     let error = json!({ "type": "ERROR", "object": { "kind": "Status", "code": 500, "message": "no leader" } });
-    for line in [format!("{error}\n"), "no event\n".to_owned(), format!("{error}\n")] {
+    for line in [format!("{error}\n"), "no event\n".to_owned()] {
         script.watches.lock().unwrap().push_back(Answer::Raw(line));
     }
     script.list(mk_list(&["b-kube-certs"], "9", ""));
-    let _open = script.watch();
+    let open = script.watch();
     let kubeconfig = mk_kubeconfig(&script.serve().await);
     let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
-    until(&registry, "listed anew", |r| meshes(r) == ["one/b"] && up(r, "one/istio-system")).await;
-    assert_eq!((errors(&registry, "server"), errors(&registry, "decode")), (2, 1));
+    until(&registry, "listed anew", |r| meshes(r) == ["one/b"] && errors(r, "decode") == 1).await;
+    assert!(errors(&registry, "server") == 1 && !up(&registry, "one/istio-system"), "the watch is no better for that");
+    open.send(mk_event("ADDED", "c-kube-certs", 10)).unwrap();
+    until(&registry, "up", |r| meshes(r) == ["one/b", "one/c"] && up(r, "one/istio-system")).await;
     let watches: Vec<String> = script.requests().into_iter().filter(|uri| uri.contains("watch=true")).collect();
-    assert!(watches[..3].iter().all(|uri| uri.ends_with("resourceVersion=5")), "{watches:?}");
+    let from: Vec<&str> = watches.iter().map(|uri| uri.rsplit_once("resourceVersion=").unwrap().1).collect();
+    assert_eq!(from, ["5", "5", "9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_held_back_is_told_and_lists_do_for_it() {
+    let script = Script::default();
+    let watches: Vec<_> = (0..3).map(|_| script.watch()).collect();
+    for version in ["5", "9"] {
+        script.list(mk_list(&["a-kube-certs"], version, ""));
+    }
+    let client = kube::Client::new(script.router(), "istio-system");
+    let scope = Scope { namespace: Some("istio-system".into()), selection: mk_selection() };
+    let (sender, mut events) = mpsc::channel(1);
+    let following = tokio::spawn(follow(client, scope, sender));
+    let begun = tokio::time::Instant::now();
+    let mut next = async || match events.recv().await.unwrap() {
+        SecretEvent::ListStarted => "list".to_owned(),
+        SecretEvent::ListFinished => "listed".to_owned(),
+        SecretEvent::Alive => "alive".to_owned(),
+        SecretEvent::Failed(error) => format!("{}: {error}", error.reason.as_str()),
+        _ => "secrets".to_owned(),
+    };
+    let silent = "timeout: watch secrets in namespace istio-system: nothing arrived for 150 s, not even a bookmark; \
+                  look for a proxy on the way that holds the watch back";
+    for expected in ["list", "secrets", "listed", "alive", silent, "list", "secrets", "listed", silent] {
+        assert_eq!(next().await, expected);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(310), "{:?}", begun.elapsed());
+    // A bookmark each minute keeps a watch open on which nothing else happens.
+    for version in 10..20 {
+        let bookmark =
+            json!({ "type": "BOOKMARK", "object": { "metadata": { "resourceVersion": version.to_string() } } });
+        watches[2].send(format!("{bookmark}\n")).unwrap();
+        assert_eq!(next().await, "alive");
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(script.requests().len(), 5, "{:?}", script.requests());
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_that_end_without_a_line_mean_a_new_list_and_are_told() {
+    let script = Script::default();
+    script.list(mk_list(&["a-kube-certs"], "5", ""));
+    (0..2).for_each(|_| script.watches.lock().unwrap().push_back(Answer::Raw(String::new())));
+    script.list(mk_list(&["b-kube-certs"], "9", ""));
+    let _held = script.watch();
+    let kubeconfig = mk_kubeconfig(&script.serve().await);
+    let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+    until(&registry, "listed anew", |r| meshes(r) == ["one/b"] && errors(r, "unreachable") == 1).await;
+    let (_, why) = &registry.failures()[0];
+    assert!(why.contains("ended again before anything arrived, not even a bookmark"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,6 +484,7 @@ async fn a_source_that_no_longer_answers_goes_down_keeps_what_it_knew_and_comes_
     let kubeconfig = mk_kubeconfig(&script.serve().await);
     let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
     until(&registry, "up", |r| up(r, "one/istio-system")).await;
+    watch.send(mk_event("MODIFIED", "a-kube-certs", 6)).unwrap();
     script.watches.lock().unwrap().push_back(Answer::Status(403, json!({ "message": "no longer" })));
     drop(watch);
     until(&registry, "down", |r| !up(r, "one/istio-system")).await;

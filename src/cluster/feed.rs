@@ -24,8 +24,10 @@ const WATCH_SECONDS: u64 = 290;
 const SHORTEST_WATCH: Duration = Duration::from_millis(500);
 /// The first and the longest wait before a failed request is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
-/// Watches in a row that were open and gave nothing but an error: taken up from the same version, the next one would too.
-const MOST_SPOILED: u32 = 3;
+/// After so many barren watches in a row there is a list: taken up from the same version, the next one would bring nothing either.
+const MOST_BARREN: u32 = 2;
+/// What is strange about a barren watch, and the usual cause.
+const HELD_BACK: &str = "not even a bookmark; look for a proxy on the way that holds the watch back";
 
 /// What is followed: how its listener is told, and what the lines of its watch mean.
 pub(super) trait Subject {
@@ -54,6 +56,17 @@ pub(super) enum Line<E> {
     Error(u16, String),
 }
 
+/// What has failed in a row. A line of a watch ends the row, a list does not: where watches fail again and again, lists come ever more slowly.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// Failed requests.
+    failures: u32,
+    /// Watches that were open and brought nothing, or nothing but an error; counted anew after a list that had to do for them.
+    barren: u32,
+    /// How the last of those ended. It is said after that list, which mends no watch.
+    replaced: Option<SourceError>,
+}
+
 /// Nobody listens any more: the end of following.
 pub(super) struct Closed;
 
@@ -69,20 +82,26 @@ pub(super) struct Feed<S: Subject> {
 
 impl<S: Subject> Feed<S> {
     /// Watches, takes a cut watch up again, and returns when a new list is wanted.
-    pub(super) async fn watch_on(&self, mut version: String, failures: &mut u32) -> Result<(), Closed> {
-        let mut spoiled = 0;
+    pub(super) async fn watch_on(&self, mut version: String, trouble: &mut Trouble) -> Result<(), Closed> {
+        if let Some(error) = trouble.replaced.clone() {
+            self.fail(error, trouble).await?;
+        }
         loop {
             let begun = Instant::now();
-            let ended = self.watch(&mut version, failures, &mut spoiled).await?;
+            let ended = self.watch(&mut version, trouble).await?;
             let is_gone = match ended {
                 Ok(()) => false,
                 Err(error) if error.reason == SourceErrorReason::Gone => {
                     self.send(S::failed(error)).await?;
                     true
                 }
+                Err(error) if trouble.barren >= MOST_BARREN => {
+                    *trouble = Trouble { barren: 0, replaced: Some(error), ..*trouble };
+                    return Ok(());
+                }
                 Err(error) => {
-                    self.fail(error, failures).await?;
-                    if *failures >= S::RELIST_AFTER || spoiled >= MOST_SPOILED {
+                    self.fail(error, trouble).await?;
+                    if trouble.failures >= S::RELIST_AFTER {
                         return Ok(());
                     }
                     continue;
@@ -99,12 +118,7 @@ impl<S: Subject> Feed<S> {
     }
 
     /// One watch request, until it ends. `version` moves with every event.
-    async fn watch(
-        &self,
-        version: &mut String,
-        failures: &mut u32,
-        spoiled: &mut u32,
-    ) -> Result<Result<(), SourceError>, Closed> {
+    async fn watch(&self, version: &mut String, trouble: &mut Trouble) -> Result<Result<(), SourceError>, Closed> {
         let asked = self.asked("watch");
         let uri = format!(
             "{}watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
@@ -115,16 +129,25 @@ impl<S: Subject> Feed<S> {
             Ok(body) => body,
             Err(error) => return Ok(Err(error)),
         };
-        self.send(S::alive()).await?;
+        // After a barren one only a line shows that a watch is alive.
+        if trouble.barren == 0 && trouble.replaced.is_none() {
+            self.send(S::alive()).await?;
+        }
+        // Until a line proves otherwise.
+        trouble.barren += 1;
         let mut lines = Lines::new(body);
         loop {
             match lines.next(&asked).await {
                 Ok(Some(line)) => {
                     if let Err(error) = self.take_line(&line, version, &asked).await? {
-                        *spoiled += 1;
                         return Ok(Err(error));
                     }
-                    (*failures, *spoiled) = (0, 0);
+                    *trouble = Trouble::default();
+                }
+                // The first may have been cut early, as where an API server is replaced.
+                Ok(None) if trouble.barren >= MOST_BARREN => {
+                    let message = format!("{asked}: ended again before anything arrived, {HELD_BACK}");
+                    return Ok(Err(SourceError { reason: SourceErrorReason::Unreachable, message }));
                 }
                 Ok(None) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),
@@ -161,10 +184,10 @@ impl<S: Subject> Feed<S> {
     }
 
     /// Says that a request failed, and waits before the next one.
-    pub(super) async fn fail(&self, error: SourceError, failures: &mut u32) -> Result<(), Closed> {
+    pub(super) async fn fail(&self, error: SourceError, trouble: &mut Trouble) -> Result<(), Closed> {
         self.send(S::failed(error)).await?;
-        sleep(backoff(*failures)).await;
-        *failures = failures.saturating_add(1);
+        sleep(backoff(trouble.failures)).await;
+        trouble.failures = trouble.failures.saturating_add(1);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc::Sender;
 
 use crate::cluster::decode::Undecodable;
-use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, undecodable};
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, Trouble, undecodable};
 use crate::cluster::renewals::{Unreadable, read};
 use crate::cluster::request::{self, Resource};
 use crate::name::Encoded;
@@ -126,12 +126,11 @@ impl Subject for Renewals {
 
 impl Feed<Renewals> {
     async fn run(self) -> Result<Infallible, Closed> {
-        let mut failures = 0;
+        let mut trouble = Trouble::default();
         loop {
             match self.list().await? {
-                // Only what a watch brings is a success: where it fails again and again, lists come ever more slowly.
-                Ok(version) => self.watch_on(version, &mut failures).await?,
-                Err(error) => self.fail(error, &mut failures).await?,
+                Ok(version) => self.watch_on(version, &mut trouble).await?,
+                Err(error) => self.fail(error, &mut trouble).await?,
             }
         }
     }

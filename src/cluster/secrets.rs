@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 pub use crate::cluster::decode::Explained;
 use crate::cluster::decode::{self, Page, Undecodable};
-use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, undecodable};
+use crate::cluster::feed::{Closed, DEADLINE, Feed, Line, Subject, Trouble, undecodable};
 use crate::cluster::material::{BACKUP, STAGED};
 use crate::cluster::request::{self, Asked, Resource};
 use crate::name::Encoded;
@@ -126,19 +126,18 @@ impl Subject for Secrets {
 
 impl Feed<Secrets> {
     async fn run(self) -> Result<Infallible, Closed> {
-        let mut failures = 0;
+        let mut trouble = Trouble::default();
         loop {
             self.send(SecretEvent::ListStarted).await?;
             let version = match self.list().await? {
                 Ok(version) => version,
                 Err(error) => {
-                    self.fail(error, &mut failures).await?;
+                    self.fail(error, &mut trouble).await?;
                     continue;
                 }
             };
-            failures = 0;
             self.send(SecretEvent::ListFinished).await?;
-            self.watch_on(version, &mut failures).await?;
+            self.watch_on(version, &mut trouble).await?;
         }
     }
 

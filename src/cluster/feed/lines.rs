@@ -8,6 +8,7 @@ use kube::client::Body;
 use tokio::time::timeout;
 
 use crate::cluster::connect::chain;
+use crate::cluster::feed::HELD_BACK;
 use crate::cluster::request::Asked;
 use crate::ports::{SourceError, SourceErrorReason};
 
@@ -30,7 +31,7 @@ impl Lines {
         Self { body, rest: Bytes::new(), begun: Vec::new() }
     }
 
-    /// The next line; `None` where the watch has ended or was quiet for too long: it is taken up again from the last version, which costs nothing.
+    /// The next line; `None` where the watch has ended.
     pub(super) async fn next(&mut self, asked: &Asked<'_>) -> Result<Option<Vec<u8>>, SourceError> {
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.rest) {
@@ -45,7 +46,11 @@ impl Lines {
                 return Err(SourceError { reason: SourceErrorReason::TooLarge, message });
             }
             match timeout(WATCH_IDLE, self.body.frame()).await {
-                Err(_) | Ok(None) => return Ok(None),
+                Err(_) => {
+                    let message = format!("{asked}: nothing arrived for {} s, {HELD_BACK}", WATCH_IDLE.as_secs());
+                    return Err(SourceError { reason: SourceErrorReason::Timeout, message });
+                }
+                Ok(None) => return Ok(None),
                 Ok(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) => {
                     return Err(SourceError {
