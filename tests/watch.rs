@@ -546,6 +546,22 @@ async fn what_is_known_of_a_cluster_is_shown_until_it_has_been_listed_in_the_new
     }
 }
 
+#[tokio::test]
+async fn a_server_that_has_no_time_is_told_by_its_answer_and_asked_again_later() {
+    for (code, reason) in [(429, "throttled"), (503, "server")] {
+        let script = Script::default();
+        script.list(Answer::Status(code, json!({ "message": "not now" })));
+        let kubeconfig = mk_kubeconfig(&script.serve().await);
+        let Observing { registry, supervisor: _running } = observe(vec![mk_spec("one", &kubeconfig)]);
+        until(&registry, reason, |r| errors(r, reason) == 1 && !up(r, "one/istio-system")).await;
+        let (_, why) = &registry.failures()[0];
+        assert!(why.contains(&format!("the API server answered {code} ")) && why.contains("not now"), "{why}");
+        script.list(mk_list(&["a-kube-certs"], "5", ""));
+        until(&registry, "listed", |r| meshes(r) == ["one/a"] && up(r, "one/istio-system")).await;
+        assert_eq!(errors(&registry, reason), 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_names_in_two_clusters_both_stand() {
     let scripts = [Script::default(), Script::default()];

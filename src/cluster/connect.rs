@@ -235,6 +235,8 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // What is refused for now is told, and tried again by whoever asked: the library would try until the deadline, after which nobody knows that there were answers.
+    config.default_retry = false;
     let digest = now.read().map(|read| read.digest.clone()).unwrap_or_default();
     client(config, digest, PLUGIN_DEADLINE).await.map_err(|error| unusable(&error))
 }
