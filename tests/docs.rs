@@ -16,6 +16,7 @@ use std::process::Command;
 use clap::{CommandFactory, Parser};
 use meshcert::cli::Cli;
 use meshcert::config::Config;
+use meshcert::ports::SourceErrorReason;
 use meshcert::renewal::Phase;
 use regex::Regex;
 use serde_json::Value;
@@ -173,6 +174,14 @@ fn the_diagram_has_the_phases_of_the_code() {
         arrows.flat_map(|(from, to)| [from.trim(), to.trim()]).filter(|name| *name != "[*]").collect();
     let known: BTreeSet<&str> = Phase::ALL.iter().map(|phase| phase.as_str()).collect();
     assert_eq!(named, known);
+}
+
+#[test]
+fn the_runbook_of_a_source_that_is_down_knows_every_reason() {
+    let runbook = page("docs/runbooks/MeshcertSourceDown.md");
+    let named = runbook.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let known = SourceErrorReason::ALL.map(SourceErrorReason::as_str);
+    assert_eq!(named.collect::<BTreeSet<_>>(), known.into());
 }
 
 #[test]

@@ -207,6 +207,8 @@ pub(crate) fn backoff(failures: u32) -> Duration {
 pub(super) fn undecodable(asked: &Asked<'_>, place: &Undecodable) -> SourceError {
     SourceError {
         reason: SourceErrorReason::Decode,
-        message: format!("{asked}: the answer is not what a Kubernetes API sends ({place})"),
+        message: format!(
+            "{asked}: the answer is not what a Kubernetes API sends ({place}); look at what answers at the kubeconfig's address"
+        ),
     }
 }

@@ -17,6 +17,10 @@ use crate::ports::{SourceError, SourceErrorReason};
 /// the largest size that Kubernetes allows stay below it.
 const LARGEST_ANSWER: usize = 16 << 20;
 
+/// The remedies for an answer that is too large, and for a connection that ends within one.
+pub(super) const SMALLER: &str = "narrow what is asked for, or make the object smaller that is so large";
+pub(super) const CUT: &str = "look for what cuts it: a proxy on the way, or the API server's end";
+
 /// What custom resources and the lines of a watch are read in.
 pub(super) const JSON: &str = "application/json";
 
@@ -90,11 +94,11 @@ pub(super) async fn get(
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(SourceError {
             reason: SourceErrorReason::TooLarge,
-            message: format!("{asked}: the answer is larger than {} MiB", LARGEST_ANSWER >> 20),
+            message: format!("{asked}: the answer is larger than {} MiB; {SMALLER}", LARGEST_ANSWER >> 20),
         }),
         Ok(Err(error)) => Err(SourceError {
             reason: SourceErrorReason::Unreachable,
-            message: format!("{asked}: the connection broke off: {}", chain(&*error)),
+            message: format!("{asked}: the connection broke off: {}; {CUT}", chain(&*error)),
         }),
     }
 }
@@ -118,9 +122,13 @@ pub(super) fn refused(asked: &Asked<'_>, status: StatusCode, message: &str) -> S
         StatusCode::UNAUTHORIZED => (SourceErrorReason::Unauthorized, "; the credentials are not accepted, renew them"),
         StatusCode::FORBIDDEN => (SourceErrorReason::Forbidden, asked.resource.grant()),
         StatusCode::NOT_FOUND => (SourceErrorReason::Server, asked.resource.introduce()),
-        StatusCode::GONE => (SourceErrorReason::Gone, ""),
-        StatusCode::TOO_MANY_REQUESTS => (SourceErrorReason::Throttled, ""),
-        StatusCode::GATEWAY_TIMEOUT => (SourceErrorReason::Timeout, ""),
+        StatusCode::GONE => (SourceErrorReason::Gone, "; it is listed anew by itself"),
+        StatusCode::TOO_MANY_REQUESTS => (
+            SourceErrorReason::Throttled,
+            "; lighten its load, or give meshcert's requests a higher priority (FlowSchema)",
+        ),
+        StatusCode::GATEWAY_TIMEOUT => (SourceErrorReason::Timeout, "; look at the API server's load, and at its log"),
+        status if status.is_server_error() => (SourceErrorReason::Server, "; look at the API server's log"),
         _ => (SourceErrorReason::Server, ""),
     };
     let said = if message.is_empty() { String::new() } else { format!(": {message}") };
@@ -130,14 +138,20 @@ pub(super) fn refused(asked: &Asked<'_>, status: StatusCode, message: &str) -> S
 fn too_slow(asked: &Asked<'_>, deadline: Duration) -> SourceError {
     SourceError {
         reason: SourceErrorReason::Timeout,
-        message: format!("{asked}: no answer within {} s", deadline.as_secs()),
+        message: format!(
+            "{asked}: no answer within {} s; look at the API server's load, and for a proxy on the way that holds answers back",
+            deadline.as_secs()
+        ),
     }
 }
 
 fn unreachable(asked: &Asked<'_>, error: &kube::Error) -> SourceError {
     SourceError {
         reason: SourceErrorReason::Unreachable,
-        message: format!("{asked}: the API server cannot be reached: {}", chain(error)),
+        message: format!(
+            "{asked}: the API server cannot be reached: {}; look at its address in the kubeconfig, the network policies and the credentials",
+            chain(error)
+        ),
     }
 }
 
@@ -185,6 +199,50 @@ impl std::fmt::Display for Asked<'_> {
         match self.namespace {
             Some(namespace) => write!(f, "{} {resource} in namespace {namespace}", self.verb),
             None => write!(f, "{} {resource} in all namespaces", self.verb),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_a_server_says_what_to_do() {
+        let asked = Asked { verb: "list", resource: Resource::Secrets, namespace: Some("ns") };
+        for (code, reason, remedy) in [
+            (401, SourceErrorReason::Unauthorized, "renew them"),
+            (403, SourceErrorReason::Forbidden, "grant the verbs list and watch on secrets there (a Role is enough)"),
+            (410, SourceErrorReason::Gone, "it is listed anew by itself"),
+            (429, SourceErrorReason::Throttled, "give meshcert's requests a higher priority (FlowSchema)"),
+            (500, SourceErrorReason::Server, "look at the API server's log"),
+            (503, SourceErrorReason::Server, "look at the API server's log"),
+            (504, SourceErrorReason::Timeout, "look at the API server's load, and at its log"),
+        ] {
+            let SourceError { reason: told, message } = refused(&asked, StatusCode::from_u16(code).unwrap(), "why");
+            assert!(told == reason && message.contains(": why; ") && message.ends_with(remedy), "{message}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_failure_on_the_way_says_where_to_look() {
+        let asked = Asked { verb: "list", resource: Resource::Secrets, namespace: None };
+        let client = Client::new(
+            tower::service_fn(async |request: Request<Body>| match request.uri().path() {
+                "/slow" => std::future::pending().await,
+                "/large" => Ok(http::Response::new(Body::from(vec![b' '; LARGEST_ANSWER + 1]))),
+                _ => Err(std::io::Error::other("no route")),
+            }),
+            "ns",
+        );
+        for (path, reason, words) in [
+            ("/slow", SourceErrorReason::Timeout, "no answer within 60 s; look at the API server's load"),
+            ("/large", SourceErrorReason::TooLarge, "larger than 16 MiB; narrow what is asked for"),
+            ("/", SourceErrorReason::Unreachable, "no route; look at its address in the kubeconfig"),
+        ] {
+            let got = get(&client, path, &asked, Duration::from_secs(60), Vec::new()).await;
+            let SourceError { reason: told, message } = got.unwrap_err();
+            assert!(told == reason && message.contains(words), "{message}");
         }
     }
 }

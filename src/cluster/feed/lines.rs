@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::cluster::connect::chain;
 use crate::cluster::feed::HELD_BACK;
-use crate::cluster::request::Asked;
+use crate::cluster::request::{Asked, CUT, SMALLER};
 use crate::ports::{SourceError, SourceErrorReason};
 
 /// A watch on which nothing arrives for this long is cut from this side: the API server sends a bookmark about every minute.
@@ -42,7 +42,7 @@ impl Lines {
             self.begun.extend_from_slice(&self.rest);
             self.rest.clear();
             if self.begun.len() > LONGEST_LINE {
-                let message = format!("{asked}: an event is larger than {} MiB", LONGEST_LINE >> 20);
+                let message = format!("{asked}: an event is larger than {} MiB; {SMALLER}", LONGEST_LINE >> 20);
                 return Err(SourceError { reason: SourceErrorReason::TooLarge, message });
             }
             match timeout(WATCH_IDLE, self.body.frame()).await {
@@ -55,7 +55,7 @@ impl Lines {
                 Ok(Some(Err(error))) => {
                     return Err(SourceError {
                         reason: SourceErrorReason::Unreachable,
-                        message: format!("{asked}: the connection broke off: {}", chain(&error)),
+                        message: format!("{asked}: the connection broke off: {}; {CUT}", chain(&error)),
                     });
                 }
             }
