@@ -34,6 +34,16 @@ async fn the_embedded_api_answers_as_the_real_one() {
     assert!(differences.is_empty(), "{differences}");
 }
 
+/// The real one keeps versions for minutes; the embedded one lists the present one alone, and says so as the real one does of what it keeps no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_past_version_is_not_listed_as_if_it_were_the_present() {
+    let embedded = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    let server = server::Server::of(&embedded.kubeconfig).await;
+    let (code, body) = server.get("/api/v1/secrets?resourceVersion=1&resourceVersionMatch=Exact").await;
+    assert_eq!((code, body["reason"].as_str()), (410, Some("Expired")));
+    assert_eq!(server.get("/api/v1/secrets?resourceVersion=1&resourceVersionMatch=NotOlderThan").await.0, 200);
+}
+
 /// Pages are read in protobuf from what has it, and in JSON from what has not: both say the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_protobuf_says_what_it_says_in_json() {

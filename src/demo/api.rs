@@ -74,7 +74,7 @@ impl Api {
             (Method::PUT, true) => self.replace(&call, &body),
             (Method::PATCH, true) => self.patch(&call, &content_type, &body),
             (Method::DELETE, true) => self.delete(&call, &body),
-            (Method::DELETE, false) => list::delete_collection(self, &call),
+            (Method::DELETE, false) => list::delete_collection(self, &call, &body),
             (method, _) => Err(Failure::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "MethodNotAllowed",

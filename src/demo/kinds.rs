@@ -93,6 +93,38 @@ impl Kind {
         format!("{}/{}", self.group, self.plural)
     }
 
+    /// Whether field selectors may name a field: those with text for a value of the few that the real API server knows of each resource.
+    pub(super) fn selects_by(&self, field: &str) -> bool {
+        let own: &[&str] = match self.resource().as_str() {
+            "/secrets" => &["type"],
+            "/namespaces" => &["status.phase"],
+            "/services" => &["spec.clusterIP", "spec.type"],
+            "/pods" => &[
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "status.nominatedNodeName",
+                "status.phase",
+                "status.podIP",
+            ],
+            "/events" => &[
+                "involvedObject.apiVersion",
+                "involvedObject.fieldPath",
+                "involvedObject.kind",
+                "involvedObject.name",
+                "involvedObject.namespace",
+                "involvedObject.resourceVersion",
+                "involvedObject.uid",
+                "reason",
+                "reportingComponent",
+                "type",
+            ],
+            _ => &[],
+        };
+        matches!(field, "metadata.name" | "metadata.namespace") || own.contains(&field)
+    }
+
     /// `v1`, `apps/v1`.
     pub(super) fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }

@@ -21,6 +21,7 @@ use crate::demo::selector::{Selector, field};
 use crate::demo::status::Failure;
 use crate::demo::store::{Change, Dependents, Key, Object, Store};
 use crate::demo::table;
+use crate::demo::write::deletion;
 use crate::ports::Clock;
 
 /// Between two bookmarks of a quiet watch.
@@ -41,14 +42,10 @@ impl Filter {
     fn of(call: &Call) -> Result<Self, Failure> {
         let selector = |name: &str| Selector::parse(call.query.get(name).map_or("", String::as_str));
         let (labels, fields) = (selector("labelSelector")?, selector("fieldSelector")?);
-        let resource = call.kind.resource();
-        // The real API server knows a few fields of each resource; of Secrets, on which everything here rests, just these.
-        let known =
-            |field: &str| resource != "/secrets" || matches!(field, "metadata.name" | "metadata.namespace" | "type");
-        if let Some(unknown) = fields.keys().find(|field| !known(field)) {
+        if let Some(unknown) = fields.keys().find(|field| !call.kind.selects_by(field)) {
             return Err(Failure::bad_request(format!("field label not supported: {unknown}")));
         }
-        Ok(Self { resource, namespace: call.namespace.clone(), labels, fields })
+        Ok(Self { resource: call.kind.resource(), namespace: call.namespace.clone(), labels, fields })
     }
 
     fn about(&self, key: &Key) -> bool {
@@ -70,6 +67,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Failure> {
         Some(Err(_)) => return Err(Failure::bad_request("limit: it is no number")),
     };
     let listing = api.store.list(&filter.resource, filter.namespace.as_deref());
+    check_version(call, listing.version)?;
     // A token names the version of the first page and the object after which the next one begins.
     let token = call.query.get("continue").map(|token| parse_token(token)).transpose()?;
     let version = token.as_ref().map_or(listing.version, |(version, ..)| *version);
@@ -131,13 +129,38 @@ fn parse_token(token: &str) -> Result<(u64, String, String), Failure> {
     Ok((version, next()?.to_owned(), next()?.to_owned()))
 }
 
+/// Refuses a list of another version than this one, which is the only one that can be listed.
+fn check_version(call: &Call, now: u64) -> Result<(), Failure> {
+    let parameter = |name: &str| call.query.get(name).map_or("", String::as_str);
+    let (version, matching) = (parameter("resourceVersion"), parameter("resourceVersionMatch"));
+    let forbidden = |why: &str| Err(Failure::invalid(format!("resourceVersionMatch: Forbidden: {why}")));
+    match (matching, version) {
+        ("", "") => return Ok(()),
+        ("Exact" | "NotOlderThan", "") => return forbidden("it is forbidden unless resourceVersion is provided"),
+        ("Exact", "0") => return forbidden("Exact is forbidden for resourceVersion 0"),
+        ("" | "Exact" | "NotOlderThan", _) => {}
+        _ => {
+            return Err(Failure::invalid(format!(
+                "resourceVersionMatch: Unsupported value: {matching:?}: supported values: \"Exact\", \"NotOlderThan\""
+            )));
+        }
+    }
+    match version.parse::<u64>() {
+        Err(_) => Err(Failure::bad_request(format!("resourceVersion: {version:?} is no version of this API"))),
+        Ok(version) if version > now => Err(Failure::too_new(version, now)),
+        Ok(version) if matching == "Exact" && version < now => Err(Failure::gone()),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// Deletes what a list would show.
-pub(super) fn delete_collection(api: &Api, call: &Call) -> Result<Response, Failure> {
+pub(super) fn delete_collection(api: &Api, call: &Call, body: &[u8]) -> Result<Response, Failure> {
     let filter = Filter::of(call)?;
+    let (_, dry) = deletion(call, body)?;
     let listing = api.store.list(&filter.resource, filter.namespace.as_deref());
     for (key, object) in listing.objects {
         // Whatever is gone meanwhile is what was wanted.
-        if filter.takes(&object.value) {
+        if filter.takes(&object.value) && !dry {
             let _ = api.store.delete(&key, Dependents::Go, |_| Ok(()));
         }
     }

@@ -43,6 +43,15 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
+    /// A version that is not yet reached.
+    pub(super) fn too_new(version: u64, now: u64) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Timeout",
+            format!("Too large resource version: {version}, current: {now}"),
+        )
+    }
+
     /// A version that is no longer, or not yet, known.
     pub(super) fn gone() -> Self {
         Self::new(StatusCode::GONE, "Expired", "too old resource version: the change history has moved on")

@@ -167,19 +167,12 @@ impl Api {
 
     pub(super) fn delete(&self, call: &Call, body: &[u8]) -> Result<Response, Failure> {
         let key = call.key()?;
-        let options: Value = if body.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(body)
-                .map_err(|error| Failure::bad_request(format!("the delete options are no JSON: {error}")))?
-        };
+        let (options, dry) = deletion(call, body)?;
         let allowed = |value: &Value| {
             let wanted = &options["preconditions"];
             let fits = |field: &str| wanted[field].is_null() || wanted[field] == value["metadata"][field];
             if fits("uid") && fits("resourceVersion") { Ok(()) } else { Err(Failure::conflict(&key)) }
         };
-        // Where there are options, the query is not looked at.
-        let dry = if options.is_null() { call.dry() } else { options["dryRun"] == json!(["All"]) };
         if dry {
             let object = self.store.get(&key).ok_or_else(|| Failure::not_found(&key))?;
             allowed(&object.value)?;
@@ -219,6 +212,18 @@ impl Api {
             let _ = self.store.delete(&key, Dependents::Go, |_| Ok(()));
         }
     }
+}
+
+/// The options of a deletion, and whether it is for show.
+pub(super) fn deletion(call: &Call, body: &[u8]) -> Result<(Value, bool), Failure> {
+    // Where there are options, the query is not looked at.
+    if body.is_empty() {
+        return Ok((Value::Null, call.dry()));
+    }
+    let options: Value = serde_json::from_slice(body)
+        .map_err(|error| Failure::bad_request(format!("the delete options are no JSON: {error}")))?;
+    let dry = options["dryRun"] == json!(["All"]);
+    Ok((options, dry))
 }
 
 /// Refuses what the real API server refuses; drops what the schema of a custom resource does not know.

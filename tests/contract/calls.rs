@@ -133,6 +133,17 @@ async fn secrets(server: &Server, notes: &mut Notes) {
     let two = &format!("{SECRETS}/two");
     let seen = [server.delete(&format!("{two}?dryRun=All"), &json!({})).await.0, server.get(two).await.0];
     notes.push(("deleting for show, in the query beside options".to_owned(), json!(seen)));
+    for (what, query, options) in [
+        ("in the query", "dryRun=All", ""),
+        ("in the options", "", r#"{"dryRun":["All"]}"#),
+        ("in the query beside options", "dryRun=All", "{}"),
+    ] {
+        // It is there, whatever the call before has done.
+        let _ = server.post(SECRETS, &mk_secret("two", "Opaque", "MQ==")).await;
+        let path = format!("{SECRETS}?labelSelector=which%3Dtwo&{query}");
+        let deleted = server.send(Method::DELETE, &path, "application/json", options).await;
+        notes.push((format!("deleting all for show, {what}"), json!([deleted.0, server.get(two).await.0])));
+    }
     let dry = server.post(&format!("{SECRETS}?dryRun=All"), &mk_secret("dry", "Opaque", "MQ==")).await;
     notes.push(("creating for show".to_owned(), json!([dry.0, server.get(&format!("{SECRETS}/dry")).await.0])));
 }
@@ -140,7 +151,8 @@ async fn secrets(server: &Server, notes: &mut Notes) {
 fn names(answer: &Answer) -> Value {
     let items = answer.1["items"].as_array().cloned().unwrap_or_default();
     let names = items.iter().map(|item| item["metadata"]["name"].clone());
-    json!({ "code": answer.0, "names": names.collect::<Vec<_>>(), "remaining": answer.1["metadata"]["remainingItemCount"] })
+    let remaining = &answer.1["metadata"]["remainingItemCount"];
+    json!({ "code": answer.0, "reason": answer.1["reason"], "names": names.collect::<Vec<_>>(), "remaining": remaining })
 }
 
 async fn lists(server: &Server, notes: &mut Notes) {
@@ -163,8 +175,33 @@ async fn lists(server: &Server, notes: &mut Notes) {
         "limit=2",
         "limit=x",
         "resourceVersion=0",
+        "resourceVersion=x",
+        "resourceVersion=999999999",
+        "resourceVersionMatch=Exact",
+        "resourceVersion=0&resourceVersionMatch=Exact",
+        "resourceVersion=0&resourceVersionMatch=NotOlderThan",
+        "resourceVersion=0&resourceVersionMatch=Newest",
+        "resourceVersion=x&resourceVersionMatch=Exact",
     ] {
         notes.push((format!("a list with {query}"), names(&server.get(&format!("{SECRETS}?{query}")).await)));
+    }
+    let now = server.get(SECRETS).await;
+    for matching in ["Exact", "NotOlderThan"] {
+        let path = format!("{SECRETS}?resourceVersion={}&resourceVersionMatch={matching}", version(&now));
+        notes.push((format!("a list of this version, {matching}"), names(&server.get(&path).await)));
+    }
+    for (resource, field) in [
+        ("pods", "spec.nodeName"),
+        ("pods", "spec.serviceAccountName"),
+        ("pods", "spec.priority"),
+        ("services", "spec.type"),
+        ("events", "involvedObject.name"),
+        ("events", "message"),
+        ("configmaps", "metadata.namespace"),
+        ("configmaps", "data.a"),
+    ] {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/{resource}?fieldSelector={field}%3Dx");
+        notes.push((format!("a list of {resource} by {field}"), names(&server.get(&path).await)));
     }
     let page = server.get(&format!("{SECRETS}?limit=2")).await;
     let token = page.1["metadata"]["continue"].as_str().unwrap();
@@ -360,6 +397,10 @@ async fn renewals(server: &Server, notes: &mut Notes) {
     let one = mk_renewal();
     note(notes, "a renewal", &created(server, RENEWALS, &one).await);
     pick(notes, "the list's items", &server.get(RENEWALS).await, &["/kind", "/items/0/kind", "/items/0/apiVersion"]);
+    for path in [RENEWALS, DEPLOYMENTS] {
+        let chosen = server.get(&format!("{path}?fieldSelector=spec.paused%3Dtrue")).await;
+        notes.push((format!("a list by a field that none is chosen by, {path}"), names(&chosen)));
+    }
     let at = format!("{RENEWALS}/r");
     let with_status = json!({ "metadata": { "annotations": { "a": "b" } }, "status": { "phase": "Failed" } });
     note(notes, "a status, by the object", &server.merge(&at, &with_status).await);

@@ -18,7 +18,9 @@ pub type Answer = (u16, Value);
 impl Server {
     pub async fn of(kubeconfig: &Path) -> Self {
         let config = Kubeconfig::read_from(kubeconfig).unwrap();
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        // Each answer counts.
+        config.default_retry = false;
         Self(kube::Client::try_from(config).unwrap())
     }
 
