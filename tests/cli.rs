@@ -236,6 +236,27 @@ fn status_and_explain_say_what_keeps_them_from_answering() {
 }
 
 #[test]
+fn a_kubeconfig_that_cannot_be_read_is_not_replaced_by_the_service_account() {
+    let home = TempDir::new().unwrap();
+    let usual = home.path().join(".kube/config");
+    let said = |kubeconfig: &str| {
+        let mut command = meshcert();
+        command.arg("status").env("HOME", home.path()).env("KUBECONFIG", kubeconfig);
+        // As in a pod.
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let (absent, remedy) = ("nor the pod's service account", "put it right, or take it away");
+    assert!(said("").contains(absent) && !said("").contains(remedy), "{}", said(""));
+    // A folder is read by nobody, root included.
+    std::fs::create_dir_all(&usual).unwrap();
+    for (kubeconfig, named) in [("", usual.to_str().unwrap()), ("/nonexistent/kc", "/nonexistent/kc")] {
+        let said = said(kubeconfig);
+        assert!(said.contains(named) && said.contains(remedy) && !said.contains(absent), "{said}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_exit_code_two() {
     for arguments in [&["frobnicate"][..], &["serve", "--listen", "nowhere"], &["status", "-o", "xml"], &[]] {
         meshcert().args(arguments).assert().code(2);

@@ -24,12 +24,14 @@ use crate::ports::{SourceError, SourceErrorReason};
 pub enum Connection {
     /// The service account of the pod.
     InCluster,
-    /// The current kubeconfig (`KUBECONFIG`, `~/.kube/config`), or else the pod's service account.
+    /// The current kubeconfig (`KUBECONFIG`, `~/.kube/config`), or the pod's service account where there is none.
     Current {
         /// Context, if not the current one.
         context: Option<String>,
         /// What it was; `None` where there is none that can be read, or nothing in it.
         read: Option<Reading>,
+        /// Whether there is none: it is not named, and not in its usual place.
+        is_absent: bool,
     },
     /// A kubeconfig file.
     File {
@@ -61,8 +63,9 @@ pub struct Reading {
 impl Connection {
     /// By way of the current kubeconfig as it is now.
     pub fn current(context: Option<String>) -> Self {
-        let read = Reading::of(&current_files(), context.as_deref());
-        Self::Current { context, read }
+        let files = current_files();
+        let read = Reading::of(&files, context.as_deref());
+        Self::Current { context, read, is_absent: files.is_empty() }
     }
 
     /// By way of a kubeconfig file as it is now.
@@ -77,7 +80,7 @@ impl Connection {
             (Self::File { path: known, context: within, read: Some(_) }, Self::File { path, context, .. }) => {
                 (known, within) == (path, context) && former != self
             }
-            (Self::Current { context: known, read }, Self::Current { context, .. }) => {
+            (Self::Current { context: known, read, .. }, Self::Current { context, .. }) => {
                 known == context && (read.is_some() || is_inside(former)) && former != self
             }
             _ => false,
@@ -148,12 +151,13 @@ impl Reading {
     }
 }
 
-/// The files of the current kubeconfig, where the client looks for them.
+/// The files of the current kubeconfig, where the client looks for them; none where none is named and the usual one is not there.
 fn current_files() -> Vec<PathBuf> {
     let named: Vec<_> = std::env::var_os("KUBECONFIG").iter().flat_map(std::env::split_paths).collect();
     let named: Vec<_> = named.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
     if named.is_empty() {
-        std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect()
+        let usual = std::env::home_dir().map(|home| home.join(".kube/config"));
+        usual.filter(|path| !matches!(path.try_exists(), Ok(false))).into_iter().collect()
     } else {
         named
     }
@@ -216,11 +220,15 @@ pub async fn connect(connection: &Connection) -> Result<Client, SourceError> {
     let options = |context: &Option<String>| KubeConfigOptions { context: context.clone(), ..Default::default() };
     let mut config = match connection {
         Connection::InCluster => Config::incluster().map_err(|error| unusable(&error))?,
-        Connection::Current { context, read } => match Config::from_kubeconfig(&options(context)).await {
+        Connection::Current { context, read, is_absent } => match Config::from_kubeconfig(&options(context)).await {
             Ok(config) => config,
-            // Not `Config::infer`, which logs the parser's words, and takes other credentials where a kubeconfig is half written.
-            Err(error) if context.is_none() && read.is_none() => Config::incluster()
+            // Not `Config::infer`, which logs the parser's words, and takes other credentials where a kubeconfig cannot be read.
+            Err(error) if context.is_none() && *is_absent => Config::incluster()
                 .map_err(|inside| unusable(&format!("{}; nor {:?}: {inside}", chain(&error), Connection::InCluster)))?,
+            Err(error) if read.is_none() && !is_absent => {
+                let remedy = format!("put it right, or take it away where {:?} is meant", Connection::InCluster);
+                return Err(unusable(&format!("{}; {remedy}", chain(&error))));
+            }
             Err(error) => return Err(unusable(&chain(&error))),
         },
         Connection::File { path, context, .. } => {
@@ -271,7 +279,9 @@ pub fn is_inside(connection: &Connection) -> bool {
     match connection {
         Connection::InCluster => true,
         // Without a kubeconfig it is the pod's service account that is used, where there is one.
-        Connection::Current { context: None, read: None } => std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+        Connection::Current { context: None, is_absent: true, .. } => {
+            std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        }
         Connection::Current { .. } | Connection::File { .. } | Connection::Document { .. } => false,
     }
 }
