@@ -64,9 +64,7 @@ pub fn unprovable(mesh: &HostedMesh, secrets: &MeshSecrets) -> Option<Obstacle> 
             Reason::SanMissing if admin.tls_server_name.is_none() => "SanMissing",
             _ => return None,
         };
-        let secret = mesh.secret_name(found.secret_role);
-        let message = format!("{secret}, {}: {}; no login could prove a renewal", found.key, found.message);
-        Some(Obstacle { reason, message })
+        Some(Obstacle { reason, message: format!("{}; no login could prove a renewal", found.message) })
     })
 }
 
@@ -201,7 +199,7 @@ mod tests {
     use crate::audit::audit;
     use crate::material::overlay;
     use crate::plan::Plan;
-    use crate::testpki::{Ca, NOW, mesh_of, mk_params, mk_secrets};
+    use crate::testpki::{Ca, NOW, SERVER, mesh_of, mk_params, mk_secrets};
     use crate::time::DAY;
 
     /// What is odd about one leaf and its CA.
@@ -263,6 +261,18 @@ mod tests {
         put("front-proxy-client.crt", leaf + chain);
         put("front-proxy-client.key", own);
         secrets
+    }
+
+    #[test]
+    fn what_keeps_every_login_from_proving_a_renewal_names_its_place_once() {
+        let mut secrets = mk_secrets(20);
+        let admin = secrets[SecretRole::AdminKubeconfig as usize].as_mut().unwrap();
+        let config = str::from_utf8(admin.material.get("config").unwrap()).unwrap();
+        let elsewhere = config.replace(SERVER, "https://elsewhere.example:6443");
+        admin.material.insert("config", Zeroizing::new(elsewhere.into_bytes()));
+        let message = "demo-apiserver-admin-kubeconfig, config: its server is elsewhere.example, neither demo-hosted-apiserver nor a name that the API server's certificate holds; no login could prove a renewal";
+        let expected = Obstacle { reason: "KubeconfigWrongServer", message: message.to_owned() };
+        assert_eq!(unprovable(&mesh_of(&secrets), &secrets), Some(expected));
     }
 
     proptest! {
