@@ -9,7 +9,7 @@ use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, html};
 use serde::Deserialize;
 
 use crate::mesh::MeshId;
-use crate::name::{Encoded, is_subdomain};
+use crate::name::{Encoded, is_label, is_subdomain};
 use crate::runbook::{filled, with_renewal};
 use crate::server::page::{Escaped, document, html_response};
 use crate::server::sentence;
@@ -79,12 +79,16 @@ pub(in crate::server) async fn read(Path(name): Path<String>, Query(about): Quer
 
 /// As HTML, with the mesh's names in place of those of the examples.
 fn render(out: &mut String, text: &str, about: &About) {
-    // Both stand in commands: what is not the name that it should be is not put in.
+    // Both stand in commands: what is not the name that it should be is not put in, and no other namespace for it.
     let mesh = about.mesh.parse::<MeshId>().ok();
-    let namespace = about.namespace.parse::<MeshId>().ok();
+    let namespace = match &*about.namespace {
+        "" => None,
+        name if is_label(name) => Some(name),
+        _ => Some("NAMESPACE"),
+    };
     let (mut text, mut query) = (text.to_owned(), String::new());
     if let Some(mesh) = &mesh {
-        text = filled(&text, mesh.as_str(), namespace.as_ref().map_or("istio-system", MeshId::as_str));
+        text = filled(&text, mesh.as_str(), namespace.unwrap_or("istio-system"));
         query = format!("?mesh={mesh}");
         if let Some(namespace) = namespace {
             query = format!("{query}&namespace={namespace}");
@@ -205,15 +209,20 @@ mod tests {
             );
             out
         };
-        assert_eq!(
-            with("hosted-demo", "mesh-2"),
-            "<p><code>kubectl -n mesh-2 get secret hosted-demo-kube-certs</code>, <a href=\"Other.md?mesh=hosted-demo&amp;namespace=mesh-2\">more</a></p>\n"
-        );
-        for hostile in ["a; reboot", "<script>", "$(reboot)", ""] {
-            let plain = with("", "");
+        let about = |namespace: &str| {
+            format!(
+                "<p><code>kubectl -n {namespace} get secret hosted-demo-kube-certs</code>, <a href=\"Other.md?mesh=hosted-demo&amp;namespace={namespace}\">more</a></p>\n"
+            )
+        };
+        for namespace in ["mesh-2", "2024-mesh"] {
+            assert_eq!(with("hosted-demo", namespace), about(namespace));
+        }
+        assert!(with("hosted-demo", "").contains("-n istio-system get secret hosted-demo-"), "as it stands");
+        let plain = with("", "");
+        assert!(plain.contains("MESH_ID-kube-certs"));
+        for hostile in ["a; reboot", "<script>", "$(reboot)", "Istio"] {
             assert_eq!(with(hostile, "istio-system"), plain, "{hostile}");
-            assert!(plain.contains("MESH_ID-kube-certs"));
-            assert!(with("hosted-demo", hostile).contains("-n istio-system get secret hosted-demo-"));
+            assert_eq!(with("hosted-demo", hostile), about("NAMESPACE"), "{hostile}");
         }
     }
 }
