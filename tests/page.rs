@@ -240,19 +240,24 @@ fn axe_finds_nothing_and_nothing_is_wider_than_the_screen() {
     let command: Value = serde_json::from_str(&command.body).unwrap();
     paste(&demo, command["renewals"][0]["approveCommand"].as_str().unwrap());
     wait_for(&demo, "Succeeded", 1);
-    let paths = [
+    let pages = [
         "/",
         "/?q=e&state=ok",
         "/?q=nothing-is-called-so",
         "/meshes/demo/istio-system/hosted-critical",
         "/meshes/demo/istio-system/hosted-demo",
         "/meshes/demo/istio-system/hosted-broken",
-        "/runbooks/MspiderHostedKubeAPICertExpiration",
     ];
+    let runbooks = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/runbooks")).unwrap();
+    let runbooks = runbooks.map(|file| {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        format!("/runbooks/{name}?mesh=hosted-demo&namespace=istio-system&cluster=demo")
+    });
+    let paths: Vec<String> = pages.map(str::to_owned).into_iter().chain(runbooks).collect();
     // For a person to look at, after any run.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
     std::fs::create_dir_all(&folder).unwrap();
-    for path in paths {
+    for path in &paths {
         for (width, scheme) in [(390, "dark"), (1280, "light"), (390, "light"), (1280, "dark")] {
             browser.scheme(scheme);
             browser.size(width, 900, 1.0);
