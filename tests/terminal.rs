@@ -59,6 +59,21 @@ fn without_colours(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
 
+/// A kubeconfig that leads to an address on which nobody listens any more.
+fn of_nobody(folder: &TempDir) -> String {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "silent",
+        "clusters": [{ "name": "silent", "cluster": { "server": format!("http://{gone}") } }],
+        "users": [{ "name": "silent", "user": {} }],
+        "contexts": [{ "name": "silent", "context": { "cluster": "silent", "user": "silent" } }],
+    });
+    let path = folder.path().join("silent").display().to_string();
+    // JSON is YAML.
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    path
+}
+
 /// A certificate that ended long ago.
 fn ended(folder: &TempDir) -> String {
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
@@ -360,19 +375,9 @@ fn an_error_names_the_command_that_helps_on() {
     let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
     let kubeconfig = demo.kubeconfig.display().to_string();
     demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);
-    // An address on which somebody listens, and one on which nobody does any more.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let silent = folder.path().join("silent").display().to_string();
-    let of_nobody = serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "silent",
-        "clusters": [{ "name": "silent", "cluster": { "server": format!("http://{gone}") } }],
-        "users": [{ "name": "silent", "user": {} }],
-        "contexts": [{ "name": "silent", "context": { "cluster": "silent", "user": "silent" } }],
-    });
-    // JSON is YAML.
-    std::fs::write(&silent, of_nobody.to_string()).unwrap();
+    let silent = of_nobody(&folder);
     for (arguments, advice) in [
         (&["config", "check", &config][..], "meshcert config schema"),
         (&["status", "--kubeconfig", "/nonexistent/kubeconfig"], "kubectl config get-contexts"),
@@ -390,6 +395,38 @@ fn an_error_names_the_command_that_helps_on() {
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(advice), "{arguments:?}: {message}");
     }
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_named_and_holds_up_no_other() {
+    let folder = TempDir::new().unwrap();
+    let demo = Demo::start(&["--scenario", "expiring", "--meshes", "1", "--api-only"]);
+    let config = folder.path().join("meshcert.yaml");
+    let clusters = [("silent", of_nobody(&folder)), ("demo", demo.kubeconfig.display().to_string())]
+        .map(|(name, kubeconfig)| format!("{{name: {name}, kubeconfig: '{kubeconfig}'}}"));
+    std::fs::write(&config, format!("clusters: [{}]\n", clusters.join(", "))).unwrap();
+    let run = |arguments: &[&str]| meshcert(arguments).arg("--config").arg(&config).output().unwrap();
+    let warning = |output: &Output| {
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        assert!(said.starts_with("meshcert: cluster silent/istio-system: GET "), "{said}");
+        said
+    };
+    for (arguments, answer) in [
+        (&["plan", "expiring-1"][..], "apiserver.crt"),
+        (&["history", "expiring-1"], "never renewed"),
+        (&["runbook", "expiring-1"], "rollout restart"),
+        (&["renew", "expiring-1"], "expiring-1-"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(warning(&output).lines().count(), 1, "{output:?}");
+        assert!(output.status.success() && text(&output).contains(answer), "{arguments:?}: {output:?}");
+    }
+    let nowhere = run(&["history", "nosuch"]);
+    assert!(
+        warning(&nowhere).contains("meshcert: there is no hosted mesh nosuch in demo/istio-system;"),
+        "{nowhere:?}"
+    );
+    assert_eq!(nowhere.status.code(), Some(1));
 }
 
 #[test]

@@ -11,6 +11,12 @@ use crate::ports::{SourceError, SourceErrorReason};
 #[error("{0}")]
 pub(super) struct NoneAnswered(pub(super) String);
 
+/// Why nothing could be read: a single failure is the whole answer, with what its kind advises.
+pub(super) fn none_answered(mut failures: Vec<anyhow::Error>) -> anyhow::Error {
+    let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+    failures.pop().filter(|_| all.len() == 1).unwrap_or_else(|| NoneAnswered(all.join("\n")).into())
+}
+
 /// A Secret that no cluster has, as it was named.
 #[derive(Debug, thiserror::Error)]
 #[error("no cluster has the Secret {0}; name it NAMESPACE/NAME, or the namespace with --namespace")]

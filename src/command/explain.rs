@@ -12,7 +12,7 @@ use crate::cli::{ExplainArgs, Outcome};
 use crate::clock::SystemClock;
 use crate::cluster::connect::connect;
 use crate::cluster::secrets::{self, Explained, Scope};
-use crate::command::advice::{NoSuchSecret, NoneAnswered};
+use crate::command::advice::{NoSuchSecret, none_answered};
 use crate::command::{Tone, print, table};
 use crate::observer::ClusterSpec;
 use crate::ports::{Clock, SourceError};
@@ -48,9 +48,7 @@ pub fn run(args: ExplainArgs) -> anyhow::Result<Outcome> {
     })?;
     let Answers { read, explanations, mut failures } = answers;
     if read == 0 {
-        let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
-        // A single one is the whole answer, with what its kind advises.
-        bail!(failures.pop().filter(|_| all.len() == 1).unwrap_or_else(|| NoneAnswered(all.join("\n")).into()));
+        bail!(none_answered(failures));
     }
     failures.extend(missed.map(anyhow::Error::new));
     for error in &failures {

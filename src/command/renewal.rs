@@ -12,7 +12,7 @@ use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::cluster::lease::LEADER;
 use crate::cluster::workloads::Hints;
-use crate::command::advice::{kubectl, meshcert, quoted};
+use crate::command::advice::{kubectl, meshcert, none_answered, quoted};
 use crate::command::progress::Progress;
 use crate::command::{Tone, columns, table_within};
 use crate::controller::{Acting, Timing};
@@ -38,22 +38,40 @@ pub(super) struct Found {
     pub(super) sources: Sources,
 }
 
-/// Looks for a mesh in all namespaces of all configured clusters; it must be in exactly one.
+/// Looks for a mesh in all namespaces of all configured clusters; it must be in exactly one of those that answer. The others are said on standard error.
 pub(super) async fn find(sources: &Sources, id: &str) -> anyhow::Result<Found> {
     let id: MeshId = id.parse()?;
-    let mut found = Vec::new();
-    let mut places = Vec::new();
+    let (mut found, mut places, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for acting in acting(&sources.load()?, &Ways::default(), Timing::DEFAULT)? {
-        let api = Api::new(connect(&acting.connection).await.with_context(|| format!("cluster {}", acting.name))?);
-        for namespace in acting.namespaces.clone() {
-            let key = MeshKey { namespace: namespace.as_str().into(), id: id.clone() };
-            let secrets = api.mesh_secrets(&namespace, &acting.naming.secret_names(&id)).await?;
-            places.push(format!("{}/{namespace}", acting.name));
+        let api = match connect(&acting.connection).await {
+            Ok(client) => Api::new(client),
+            Err(error) => {
+                failures.push(anyhow::Error::new(error).context(format!("cluster {}", acting.name)));
+                continue;
+            }
+        };
+        for namespace in &acting.namespaces {
+            let place = format!("{}/{namespace}", acting.name);
+            let secrets = match api.mesh_secrets(namespace, &acting.naming.secret_names(&id)).await {
+                Ok(secrets) => secrets,
+                Err(error) => {
+                    failures.push(anyhow::Error::new(error).context(format!("cluster {place}")));
+                    continue;
+                }
+            };
+            places.push(place);
             if secrets.iter().any(Option::is_some) {
+                let key = MeshKey { namespace: namespace.as_str().into(), id: id.clone() };
                 let mesh = assemble(&acting.naming, &key, &secrets);
                 found.push(Found { acting: acting.clone(), api: api.clone(), mesh, sources: sources.clone() });
             }
         }
+    }
+    if places.is_empty() && !failures.is_empty() {
+        bail!(none_answered(failures));
+    }
+    for failure in &failures {
+        writeln!(std::io::stderr(), "meshcert: {failure:#}")?;
     }
     match found.len() {
         0 => {
