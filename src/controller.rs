@@ -39,7 +39,7 @@ mod scan;
 mod slots;
 mod sweep;
 
-pub use preview::{Outlook, preview};
+pub use preview::{Outlook, preview, resumption};
 
 /// How often things are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

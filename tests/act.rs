@@ -556,6 +556,13 @@ fn a_renewal_that_failed_after_its_commit_is_tried_again_when_a_person_asks() {
     let _meshcert = Process::start(Path::new(env!("CARGO_BIN_EXE_meshcert")), &serve.map(str::to_owned));
     printed(&meshcert(&demo, &["renew", "expiring-1"]));
     wait_for(&demo, "Failed");
+    let name = demo.kubectl(&["get", "crn", "-o", "jsonpath={.items[*].metadata.name}"]);
+    let advice = format!("meshcert renew expiring-1 --kubeconfig {}", demo.kubeconfig.display());
+    let foretold = printed(&meshcert(&demo, &["plan", "expiring-1"]));
+    let expected =
+        format!("renewal {name} failed after its commit (RestartStuck); `{advice}` goes on with it from Restarting: ");
+    assert!(foretold.starts_with(&expected), "{foretold}");
+    assert_eq!(printed(&meshcert(&demo, &["renew", "expiring-1", "--dry-run"])), foretold);
     image("there:1");
     let again = printed(&meshcert(&demo, &["renew", "expiring-1", "--wait"]));
     assert!(again.contains("Succeeded"), "{again}");

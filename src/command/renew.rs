@@ -12,7 +12,7 @@ use crate::clock::SystemClock;
 use crate::command::advice::kubectl;
 use crate::command::renewal::{Found, find, show};
 use crate::command::{Tone, print, say};
-use crate::controller::{Outlook, preview};
+use crate::controller::{Outlook, preview, resumption};
 use crate::mesh::SecretRole;
 use crate::plan::Plan;
 use crate::ports::Clock;
@@ -32,9 +32,24 @@ fn requested_at(known: Option<&Renewal>) -> UnixTime {
     before.map_or(SystemClock.now(), |before| SystemClock.now().max(before.plus(1)))
 }
 
-/// Shows what a renewal would do that began now, or why it would be refused.
+/// Shows what a renewal would do that began now, or why it would be refused; or that a failed one is gone on with, which takes no insistence.
 async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<Outcome> {
+    let renew = found.command("renew", "");
+    let failed = if force { None } else { unfinished(&found).await? };
     let Found { acting, api, mesh, .. } = found;
+    if let Some(failed) = &failed
+        && let Some(phase) = resumption(api.clone(), acting.clone(), &mesh.key, failed, Arc::new(SystemClock)).await?
+    {
+        let message = format!(
+            "renewal {} failed after its commit ({}); `{renew}` goes on with it from {}: restarts and proof, no new certificates",
+            failed.name,
+            failed.status.reason,
+            phase.as_str()
+        );
+        let answer = json!({ "unfinished": { "renewal": failed.name, "phase": phase, "message": message } });
+        print(&answer, output, || format!("{message}\n"))?;
+        return Ok(Outcome::Fine);
+    }
     match preview(api, acting, &mesh.key, force, Arc::new(SystemClock)).await? {
         Outlook::Planned(plan) => {
             print(&plan, output, || show(&plan))?;

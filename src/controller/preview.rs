@@ -30,17 +30,13 @@ pub enum Outlook {
 /// Something could not be read.
 pub async fn preview(
     api: Api,
-    mut acting: Acting,
+    acting: Acting,
     key: &MeshKey,
     force: bool,
     clock: Arc<dyn Clock>,
 ) -> Result<Outlook, ApiError> {
     let now = clock.now();
-    let around = Surroundings { clock, sights: Arc::new(|_| Default::default()), metrics: Arc::default() };
-    let (_, leading) = watch::channel(None);
-    // What would be done is asked also where nobody does it.
-    acting.policy.mode = Mode::Auto;
-    let actor = Actor::new(acting, around, api, Way::Direct, leading, Arc::default());
+    let actor = onlooker(api, acting, clock);
     let mut renewal = Renewal {
         namespace: key.namespace.to_string(),
         spec: Spec { mesh_id: key.id.to_string(), force, ..Spec::default() },
@@ -63,4 +59,35 @@ pub async fn preview(
         Some(plan) => Outlook::Planned(Box::new(Plan { digest: String::new(), ..plan })),
         None => Outlook::Refused(status.reason, status.message),
     })
+}
+
+/// Where a failed renewal goes on if a person asks for it again; `None` where it would begin anew, or not go on. Reads alone.
+///
+/// # Errors
+/// Something could not be read.
+pub async fn resumption(
+    api: Api,
+    acting: Acting,
+    key: &MeshKey,
+    failed: &Renewal,
+    clock: Arc<dyn Clock>,
+) -> Result<Option<Phase>, ApiError> {
+    let now = clock.now();
+    let mut asked = Renewal { generation: failed.generation + 1, ..failed.clone() };
+    // What is left over is cleaned up before.
+    (asked.spec.rollback, asked.status.cleaned_up) = (false, true);
+    let goes_on = |phase: &Phase| (Phase::Committing..=Phase::Verifying).contains(phase);
+    Ok(match step(&onlooker(api, acting, clock).look(key, &asked, &[]).await?, now) {
+        Next::Journal(status) => Some(status.phase).filter(goes_on),
+        _ => None,
+    })
+}
+
+/// Who looks and does nothing.
+fn onlooker(api: Api, mut acting: Acting, clock: Arc<dyn Clock>) -> Actor {
+    let around = Surroundings { clock, sights: Arc::new(|_| Default::default()), metrics: Arc::default() };
+    let (_, leading) = watch::channel(None);
+    // What would be done is asked also where nobody does it.
+    acting.policy.mode = Mode::Auto;
+    Actor::new(acting, around, api, Way::Direct, leading, Arc::default())
 }
