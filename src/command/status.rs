@@ -120,9 +120,9 @@ fn rows(overview: &Overview, sources: &Sources) -> String {
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
         let tone = match row.state {
-            State::Expired | State::Urgent | State::Missing | State::Stale | State::Invalid => Tone::Bad,
             State::Expiring => Tone::Warning,
             State::Ok => Tone::Good,
+            _ => Tone::Bad,
         };
         [
             row.cluster.to_string().into(),
@@ -163,7 +163,7 @@ fn outcome(overview: &Overview, complete: bool) -> Outcome {
     let of = |state| match state {
         State::Expired => Outcome::Expired,
         State::Urgent | State::Expiring => Outcome::Expiring,
-        State::Missing | State::Stale | State::Invalid => Outcome::Incomplete,
+        State::Missing | State::Stale | State::Unreachable | State::Invalid => Outcome::Incomplete,
         State::Ok => Outcome::Fine,
     };
     let worst = overview.rows.iter().map(|row| of(row.state)).max().unwrap_or(Outcome::Fine);

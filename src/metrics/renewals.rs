@@ -96,6 +96,11 @@ impl EndpointState {
         self.stale || self.not_after.is_some_and(|end| end <= now)
     }
 
+    /// Whether no TLS handshake came about.
+    pub fn is_silent(&self) -> bool {
+        self.not_after.is_none()
+    }
+
     fn place(&self) -> (&str, &str) {
         (&self.namespace, &self.mesh)
     }

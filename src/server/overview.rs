@@ -59,6 +59,8 @@ pub enum State {
     Missing,
     /// An endpoint serves another certificate than the stored one, or one that has ended.
     Stale,
+    /// An endpoint answers no TLS handshake.
+    Unreachable,
     /// Something cannot be read or does not hold together.
     Invalid,
     /// Less than `renewBefore` is left.
@@ -192,6 +194,8 @@ pub(super) fn state(
         State::Missing
     } else if served.iter().any(|endpoint| endpoint.is_wrong(now)) {
         State::Stale
+    } else if served.iter().any(EndpointState::is_silent) {
+        State::Unreachable
     } else if findings.iter().any(|found| found.reason.breaks()) {
         State::Invalid
     } else if thresholds.is_due(end, now) {
@@ -340,8 +344,16 @@ struct SourceView<'a> {
 
 impl State {
     /// All of them, worst first.
-    pub const ALL: [Self; 7] =
-        [Self::Expired, Self::Urgent, Self::Missing, Self::Stale, Self::Invalid, Self::Expiring, Self::Ok];
+    pub const ALL: [Self; 8] = [
+        Self::Expired,
+        Self::Urgent,
+        Self::Missing,
+        Self::Stale,
+        Self::Unreachable,
+        Self::Invalid,
+        Self::Expiring,
+        Self::Ok,
+    ];
 
     /// As in the API.
     pub fn as_str(self) -> &'static str {
@@ -350,6 +362,7 @@ impl State {
             Self::Urgent => "urgent",
             Self::Missing => "missing",
             Self::Stale => "stale",
+            Self::Unreachable => "unreachable",
             Self::Invalid => "invalid",
             Self::Expiring => "expiring",
             Self::Ok => "ok",

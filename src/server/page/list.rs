@@ -59,7 +59,7 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
             _ if worst.is_raised() => trouble(out, worst, fleet.now)?,
             State::Expired => write!(out, "The hosted API of {id} cannot be used any more: it {left}.")?,
             State::Urgent | State::Expiring => write!(out, "The first one, {id}, ends in {left}.")?,
-            State::Stale => {
+            State::Stale | State::Unreachable => {
                 let first = wrongly_served(fleet, worst).next().unwrap_or_default();
                 write!(out, "Of {id}, {}.", Escaped(&first))?
             }
@@ -231,7 +231,7 @@ fn gauge(out: &mut String, row: &Row, now: UnixTime, renew_before: i64) -> Resul
 fn wrongly_served(fleet: &Fleet, row: &Row) -> impl Iterator<Item = String> {
     let endpoints = fleet.endpoints(row).unwrap_or_default().iter();
     endpoints
-        .filter(|endpoint| endpoint.stale || row.state != State::Expired)
+        .filter(|endpoint| endpoint.stale || endpoint.is_silent() || row.state != State::Expired)
         .filter_map(|endpoint| serves(endpoint, fleet.now))
 }
 

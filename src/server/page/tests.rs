@@ -173,26 +173,31 @@ fn an_endpoint_that_serves_something_else_is_told_from_one_that_says_nothing() {
 }
 
 #[test]
-fn a_mesh_whose_endpoint_serves_an_old_certificate_needs_attention() {
+fn a_mesh_whose_endpoint_serves_an_old_certificate_or_none_needs_attention() {
     let far = NOW.plus(300 * DAY);
-    for (not_after, stale, said) in [
-        (NOW.plus(3 * DAY), true, "api-0:6443 serves another certificate than the stored one"),
-        (NOW.plus(-DAY), true, "api-0:6443 serves a certificate that has ended, and not the stored one"),
-        (NOW.plus(-DAY), false, "api-0:6443 serves the stored certificate, which has ended"),
+    let old = ("stale", "MeshcertServedCertificateStale");
+    let silent = ("unreachable", "MeshcertEndpointUnreachable");
+    for (not_after, stale, said, (state, runbook)) in [
+        (Some(NOW.plus(3 * DAY)), true, "api-0:6443 serves another certificate than the stored one", old),
+        (Some(NOW.plus(-DAY)), true, "api-0:6443 serves a certificate that has ended, and not the stored one", old),
+        (Some(NOW.plus(-DAY)), false, "api-0:6443 serves the stored certificate, which has ended", old),
+        (None, false, "api-0:6443 answers no TLS handshake", silent),
     ] {
-        let given = || mk_serving(far, vec![mk_endpoint("api-0:6443", Some(not_after), stale)]);
+        let given = || mk_serving(far, vec![mk_endpoint("api-0:6443", not_after, stale)]);
         let first = first_words(given());
         let headline = format!("1 of 1 mesh needs attention Of demo, {said}.");
-        for part in [&*headline, "stale 1", "Runbook for demo: MeshcertServedCertificateStale"] {
-            assert!(first.contains(part), "{part} in {first}");
+        for part in [headline, format!("{state} 1"), format!("Runbook for demo: {runbook}")] {
+            assert!(first.contains(&part), "{part} in {first}");
         }
         let answer: serde_json::Value = serde_json::from_slice(&overview::make(&given()).json).unwrap();
         let mesh = &answer["meshes"][0];
         let endpoint = serde_json::json!({ "endpoint": "api-0:6443", "notAfter": not_after, "stale": stale });
-        assert_eq!((&mesh["state"], &mesh["endpoints"][0]), (&"stale".into(), &endpoint));
+        assert_eq!((&mesh["state"], &mesh["endpoints"][0]), (&state.into(), &endpoint));
     }
     let expired = first_words(mk_serving(NOW.plus(-DAY), vec![mk_endpoint("api-0:6443", Some(NOW.plus(-DAY)), false)]));
     assert!(!expired.contains("api-0:6443"), "it is said of the mesh: {expired}");
+    let silent = first_words(mk_serving(NOW.plus(-DAY), vec![mk_endpoint("api-0:6443", None, false)]));
+    assert!(silent.contains("expired 1") && silent.contains("api-0:6443 answers no TLS handshake"), "{silent}");
 }
 
 #[test]

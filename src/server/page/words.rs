@@ -136,6 +136,7 @@ pub(super) fn runbook(
         _ if is(Reason::SecretMissing) => Some("MeshcertMeshSecretMissing"),
         _ if is(Reason::CaExpired) => Some("MeshcertCAEndsSoon"),
         State::Stale => Some("MeshcertServedCertificateStale"),
+        State::Unreachable => Some("MeshcertEndpointUnreachable"),
         _ if due => Some("MspiderHostedKubeAPICertExpiration"),
         _ => Some("MeshcertCertificateInvalid"),
     })
@@ -149,7 +150,7 @@ pub(super) fn serves(endpoint: &EndpointState, now: UnixTime) -> Option<String> 
         (true, true) => Some(format!("{name} serves a certificate that has ended, and not the stored one")),
         (true, false) => Some(format!("{name} serves the stored certificate, which has ended")),
         (false, true) => Some(format!("{name} serves another certificate than the stored one")),
-        (false, false) => None,
+        (false, false) => endpoint.is_silent().then(|| format!("{name} answers no TLS handshake")),
     }
 }
 
