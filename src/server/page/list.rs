@@ -41,6 +41,7 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let verb = if bad == 1 { "needs" } else { "need" };
     let down = fleet.sources.iter().filter(|source| !source.up).count();
     let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
+    let unread = fleet.view.sources.iter().any(|source| source.failure.is_some());
     out.push_str("<div id=\"summary\" class=\"summary\">\n<h1>");
     match (all, bad) {
         (0, _) if down > 0 && down == fleet.sources.len() => {
@@ -48,7 +49,7 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         }
         (0, _) if down > 0 => out.push_str("No hosted meshes where sources can be read"),
         (0, _) => out.push_str("No hosted meshes"),
-        (_, 0) if down == 0 && unseen == 0 => out.push_str("All is well"),
+        (_, 0) if down == 0 && unseen == 0 && !unread => out.push_str("All is well"),
         (_, 0) => out.push_str("All that can be seen is well"),
         _ => write!(out, "{bad} of {all} {} {verb} attention", plural(all, "mesh", "meshes"))?,
     }
@@ -78,6 +79,9 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
         0 => {}
         1 => out.push_str(" <a href=\"#sources\">One source cannot be read.</a>"),
         _ => write!(out, " <a href=\"#sources\">{down} sources cannot be read.</a>")?,
+    }
+    if unread {
+        out.push_str(" <a id=\"unread\" href=\"/runbooks/MeshcertNotActing\">Not all renewals can be read.</a>");
     }
     writeln!(out, " <span class=\"asof\">As of {}.</span></p>\n</div>", Moment(fleet.now))
 }
@@ -293,27 +297,32 @@ fn sources(out: &mut String, fleet: &Fleet) -> Result {
         }
         out.push_str("</span>");
         if !source.up {
-            out.push_str(
-                " <a href=\"/runbooks/MeshcertSourceDown\">Runbook<span class=\"quiet\"> MeshcertSourceDown</span></a>",
-            );
+            runbook(out, "MeshcertSourceDown")?;
         }
         out.push_str("</li>\n");
     }
     for source in &fleet.view.sources {
         if let Some(failure) = &source.failure {
             let namespace = source.namespace.as_deref().unwrap_or("all namespaces");
-            writeln!(
-                out,
-                "<li class=\"wait\"><b>Renewals of {}, {}</b> <span class=\"badge\">not readable</span> <span>{}; {}</span></li>",
-                Escaped(&source.cluster),
-                Escaped(namespace),
-                Escaped(failure),
-                last(source.last_success)
-            )?;
+            let whose = format!("Renewals of {}, {namespace}", source.cluster);
+            not_readable(out, &whose, &format!("{failure}; {}", last(source.last_success)))?;
         }
     }
     out.push_str("</ul>\n</section>\n");
     Ok(())
+}
+
+fn not_readable(out: &mut String, what: &str, why: &str) -> Result {
+    let (what, why) = (Escaped(what), Escaped(why));
+    write!(out, "<li class=\"wait\"><b>{what}</b> <span class=\"badge\">not readable</span> <span>{why}</span>")?;
+    runbook(out, "MeshcertNotActing")?;
+    out.push_str("</li>\n");
+    Ok(())
+}
+
+/// A link to a runbook about no mesh.
+fn runbook(out: &mut String, name: &str) -> Result {
+    write!(out, " <a href=\"/runbooks/{name}\">Runbook<span class=\"quiet\"> {name}</span></a>")
 }
 
 fn matches(row: &Row, q: &str, wanted: Option<State>) -> bool {

@@ -339,6 +339,33 @@ fn renewals_that_may_not_be_read_are_said_and_the_rest_is_shown() {
     assert!(html.contains("Renewals of cp-1, all namespaces") && html.contains("not readable"), "{html}");
 }
 
+/// Where every certificate and endpoint is well, with this source of renewals.
+fn mk_calm(change: impl FnOnce(&mut SourceHealth)) -> Fleet {
+    let far = NOW.plus(300 * DAY);
+    let mut view = View { sources: mk_fleet(vec![], None).view.sources.clone(), ..View::default() };
+    change(&mut view.sources[0]);
+    Fleet::make(mk_serving(far, vec![mk_endpoint("api-0:6443", Some(far), false)]), Arc::new(view))
+}
+
+/// The first page, and its words.
+fn first_page(fleet: &Fleet) -> (String, String) {
+    let mut html = String::new();
+    list::body(&mut html, fleet, &Asked::default()).unwrap();
+    let words = without_tags(&html);
+    (html, words)
+}
+
+#[test]
+fn all_is_well_only_where_renewals_can_be_read() {
+    let (_, calm) = first_page(&mk_calm(|_| {}));
+    assert!(calm.starts_with("All is well Nothing ends within 30 days. As of"), "{calm}");
+    let (html, words) = first_page(&mk_calm(|source| source.failure = Some("the kind is not known".to_owned())));
+    let headline = "All that can be seen is well Nothing ends within 30 days. Not all renewals can be read. As of";
+    assert!(words.starts_with(headline), "{words}");
+    assert!(words.contains("Renewals of cp-1, all namespaces not readable the kind is not known;"), "{words}");
+    assert_eq!(html.matches("href=\"/runbooks/MeshcertNotActing\"").count(), 2, "in the summary and beside it");
+}
+
 #[test]
 fn a_renewal_in_trouble_needs_attention_however_long_the_mesh_lasts() {
     let mk = |renewal| {
