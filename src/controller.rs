@@ -14,7 +14,7 @@ use crate::controller::pass::Passed;
 use crate::controller::queue::{Dozing, Sleep, Wait};
 use crate::controller::reach::Way;
 use crate::controller::slots::Slots;
-use crate::follower::{Followed, SourceHealth, View, follow_all};
+use crate::follower::{Followed, SourceHealth, Unreadable, View, follow_all};
 use crate::mesh::{MeshKey, Naming};
 use crate::metrics::renewals::{RenewalMetrics, RenewalState};
 use crate::policy::Policy;
@@ -231,7 +231,7 @@ impl Actor {
 
     /// Exports the newest renewal of each mesh, and whether all can be read. Before the first answer there is nothing to say.
     fn show(&self, view: &View) {
-        let is_read = |source: &SourceHealth| source.listed && source.failure.is_none();
+        let is_read = |source: &SourceHealth| source.listed && source.is_readable();
         if view.sources.iter().all(|source| !source.listed && source.failure.is_none()) {
             return;
         }
@@ -243,8 +243,7 @@ impl Actor {
             retry: renewal.status.next_attempt_at,
             since: renewal.status.phase_since,
         });
-        let readable = view.sources.iter().all(is_read) && view.unreadable.is_empty();
-        self.around.metrics.renewals(&self.acting.name, states.collect(), readable);
+        self.around.metrics.renewals(&self.acting.name, states.collect(), view.sources.iter().all(is_read));
     }
 
     /// Takes every unfinished renewal whose turn it is as far as it goes; whether one is under way.
@@ -254,7 +253,8 @@ impl Actor {
         let mut busy = false;
         // A panic about one renewal has been printed, and is no reason to stop the others.
         let mut ended = |result: Result<bool, JoinError>| busy |= result.unwrap_or(true);
-        for renewal in self.in_turn(&all, &view.unreadable).await {
+        let unreadable: Vec<&Unreadable> = view.sources.iter().flat_map(|source| source.unreadable.values()).collect();
+        for renewal in self.in_turn(&all, &unreadable).await {
             if driving.len() >= ABREAST
                 && let Some(result) = driving.join_next().await
             {

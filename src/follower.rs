@@ -11,12 +11,12 @@ use tracing::{info, warn};
 use crate::cluster::connect::{Connection, connect};
 use crate::cluster::feed::backoff;
 use crate::cluster::renewal_watch::{RenewalEvent, follow};
-use crate::cluster::renewals::Unreadable;
 use crate::ports::{Clock, SourceError, SourceErrorReason};
 use crate::tasks::Tasks;
 
 mod followed;
 
+pub use crate::cluster::renewals::Unreadable;
 pub use followed::{Followed, Known, SourceHealth, View};
 
 /// Events in flight between a connection and what is remembered; a full channel slows the connection down, nothing is dropped.

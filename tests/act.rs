@@ -164,15 +164,10 @@ fn whoever_leads_and_cannot_act_says_so_in_a_metric() {
     eventually(&demo.address, "meshcert_leader{mesh_cluster=\"demo\"} 1");
     eventually(&demo.address, &readable(1));
     // Nor is one passed over in silence that cannot be read.
-    let odd = "apiVersion: meshcert.dev/v1alpha1\nkind: CertificateRenewal\nmetadata: {name: odd, namespace: istio-system}\nspec: {meshId: hosted-healthy}\n";
-    demo.kubectl_with(odd, &["apply"]);
-    let attempt = |number: u64| {
-        let status = format!(r#"{{"status":{{"attempt":{number}}}}}"#);
-        demo.kubectl(&["patch", "crn", "odd", "--subresource=status", "--type=merge", "-p", &status]);
-    };
-    attempt(1 << 33);
+    demo.create_unreadable("odd", "hosted-healthy");
     eventually(&demo.address, &readable(0));
-    attempt(1);
+    let status = r#"{"status":{"attempt":1}}"#;
+    demo.kubectl(&["patch", "crn", "odd", "--subresource=status", "--type=merge", "-p", status]);
     eventually(&demo.address, &readable(1));
 
     demo.kubectl(&["delete", "crd", "certificaterenewals.meshcert.dev"]);

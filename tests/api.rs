@@ -128,6 +128,17 @@ fn every_answer_is_as_described_and_every_path_is_there() {
 }
 
 #[test]
+fn a_renewal_that_cannot_be_read_is_named_with_what_is_wrong() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1"]);
+    demo.create_unreadable("odd", "healthy-1");
+    let list = wait(&demo, LIST, |list| list["sources"][0]["unreadable"] != json!([]));
+    check(&description(), LIST, &list);
+    let [one] = &list["sources"][0]["unreadable"].as_array().unwrap()[..] else { panic!("{list}") };
+    assert_eq!((&one["namespace"], &one["name"]), (&json!("istio-system"), &json!("odd")));
+    assert!(one["message"].as_str().unwrap().contains("8589934592"), "{one}");
+}
+
+#[test]
 fn events_tell_of_each_renewal_and_mesh_that_changes() {
     let demo = Demo::start(&["--mode", "auto", "--scenario", "expiring", "--meshes", "1"]);
     let description = description();

@@ -430,6 +430,20 @@ fn a_cluster_that_does_not_answer_is_named_and_holds_up_no_other() {
 }
 
 #[test]
+fn the_history_of_a_mesh_names_what_cannot_be_read() {
+    let demo = Demo::start(&["--scenario", "healthy", "--meshes", "1", "--api-only"]);
+    let kubeconfig = demo.kubeconfig.display().to_string();
+    let history = || meshcert(&["history", "healthy-1", "--kubeconfig", &kubeconfig]).output().unwrap();
+    assert_eq!(text(&history()), "healthy-1 was never renewed by meshcert\n");
+    demo.create_unreadable("odd", "healthy-1");
+    let odd = history();
+    assert_eq!(text(&odd), "no renewal of healthy-1 can be read\n");
+    let said = String::from_utf8_lossy(&odd.stderr);
+    let named = "meshcert: a renewal cannot be read, and may be one of healthy-1: odd: invalid value: ";
+    assert!(said.starts_with(named) && said.contains("MeshcertNotActing"), "{said}");
+}
+
+#[test]
 fn the_plugin_runs_under_its_own_name() {
     let folder = TempDir::new().unwrap();
     symlink(env!("CARGO_BIN_EXE_meshcert"), folder.path().join("kubectl-meshcert")).unwrap();

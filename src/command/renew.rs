@@ -23,7 +23,8 @@ use crate::time::UnixTime;
 
 /// The renewal whose plan waits for a person.
 async fn waiting(found: &Found) -> anyhow::Result<Option<Renewal>> {
-    Ok(found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval))
+    let (renewals, _) = found.renewals().await?;
+    Ok(renewals.into_iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval))
 }
 
 /// Now, for `spec.requestedAt`; whoever asks twice within a second asks twice.
@@ -133,8 +134,11 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
 
 /// The newest renewal, where it failed after the new certificates were stored, or on its way back: it is named after the former ones, and what is missing is its end.
 async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
-    let newest = found.renewals().await?.into_iter().rev();
-    let mut begun = newest.filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
+    let (renewals, _) = found.renewals().await?;
+    let mut begun = renewals
+        .into_iter()
+        .rev()
+        .filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
     let has_stored = |status: &Status| status.committed_at.is_some() || status.rolling_back;
     Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && has_stored(&newest.status)))
 }
@@ -207,7 +211,8 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     let RollbackArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let written = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.has_written());
+        let (renewals, _) = found.renewals().await?;
+        let written = renewals.into_iter().rev().find(|renewal| renewal.status.has_written());
         let history = found.command("history", "");
         let renewal =
             written.with_context(|| format!("no renewal of {mesh} has replaced anything; `{history}` lists them"))?;

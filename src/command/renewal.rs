@@ -11,6 +11,7 @@ use crate::cli::Outcome;
 use crate::cluster::api::Api;
 use crate::cluster::connect::connect;
 use crate::cluster::lease::LEADER;
+use crate::cluster::renewals::Unreadable;
 use crate::cluster::workloads::Hints;
 use crate::command::advice::{kubectl, meshcert, none_answered, quoted};
 use crate::command::progress::Progress;
@@ -111,12 +112,12 @@ impl Found {
         tiers.map_err(anyhow::Error::msg)
     }
 
-    /// Its renewals, oldest first.
-    pub(super) async fn renewals(&self) -> anyhow::Result<Vec<Renewal>> {
-        let (mut all, _) = self.api.renewals(&self.mesh.key.namespace).await?;
+    /// Its renewals, oldest first; and those of its namespace that cannot be read, which may be its own.
+    pub(super) async fn renewals(&self) -> anyhow::Result<(Vec<Renewal>, Vec<Unreadable>)> {
+        let (mut all, unreadable) = self.api.renewals(&self.mesh.key.namespace).await?;
         all.retain(|renewal| renewal.spec.mesh_id == self.mesh.key.id.as_str());
         all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
-        Ok(all)
+        Ok((all, unreadable))
     }
 
     /// Prints each new phase and message until the renewal has ended or waits for a person; `known` is where it was when it was asked.

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use crate::cluster::lease::StoredLease;
-use crate::cluster::renewals::Unreadable;
 use crate::controller::look::is_alive;
 use crate::controller::{Acting, Actor};
+use crate::follower::Unreadable;
 use crate::policy::Policy;
 use crate::renewal::{COALESCING, NO_SLOT, Phase, Renewal, SECRET_MISSING};
 use crate::time::UnixTime;
@@ -77,7 +77,7 @@ impl Actor {
     }
 
     /// Those whose turn it is; of one that cannot be read any more nobody knows what it needs.
-    pub(super) async fn in_turn(&self, all: &[Arc<Renewal>], unreadable: &[Unreadable]) -> Vec<Arc<Renewal>> {
+    pub(super) async fn in_turn(&self, all: &[Arc<Renewal>], unreadable: &[&Unreadable]) -> Vec<Arc<Renewal>> {
         let (now, moment) = (self.around.clock.now(), Instant::now());
         let unfinished: Vec<(&Arc<Renewal>, Sleep)> = all
             .iter()

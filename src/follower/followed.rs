@@ -35,6 +35,8 @@ pub struct SourceHealth {
     pub failure: Option<String>,
     /// Whether it holds more renewals than are kept; some that have ended are left out: of which nothing came first, then the oldest.
     pub cut_off: bool,
+    /// Those that cannot be read, by namespace and name; what was read of them last is among the renewals.
+    pub unreadable: BTreeMap<(String, String), Unreadable>,
 }
 
 /// Everything that is known at a moment; it never changes.
@@ -42,8 +44,6 @@ pub struct SourceHealth {
 pub struct View {
     /// All renewals, by cluster, namespace and name.
     pub renewals: Vec<Known>,
-    /// Those that cannot be read; what was read of them last is among the renewals.
-    pub unreadable: Vec<Unreadable>,
     /// All sources.
     pub sources: Vec<SourceHealth>,
 }
@@ -61,7 +61,6 @@ pub struct Followed {
 pub(super) struct Remembered {
     health: SourceHealth,
     renewals: BTreeMap<(String, String), Arc<Renewal>>,
-    unreadable: BTreeMap<(String, String), Unreadable>,
 }
 
 impl Default for Followed {
@@ -90,9 +89,9 @@ impl Followed {
                 last_success: None,
                 failure: None,
                 cut_off: false,
+                unreadable: BTreeMap::new(),
             },
             renewals: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
         };
         self.alter(|sources| sources.insert(Arc::clone(cluster), namespaces.iter().map(source).collect()));
     }
@@ -116,7 +115,6 @@ impl Followed {
                 renewal: Arc::clone(renewal),
             };
             view.renewals.extend(source.renewals.values().map(known));
-            view.unreadable.extend(source.unreadable.values().cloned());
             view.sources.push(source.health.clone());
         }
         self.view.store(Arc::new(view));
@@ -125,10 +123,17 @@ impl Followed {
     }
 }
 
+impl SourceHealth {
+    /// Whether all of it can be read, as far as is known.
+    pub fn is_readable(&self) -> bool {
+        self.failure.is_none() && self.unreadable.is_empty()
+    }
+}
+
 impl Remembered {
     /// Takes a full list in place of all that was known; what did not change stays the same `Arc`.
     pub(super) fn list(&mut self, renewals: Vec<Renewal>, unreadable: Vec<Unreadable>, cut_off: bool, now: UnixTime) {
-        self.unreadable.clear();
+        self.health.unreadable.clear();
         let mut before = std::mem::take(&mut self.renewals);
         for renewal in renewals {
             let key = (renewal.namespace.clone(), renewal.name.clone());
@@ -150,7 +155,7 @@ impl Remembered {
 
     pub(super) fn apply(&mut self, renewal: Renewal, now: UnixTime) {
         let key = (renewal.namespace.clone(), renewal.name.clone());
-        self.unreadable.remove(&key);
+        self.health.unreadable.remove(&key);
         self.renewals.insert(key, Arc::new(renewal));
         self.shrink();
         self.succeed(now);
@@ -160,13 +165,13 @@ impl Remembered {
     pub(super) fn lose(&mut self, unreadable: Unreadable, now: UnixTime) {
         let key = (unreadable.namespace.clone(), unreadable.name.clone());
         self.renewals.retain(|known, renewal| *known != key || unreadable.may_own(&renewal.uid));
-        self.unreadable.insert(key, unreadable);
+        self.health.unreadable.insert(key, unreadable);
         self.succeed(now);
     }
 
     pub(super) fn delete(&mut self, namespace: &str, name: &str, now: UnixTime) {
         let key = (namespace.to_owned(), name.to_owned());
-        self.unreadable.remove(&key);
+        self.health.unreadable.remove(&key);
         self.renewals.remove(&key);
         self.succeed(now);
     }
@@ -208,10 +213,20 @@ impl View {
 
     /// What is in the way of reading the renewals of a namespace, if anything is.
     pub fn obstacle(&self, cluster: &str, namespace: &str) -> Option<&str> {
+        self.source(cluster, namespace)?.failure.as_deref()
+    }
+
+    /// Those of a namespace that cannot be read: of which mesh they are nobody knows.
+    pub fn unreadable(&self, cluster: &str, namespace: &str) -> impl Iterator<Item = &Unreadable> {
+        let all = self.source(cluster, namespace).into_iter().flat_map(|source| source.unreadable.values());
+        all.filter(move |one| one.namespace == namespace)
+    }
+
+    fn source(&self, cluster: &str, namespace: &str) -> Option<&SourceHealth> {
         let about = |source: &&SourceHealth| {
             *source.cluster == *cluster && source.namespace.as_deref().is_none_or(|name| name == namespace)
         };
-        self.sources.iter().find(about)?.failure.as_deref()
+        self.sources.iter().find(about)
     }
 }
 
@@ -272,7 +287,7 @@ mod tests {
         let change = |change: &dyn Fn(&mut Remembered)| {
             followed.change("cp-1", 0, |source| change(source));
             let view = followed.view();
-            let unreadable = view.unreadable.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+            let unreadable = view.unreadable("cp-1", "istio-system").map(|one| one.name.clone()).collect::<Vec<_>>();
             (names(&view).join(" "), unreadable.join(" "))
         };
         let readable = || Renewal { uid: "a".to_owned(), ..mk_renewal("a-1", "a", Phase::Pending, 0) };

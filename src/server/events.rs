@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, interval_at};
 
-use crate::follower::{Known, View};
+use crate::follower::{Known, SourceHealth, View};
 use crate::inventory::{Shard, Snapshot};
 use crate::mesh::{HostedMesh, MeshKey};
 use crate::metrics::exposition::ClusterSnapshot;
@@ -249,12 +249,10 @@ fn changed_renewals<'a>(before: &'a View, now: &'a View, all: &mut Vec<Change<'a
     }
 }
 
-/// Which sources can be read, whenever they last were.
-fn readable(view: &View) -> Vec<(&str, Option<&str>, bool, Option<&str>)> {
-    view.sources
-        .iter()
-        .map(|source| (&*source.cluster, source.namespace.as_deref(), source.listed, source.failure.as_deref()))
-        .collect()
+/// How well sources can be read, whenever they last were.
+fn readable(view: &View) -> Vec<SourceHealth> {
+    let timeless = |source: &SourceHealth| SourceHealth { last_success: None, ..source.clone() };
+    view.sources.iter().map(timeless).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::follower::{Known, SourceHealth, View};
+use crate::follower::{Known, SourceHealth, Unreadable, View};
 use crate::plan::Plan;
 use crate::renewal::{Condition, Phase, Renewal, StepRecord, Trigger};
 use crate::server::{App, encoded, json, sentence};
@@ -74,14 +74,16 @@ pub(super) async fn one(
     };
     match view.renewals.iter().find(is_it) {
         Some(known) => json(Some(encoded(&RenewalView::of(known)))),
-        None => sentence(StatusCode::NOT_FOUND, &unknown(&view, &cluster, &namespace)),
+        None => sentence(StatusCode::NOT_FOUND, &unknown(&view, &cluster, &namespace, &name)),
     }
 }
 
-fn unknown(view: &View, cluster: &str, namespace: &str) -> String {
-    match view.obstacle(cluster, namespace) {
-        Some(obstacle) => format!("renewals of {cluster}/{namespace} cannot be read: {obstacle}"),
-        None => "no such renewal is known; /api/v1/renewals lists those that are".to_owned(),
+fn unknown(view: &View, cluster: &str, namespace: &str, name: &str) -> String {
+    let unreadable = view.unreadable(cluster, namespace).find(|one| one.name == name);
+    match (view.obstacle(cluster, namespace), unreadable) {
+        (Some(obstacle), _) => format!("renewals of {cluster}/{namespace} cannot be read: {obstacle}"),
+        (None, Some(one)) => format!("the renewal cannot be read: {one}"),
+        (None, None) => "no such renewal is known; /api/v1/renewals lists those that are".to_owned(),
     }
 }
 
@@ -170,6 +172,15 @@ struct SourceView<'a> {
     last_success: Option<UnixTime>,
     failure: Option<&'a str>,
     cut_off: bool,
+    unreadable: Vec<UnreadableView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UnreadableView<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    message: &'a str,
 }
 
 impl<'a> RenewalView<'a> {
@@ -205,7 +216,9 @@ impl<'a> RenewalView<'a> {
 
 impl<'a> SourceView<'a> {
     fn of(source: &'a SourceHealth) -> Self {
-        let SourceHealth { cluster, namespace, listed, last_success, failure, cut_off } = source;
+        let SourceHealth { cluster, namespace, listed, last_success, failure, cut_off, unreadable } = source;
+        let unread =
+            |one: &'a Unreadable| UnreadableView { namespace: &one.namespace, name: &one.name, message: &one.why };
         Self {
             cluster,
             namespace: namespace.as_deref(),
@@ -213,6 +226,7 @@ impl<'a> SourceView<'a> {
             last_success: *last_success,
             failure: failure.as_deref(),
             cut_off: *cut_off,
+            unreadable: unreadable.values().map(unread).collect(),
         }
     }
 }

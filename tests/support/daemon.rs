@@ -105,6 +105,17 @@ impl Demo {
         succeeded(self.try_kubectl_with(manifest, arguments), arguments)
     }
 
+    /// Creates a renewal of which meshcert cannot read the status: it has begun as often as no counter counts.
+    pub fn create_unreadable(&self, name: &str, mesh: &str) {
+        let renewal = serde_json::json!({
+            "apiVersion": "meshcert.dev/v1alpha1", "kind": "CertificateRenewal",
+            "metadata": { "name": name, "namespace": "istio-system" }, "spec": { "meshId": mesh },
+        });
+        self.kubectl_with(&renewal.to_string(), &["create"]);
+        let status = r#"{"status":{"attempt":8589934592}}"#;
+        self.kubectl(&["patch", "crn", name, "--subresource=status", "--type=merge", "-p", status]);
+    }
+
     pub fn try_kubectl_with(&self, manifest: &str, arguments: &[&str]) -> Output {
         let file = self.folder.path().join("manifest.yaml");
         std::fs::write(&file, manifest).unwrap();

@@ -56,13 +56,16 @@ impl Fleet {
             let findings = mesh.findings_at(now);
             let endpoints = served.of(&cluster.name, &mesh.key).unwrap_or_default();
             let state = state(mesh, &findings, endpoints, now, thresholds);
+            // One that cannot be read may be this mesh's.
+            let unreadable = view.unreadable(place.0, place.1).next().map(ToString::to_string);
+            let obstacle = view.obstacle(place.0, place.1).or(unreadable.as_deref());
             let due = mesh.expiration.is_some_and(|end| thresholds.is_due(end, now));
             Row {
                 cluster: Arc::clone(&cluster.name),
                 mesh: Arc::clone(mesh),
                 state,
                 due,
-                doing: doing(due, renewal.as_deref(), view.obstacle(place.0, place.1), now),
+                doing: doing(due, renewal.as_deref(), obstacle, now),
                 runbook: runbook(state, due, &findings, renewal.as_deref(), now),
                 findings,
                 renewal,

@@ -17,6 +17,8 @@ const PER_PAGE: usize = 20;
 const OVERSEEN: usize = 8;
 /// Of each mesh; its own page has all.
 const MOST_FINDINGS: usize = 2;
+/// Renewals of a source that cannot be read; the API names all.
+const MOST_UNREADABLE: usize = 10;
 /// The whole width of a gauge, in seconds: what kubeadm's certificates live.
 const FULL: i64 = 365 * DAY;
 
@@ -41,7 +43,7 @@ fn summary(out: &mut String, fleet: &Fleet) -> Result {
     let verb = if bad == 1 { "needs" } else { "need" };
     let down = fleet.sources.iter().filter(|source| !source.up).count();
     let unseen = fleet.rows.iter().filter(|row| fleet.endpoints(row).is_none()).count();
-    let unread = fleet.view.sources.iter().any(|source| source.failure.is_some());
+    let unread = fleet.view.sources.iter().any(|source| !source.is_readable());
     out.push_str("<div id=\"summary\" class=\"summary\">\n<h1>");
     match (all, bad) {
         (0, _) if down > 0 && down == fleet.sources.len() => {
@@ -306,6 +308,13 @@ fn sources(out: &mut String, fleet: &Fleet) -> Result {
             let namespace = source.namespace.as_deref().unwrap_or("all namespaces");
             let whose = format!("Renewals of {}, {namespace}", source.cluster);
             not_readable(out, &whose, &format!("{failure}; {}", last(source.last_success)))?;
+        }
+        for one in source.unreadable.values().take(MOST_UNREADABLE) {
+            let whose = format!("Renewal {} of {}, {}", one.name, source.cluster, one.namespace);
+            not_readable(out, &whose, &one.why)?;
+        }
+        if source.unreadable.len() > MOST_UNREADABLE {
+            writeln!(out, "<li>and {} more</li>", source.unreadable.len() - MOST_UNREADABLE)?;
         }
     }
     out.push_str("</ul>\n</section>\n");

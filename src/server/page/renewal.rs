@@ -24,16 +24,31 @@ const WAY: [Phase; 9] = [
 ];
 /// Earlier renewals of the mesh that are listed.
 const MOST_EARLIER: usize = 10;
+/// Renewals of its namespace that cannot be read.
+const MOST_UNREADABLE: usize = 3;
 
 pub(super) fn section(out: &mut String, fleet: &Fleet, row: &Row) -> Result {
     let namespace = &*row.mesh.key.namespace;
     let obstacle = fleet.view.obstacle(&row.cluster, namespace);
     out.push_str("<section id=\"renewal\">\n<h2>Renewal</h2>\n");
+    let not_readable = |out: &mut String, what: &str, why: &str| {
+        writeln!(
+            out,
+            "<p class=\"doing wait\"><b>{what} cannot be read</b> <span>{}</span> <a href=\"{}\">Runbook MeshcertNotActing</a></p>",
+            Escaped(why),
+            row.runbook_link("MeshcertNotActing")
+        )
+    };
     if let Some(obstacle) = obstacle {
-        writeln!(out, "<p class=\"doing wait\"><b>Renewals cannot be read</b> <span>{}</span></p>", Escaped(obstacle))?;
+        not_readable(out, "Renewals", obstacle)?;
+    }
+    let mut unreadable = fleet.view.unreadable(&row.cluster, namespace).peekable();
+    let is_known = obstacle.is_none() && unreadable.peek().is_none();
+    for one in unreadable.take(MOST_UNREADABLE) {
+        not_readable(out, "A renewal", &format!("It may be of this mesh: {one}"))?;
     }
     match &row.renewal {
-        None if obstacle.is_none() => out.push_str("<p class=\"empty\">meshcert has not renewed this mesh.</p>\n"),
+        None if is_known => out.push_str("<p class=\"empty\">meshcert has not renewed this mesh.</p>\n"),
         None => {}
         Some(renewal) => {
             one(out, renewal, row, fleet.now)?;

@@ -1,6 +1,8 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::cert::{Attribute, CertFingerprint, Certificate, KeyAlgorithm, Name, Position, Role, SerialNumber};
-use crate::follower::{Known, SourceHealth, View};
+use crate::follower::{Known, SourceHealth, Unreadable, View};
 use crate::inventory::{Shard, Snapshot};
 use crate::mesh::{Component, Finding, HostedMesh, MeshCertificate, MeshKey, Naming, Reason, SecretRole};
 use crate::metrics;
@@ -91,8 +93,9 @@ fn mk_fleet(renewals: Vec<Renewal>, failure: Option<&str>) -> Fleet {
         last_success: None,
         failure: failure.map(str::to_owned),
         cut_off: false,
+        unreadable: BTreeMap::new(),
     };
-    let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source], ..View::default() };
+    let view = View { renewals: renewals.into_iter().map(known).collect(), sources: vec![source] };
     Fleet::make(mk_given(NOW.plus(3 * DAY)), Arc::new(view))
 }
 
@@ -364,6 +367,30 @@ fn all_is_well_only_where_renewals_can_be_read() {
     assert!(words.starts_with(headline), "{words}");
     assert!(words.contains("Renewals of cp-1, all namespaces not readable the kind is not known;"), "{words}");
     assert_eq!(html.matches("href=\"/runbooks/MeshcertNotActing\"").count(), 2, "in the summary and beside it");
+}
+
+#[test]
+fn a_renewal_that_cannot_be_read_is_named_with_what_is_wrong() {
+    let mk_unreadable = |number: usize| {
+        let (name, namespace) = (format!("odd-{number:02}"), "istio-system".to_owned());
+        let one = Unreadable { name, namespace, why: "status.attempt: <b>".to_owned(), ..Unreadable::default() };
+        ((one.namespace.clone(), one.name.clone()), one)
+    };
+    let fleet = mk_calm(|source| source.unreadable = (0..12).map(mk_unreadable).collect());
+    let (_, words) = first_page(&fleet);
+    assert!(
+        words.starts_with("All that can be seen is well") && words.contains("Not all renewals can be read."),
+        "{words}"
+    );
+    let line = "Renewal odd-09 of cp-1, istio-system not readable status.attempt: &lt;b&gt; Runbook MeshcertNotActing";
+    assert!(words.contains(line) && words.contains("and 2 more") && !words.contains("odd-10"), "{words}");
+    let mesh = self::words(&fleet);
+    let line =
+        "A renewal cannot be read It may be of this mesh: odd-00: status.attempt: &lt;b&gt; Runbook MeshcertNotActing";
+    assert!(mesh.contains(line) && !mesh.contains("has not renewed this mesh"), "{mesh}");
+    let due = Fleet::make(mk_given(NOW.plus(3 * DAY)), Arc::clone(&fleet.view));
+    let (_, due) = first_page(&due);
+    assert!(due.contains("What is done about it cannot be read odd-00: status.attempt"), "{due}");
 }
 
 #[test]
