@@ -546,7 +546,7 @@ async fn what_is_known_of_a_cluster_is_shown_until_it_has_been_listed_in_the_new
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_has_no_time_is_told_by_its_answer_and_asked_again_later() {
     for (code, reason) in [(429, "throttled"), (503, "server")] {
         let script = Script::default();
