@@ -106,10 +106,14 @@ pub fn stale(chosen: &str) -> String {
     format!("{stale} == 1\nor\n{ends} - time() <= 0")
 }
 
-/// These, and endpoints that answer no handshake.
+/// Endpoints that answer no handshake.
+pub fn silent(chosen: &str) -> String {
+    format!("{} == 0", per_mesh("max", "meshcert_served_certificate_probe_success", chosen, &["endpoint"]))
+}
+
+/// Both.
 pub fn stale_or_silent(chosen: &str) -> String {
-    let handshake = per_mesh("max", "meshcert_served_certificate_probe_success", chosen, &["endpoint"]);
-    format!("{}\nor\n{handshake} == 0", stale(chosen))
+    format!("{}\nor\n{}", stale(chosen), silent(chosen))
 }
 
 /// How many these are.

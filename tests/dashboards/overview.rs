@@ -56,6 +56,7 @@ pub fn model(limits: &Limits) -> Value {
         ("critical", CRITICAL, format!("{left} < {critical}")),
         ("missing", CRITICAL, missing),
         ("stale", WARNING, stale(CHOSEN)),
+        ("unreachable", WARNING, silent(CHOSEN)),
         // A mesh without a signal has no certificate that can be read.
         ("invalid", WARNING, format!("{invalid}\nor\n{all} unless on ({MESH}) {signal}")),
         ("expiring", WARNING, format!("{left} < {warning}")),
@@ -67,7 +68,7 @@ pub fn model(limits: &Limits) -> Value {
     let words: Vec<(i64, &str, &str)> =
         (0..).zip(&states).map(|(rank, (word, colour, _))| (rank, *word, *colour)).collect();
 
-    let mut worst = vec![Column::new("A", "State").words(&words).width(90)];
+    let mut worst = vec![Column::new("A", "State").words(&words).width(110)];
     worst.extend(mesh_columns());
     worst.extend([
         Column::new("B", "Time left").unit("dtdhms").colours(&limits.left()).width(170),
@@ -82,7 +83,7 @@ pub fn model(limits: &Limits) -> Value {
     let last = per_mesh("max", "meshcert_last_renewal_timestamp_seconds", CHOSEN, &[]);
     let worst = Panel::table(
         "Meshes, worst first",
-        "Every mesh, worst first by the limits of the alerts, where the page goes by its own: expired; critical (it ends so soon that on-call is paged); missing (a Secret is not there); stale (an endpoint serves an old certificate); invalid (other findings); expiring; ok. With the time left to the first certificate that its API needs, what is wrong, endpoints that are old or silent (where a replica acts), and what meshcert is doing about it. A mesh leads to its own dashboard.",
+        "Every mesh, worst first by the limits of the alerts, where the page goes by its own: expired; critical (it ends so soon that on-call is paged); missing (a Secret is not there); stale (an endpoint serves an old certificate); unreachable (an endpoint answers no TLS handshake); invalid (other findings); expiring; ok. With the time left to the first certificate that its API needs, what is wrong, endpoints that are old or silent (where a replica acts), and what meshcert is doing about it. A mesh leads to its own dashboard.",
         (24, 11),
         &[
             &state,
