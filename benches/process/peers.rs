@@ -44,8 +44,8 @@ struct Peer {
 /// What it says about each certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Information {
-    /// What x509-certificate-exporter says unless told otherwise, of which meshcert is a drop-in.
-    Default,
+    /// The families and labels of meshcert.
+    Same,
     Other,
 }
 
@@ -73,7 +73,7 @@ const X509: Peer = Peer {
     ready: Ready::Answers("/readyz"),
     path: "/metrics",
     family: "x509_cert_not_after",
-    information: Information::Default,
+    information: Information::Other,
 };
 
 const PEERS: [Peer; 5] = [
@@ -87,7 +87,6 @@ const PEERS: [Peer; 5] = [
             },
             x509_flags,
         ),
-        information: Information::Other,
         ..X509
     },
     Peer {
@@ -96,7 +95,7 @@ const PEERS: [Peer; 5] = [
             |kubeconfig, address| x509(kubeconfig, address, "exposeNotBefore: true, exposePerCertError: true", FAST),
             x509_flags,
         ),
-        information: Information::Other,
+        information: Information::Same,
         ..X509
     },
     Peer {
@@ -176,7 +175,7 @@ pub(crate) fn compare(ours: &Measured, title: &str, kubeconfig: &Path, folder: &
     times("processor time per scrape", |of| of.cpu, 0.01);
     let mut sizes = |what: &str, of: fn(&Measured) -> u64, target: f64| {
         for (peer, theirs) in &measured {
-            let target = if peer.information == Information::Default { target } else { f64::INFINITY };
+            let target = if peer.information == Information::Same { target } else { f64::INFINITY };
             table.sizes(what, of(ours), peer.name, of(theirs), target);
         }
     };
