@@ -139,6 +139,19 @@ async fn the_chart_renews_over_tls_with_three_roles_of_least_rights() {
     assert_eq!(mesh.kubectl(&["get", "crn", &renewal, "-o", "jsonpath={.spec.trigger}"]), "Alert");
     assert_eq!(mesh.status(&renewal, "attempt"), "1");
     mesh.prove();
+    the_program_in_the_pods_answers(&mesh);
+}
+
+/// What the manual tells to type where nobody has the program at hand.
+fn the_program_in_the_pods_answers(mesh: &Mesh) {
+    let manual = include_str!("../../docs/INSTALL.md");
+    let typed = manual.lines().filter_map(|line| line.strip_prefix("$ kubectl -n meshcert exec "));
+    let said = typed.map(|words| {
+        let words = words.replace("MESH_ID", &mesh.id);
+        kubectl(&[&["-n", NAMESPACE, "exec"], &words.split(' ').collect::<Vec<_>>()[..]].concat())
+    });
+    let said: Vec<String> = said.collect();
+    assert!(said.len() == 2 && said.iter().all(|one| one.contains(&mesh.id)), "{said:?}");
 }
 
 fn rights_are_those_of_each_role(mesh: &Mesh) {
