@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::client::{Ca, Client};
 use crate::cluster::{apply, figure, kubectl, notify, state, succeeded, until};
 use crate::mesh::{Mesh, Shape};
+use crate::support::daemon::Process;
 use crate::support::helm::{CHART, Helm};
 use crate::support::tools;
 
@@ -101,6 +102,7 @@ async fn the_chart_renews_over_tls_with_three_roles_of_least_rights() {
     });
     figure("chart installed, all pods ready (s)", &start.elapsed().as_secs().to_string());
     assert!(start.elapsed().as_secs() < 60, "the issue's limit");
+    the_page_is_where_the_manual_forwards_it(&mesh).await;
     // Where there is no DNS, the webhook is told the address of those that know the meshes.
     let address = |role: &str| {
         let service = format!("meshcert-{role}");
@@ -142,15 +144,28 @@ async fn the_chart_renews_over_tls_with_three_roles_of_least_rights() {
     the_program_in_the_pods_answers(&mesh);
 }
 
-/// What the manual tells to type where nobody has the program at hand.
+/// The arguments of the kubectl commands for the pods that the manual tells to type.
+fn typed(command: &str, mesh: &Mesh) -> Vec<Vec<String>> {
+    let lines = include_str!("../../docs/INSTALL.md").lines();
+    let commands = lines.filter_map(|line| line.strip_prefix("$ kubectl ")).filter(|line| line.contains(command));
+    commands.map(|line| line.replace("MESH_ID", &mesh.id).split(' ').map(str::to_owned).collect()).collect()
+}
+
+async fn the_page_is_where_the_manual_forwards_it(mesh: &Mesh) {
+    let _forward = Process::start(&tools::kubectl(), &typed(" port-forward ", mesh).concat());
+    let start = Instant::now();
+    let shows = |page: &Result<(u16, String), String>| page.as_ref().is_ok_and(|(_, text)| text.contains(&mesh.id));
+    while !shows(&Client::default().get("127.0.0.1:9794".parse().unwrap(), "/").await) {
+        assert!(start.elapsed().as_secs() < 60, "the page shows the mesh");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Where nobody has the program at hand.
 fn the_program_in_the_pods_answers(mesh: &Mesh) {
-    let manual = include_str!("../../docs/INSTALL.md");
-    let typed = manual.lines().filter_map(|line| line.strip_prefix("$ kubectl -n meshcert exec "));
-    let said = typed.map(|words| {
-        let words = words.replace("MESH_ID", &mesh.id);
-        kubectl(&[&["-n", NAMESPACE, "exec"], &words.split(' ').collect::<Vec<_>>()[..]].concat())
-    });
-    let said: Vec<String> = said.collect();
+    let commands = typed(" exec ", mesh);
+    let said: Vec<String> =
+        commands.iter().map(|words| kubectl(&words.iter().map(String::as_str).collect::<Vec<_>>())).collect();
     assert!(said.len() == 2 && said.iter().all(|one| one.contains(&mesh.id)), "{said:?}");
 }
 
