@@ -12,7 +12,7 @@ use crate::cluster::connect::{Connection, connect};
 use crate::cluster::feed::backoff;
 use crate::cluster::renewal_watch::{RenewalEvent, follow};
 use crate::ports::{Clock, SourceError, SourceErrorReason};
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, resume_panic};
 
 mod followed;
 
@@ -135,10 +135,8 @@ impl Source {
             self.take(event);
         }
         // Following never ends by itself: a panic in it is one of this task.
-        if let Some(Err(error)) = following.join_next().await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
+        if let Some(Err(error)) = following.join_next().await {
+            resume_panic(error);
         }
     }
 

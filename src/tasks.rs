@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -58,6 +59,13 @@ impl<About: PartialEq> Tasks<About> {
                 None => std::future::pending().await,
             }
         }
+    }
+}
+
+/// Goes on with the panic of a task of one's own, if it ended by one.
+pub fn resume_panic(ended: JoinError) {
+    if let Ok(panic) = ended.try_into_panic() {
+        resume_unwind(panic);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::panic::resume_unwind;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 use crate::app::clusters::{Goal, Ways};
 use crate::cluster::connect::{Connection, connect};
 use crate::ports::SourceError;
+use crate::tasks::resume_panic;
 
 /// Between two trials of what was refused and has not changed: each may run a program.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -58,11 +58,7 @@ impl Trials {
                     trial.outcome = Poll::Ready(outcome);
                 }
             }
-            Some(Err(error)) => {
-                if let Ok(panic) = error.try_into_panic() {
-                    resume_unwind(panic);
-                }
-            }
+            Some(Err(error)) => resume_panic(error),
             None => pending().await,
         }
     }

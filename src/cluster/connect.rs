@@ -112,9 +112,8 @@ impl Connection {
 
     fn server(&self) -> Option<String> {
         match self {
-            Self::InCluster => None,
-            Self::Current { read, .. } | Self::File { read, .. } => read.as_ref()?.server.clone(),
             Self::Document { text, .. } => server(harmless(text).ok()?, None),
+            Self::InCluster | Self::Current { .. } | Self::File { .. } => self.read()?.server.clone(),
         }
     }
 

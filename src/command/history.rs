@@ -17,7 +17,7 @@ pub fn run(args: HistoryArgs) -> anyhow::Result<Outcome> {
     let HistoryArgs { mesh: MeshArgs { mesh, connect }, output } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let (renewals, unreadable) = found.renewals().await?;
+        let (renewals, unreadable) = found.renewals_and_unreadable().await?;
         for one in &unreadable {
             let why = printable(one.to_string());
             writeln!(

@@ -22,9 +22,8 @@ use crate::secret::PAUSED;
 use crate::time::UnixTime;
 
 /// The renewal whose plan waits for a person.
-async fn waiting(found: &Found) -> anyhow::Result<Option<Renewal>> {
-    let (renewals, _) = found.renewals().await?;
-    Ok(renewals.into_iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval))
+fn waiting(renewals: &[Renewal]) -> Option<&Renewal> {
+    renewals.iter().rev().find(|renewal| renewal.status.phase == Phase::AwaitingApproval)
 }
 
 /// Now, for `spec.requestedAt`; whoever asks twice within a second asks twice.
@@ -34,11 +33,10 @@ fn requested_at(known: Option<&Renewal>) -> UnixTime {
 }
 
 /// Shows what a renewal would do that began now, or why it would be refused; or that a failed one is gone on with, which takes no insistence.
-async fn foretell(found: Found, force: bool, output: Output) -> anyhow::Result<Outcome> {
+async fn foretell(found: Found, failed: Option<&Renewal>, force: bool, output: Output) -> anyhow::Result<Outcome> {
     let renew = found.command("renew", "");
-    let failed = if force { None } else { unfinished(&found).await? };
     let Found { acting, api, mesh, .. } = found;
-    if let Some(failed) = &failed
+    if let Some(failed) = failed
         && let Some(phase) = resumption(api.clone(), acting.clone(), &mesh.key, failed, Arc::new(SystemClock)).await?
     {
         let message = format!(
@@ -73,13 +71,14 @@ pub fn plan(args: PlanArgs) -> anyhow::Result<Outcome> {
     let PlanArgs { mesh: MeshArgs { mesh, connect }, force, output } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        match waiting(&found).await?.and_then(|renewal| renewal.status.plan) {
+        let renewals = found.renewals().await?;
+        match waiting(&renewals).and_then(|renewal| renewal.status.plan.as_ref()) {
             Some(plan) => {
-                let approve = found.approve_command(&plan);
-                print(&plan, output, || format!("{}approve: {approve}\n", show(&plan)))?;
+                let approve = found.approve_command(plan);
+                print(plan, output, || format!("{}approve: {approve}\n", show(plan)))?;
                 Ok(Outcome::Fine)
             }
-            None => foretell(found, force, output).await,
+            None => foretell(found, unfinished(&renewals).filter(|_| !force), force, output).await,
         }
     })
 }
@@ -92,13 +91,16 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
     let RenewArgs { mesh: MeshArgs { mesh, connect }, dry_run, force, wait } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
+        // Who insists begins anew.
+        let renewals = if force { Vec::new() } else { found.renewals().await? };
+        let failed = unfinished(&renewals);
         if dry_run {
-            return foretell(found, force, Output::Table).await;
+            return foretell(found, failed, force, Output::Table).await;
         }
         let namespace = &found.mesh.key.namespace;
-        let asked = match unfinished(&found).await? {
-            Some(failed) if !force => Asked::Exists(failed.name, failed.status.phase),
-            _ => ask(&found.api, &found.mesh, Trigger::Manual).await?,
+        let asked = match failed {
+            Some(failed) => Asked::Exists(failed.name.clone(), failed.status.phase),
+            None => ask(&found.api, &found.mesh, Trigger::Manual).await?,
         };
         let (name, known) = match asked {
             Asked::Created(name) => {
@@ -133,14 +135,11 @@ pub fn renew(args: RenewArgs) -> anyhow::Result<Outcome> {
 }
 
 /// The newest renewal, where it failed after the new certificates were stored, or on its way back: it is named after the former ones, and what is missing is its end.
-async fn unfinished(found: &Found) -> anyhow::Result<Option<Renewal>> {
-    let (renewals, _) = found.renewals().await?;
-    let mut begun = renewals
-        .into_iter()
-        .rev()
-        .filter(|renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded));
+fn unfinished(renewals: &[Renewal]) -> Option<&Renewal> {
+    let is_begun = |renewal: &&Renewal| !matches!(renewal.status.phase, Phase::Refused | Phase::Superseded);
     let has_stored = |status: &Status| status.committed_at.is_some() || status.rolling_back;
-    Ok(begun.next().filter(|newest| newest.status.phase == Phase::Failed && has_stored(&newest.status)))
+    let newest = renewals.iter().rev().find(is_begun)?;
+    (newest.status.phase == Phase::Failed && has_stored(&newest.status)).then_some(newest)
 }
 
 /// Agrees to the plan of a renewal, after showing it: to the one that was read before, or to the one that a person is asked about.
@@ -187,7 +186,7 @@ pub fn approve(args: ApproveArgs) -> anyhow::Result<Outcome> {
 
 /// The renewal that waits for a person, and its plan.
 async fn planned(found: &Found) -> anyhow::Result<(Renewal, Plan)> {
-    let renewal = waiting(found).await?.with_context(|| {
+    let renewal = waiting(&found.renewals().await?).cloned().with_context(|| {
         let history = found.command("history", "");
         format!("no renewal of {} waits for approval; `{history}` lists them", found.mesh.key.id)
     })?;
@@ -211,8 +210,7 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<Outcome> {
     let RollbackArgs { mesh: MeshArgs { mesh, connect }, wait } = args;
     process::run(async {
         let found = find(&Sources::from(connect), &mesh).await?;
-        let (renewals, _) = found.renewals().await?;
-        let written = renewals.into_iter().rev().find(|renewal| renewal.status.has_written());
+        let written = found.renewals().await?.into_iter().rev().find(|renewal| renewal.status.has_written());
         let history = found.command("history", "");
         let renewal =
             written.with_context(|| format!("no renewal of {mesh} has replaced anything; `{history}` lists them"))?;

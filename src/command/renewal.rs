@@ -112,8 +112,13 @@ impl Found {
         tiers.map_err(anyhow::Error::msg)
     }
 
-    /// Its renewals, oldest first; and those of its namespace that cannot be read, which may be its own.
-    pub(super) async fn renewals(&self) -> anyhow::Result<(Vec<Renewal>, Vec<Unreadable>)> {
+    /// Its renewals, oldest first.
+    pub(super) async fn renewals(&self) -> anyhow::Result<Vec<Renewal>> {
+        Ok(self.renewals_and_unreadable().await?.0)
+    }
+
+    /// The same; and those of its namespace that cannot be read, which may be its own.
+    pub(super) async fn renewals_and_unreadable(&self) -> anyhow::Result<(Vec<Renewal>, Vec<Unreadable>)> {
         let (mut all, unreadable) = self.api.renewals(&self.mesh.key.namespace).await?;
         all.retain(|renewal| renewal.spec.mesh_id == self.mesh.key.id.as_str());
         all.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));

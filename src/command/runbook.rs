@@ -43,17 +43,16 @@ fn script(found: &Found, tiers: &[Vec<Workload>]) -> String {
         }
     }
     out.push_str("kubectl -n istio-system logs job/MESH_ID-hosted-apiserver-certs-renew\n");
-    let mut out = configured(filled(&out, mesh, namespace), found);
+    let own = |text: &str| configured(filled(text, mesh, namespace), found);
+    let mut out = own(&out);
     for workload in tiers.iter().flatten() {
         out.push('\n');
-        for command in restart(workload) {
-            out.push_str(&format!("{}\n", command.replace("kubectl", &format!("kubectl -n {namespace}"))));
-        }
+        restart(workload, namespace).iter().for_each(|command| out.push_str(&format!("{command}\n")));
     }
     out.push_str(
         "\n# Then look whether the certificates are new, and whether an object can be created in the mesh's API:\n",
     );
-    let proof = fences.last().map(|(_, text)| configured(filled(text, mesh, namespace), found)).unwrap_or_default();
+    let proof = fences.last().map(|(_, text)| own(text)).unwrap_or_default();
     proof.lines().for_each(|line| out.push_str(&format!("# {line}\n")));
     out
 }
@@ -76,24 +75,20 @@ fn configured(script: String, found: &Found) -> String {
 }
 
 /// The commands that restart a workload and wait until it is ready.
-fn restart(workload: &Workload) -> Vec<String> {
-    let kind = match workload.kind {
-        Kind::StatefulSet => "statefulset",
-        Kind::Deployment => "deployment",
-        Kind::DaemonSet => "daemonset",
-    };
-    let name = format!("{kind}/{}", workload.name);
-    let restart = format!("kubectl rollout restart {name}");
+fn restart(workload: &Workload, namespace: &str) -> Vec<String> {
+    let kubectl = format!("kubectl -n {namespace}");
+    let name = format!("{}/{}", workload.kind.as_str().to_lowercase(), workload.name);
+    let restart = format!("{kubectl} rollout restart {name}");
     if !workload.on_delete {
-        return vec![restart, format!("kubectl rollout status {name} --timeout=5m")];
+        return vec![restart, format!("{kubectl} rollout status {name} --timeout=5m")];
     }
     // It replaces no pod by itself, and kubectl refuses to wait for it.
     let replaced = workload.pods.iter().flat_map(|Pod { name, .. }| {
-        let appears = format!("until kubectl get pod {name} >/dev/null 2>&1; do sleep 1; done");
-        let ready = format!("kubectl wait --for=condition=Ready pod/{name} --timeout=5m");
+        let appears = format!("until {kubectl} get pod {name} >/dev/null 2>&1; do sleep 1; done");
+        let ready = format!("{kubectl} wait --for=condition=Ready pod/{name} --timeout=5m");
         match workload.kind {
-            Kind::StatefulSet => vec![format!("kubectl delete pod {name}"), appears, ready],
-            _ => vec![format!("kubectl delete pod {name} # and wait until another one is ready in its place")],
+            Kind::StatefulSet => vec![format!("{kubectl} delete pod {name}"), appears, ready],
+            _ => vec![format!("{kubectl} delete pod {name} # and wait until another one is ready in its place")],
         }
     });
     [restart].into_iter().chain(replaced).collect()

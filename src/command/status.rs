@@ -120,9 +120,11 @@ fn rows(overview: &Overview, sources: &Sources) -> String {
     let header = ["CLUSTER", "NAMESPACE", "MESH", "STATE", "TIME LEFT", "ENDS", "FINDINGS"];
     let rows = overview.rows.iter().map(|row| {
         let tone = match row.state {
+            State::Expired | State::Urgent | State::Missing | State::Stale | State::Unreachable | State::Invalid => {
+                Tone::Bad
+            }
             State::Expiring => Tone::Warning,
             State::Ok => Tone::Good,
-            _ => Tone::Bad,
         };
         [
             row.cluster.to_string().into(),

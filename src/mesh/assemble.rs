@@ -236,7 +236,7 @@ impl HostedMesh {
         if facts.insecure_skip_tls_verify {
             return;
         }
-        let is_its = |position: &Position| matches!(position, Position::Cluster(name, _) if facts.cluster.as_ref().is_none_or(|cluster| cluster == name));
+        let is_its = |position: &Position| matches!(position, Position::Cluster(..)) && is_current(facts, position);
         let trusted = self.certificates.iter().filter(|found| found.secret_role == role && is_its(&found.position));
         let trusted: Vec<&Certificate> = trusted.map(|found| &found.certificate).collect();
         // Most often it is the CA that is known to have signed it.

@@ -18,6 +18,7 @@ use crate::observer::ClusterSpec;
 use crate::observer::registry::{Registry, SourceState};
 use crate::ports::{Clock, SecretEvent, SourceError, SourceErrorReason};
 use crate::secret::{RawSecret, SecretEntry, SecretFacts, SecretMeta, SecretRef, Selection};
+use crate::tasks::resume_panic;
 
 /// Events in flight between the connection and the inventory, each up to a page of Secrets; a full channel slows the connection down, nothing is dropped.
 const EVENTS: usize = 1;
@@ -61,10 +62,8 @@ pub(super) async fn run(spec: ClusterSpec, source: Arc<SourceState>, registry: A
         task.take(event);
     }
     // Following never ends by itself: a panic in it is one of this task.
-    if let Some(Err(error)) = following.join_next().await
-        && let Ok(panic) = error.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
+    if let Some(Err(error)) = following.join_next().await {
+        resume_panic(error);
     }
 }
 
